@@ -1,0 +1,37 @@
+"""LoKr adapters (ΔW = scaling · W1 ⊗ W2) for any torch model: read, merge and write them.
+
+>>> import lokr_core
+>>> adapter = lokr_core.load_adapter("style.safetensors")        # doctest: +SKIP
+>>> with lokr_core.merge_adapter(model, adapter, strength=0.8):  # doctest: +SKIP
+...     image = model(latent)
+"""
+
+from .adapter import Adapter, LoKrWeights
+from .errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrShapeError, LoKrValueError
+from .formats import load_adapter, save_adapter
+from .kronecker import Factor, factorization
+from .merge import MergeHandle, merge_adapter
+from .names import Slot
+from .report import Report
+from .resolve import Match, Target, resolve
+
+__all__ = [
+    "Adapter",
+    "Factor",
+    "LoKrError",
+    "LoKrFileError",
+    "LoKrMatchError",
+    "LoKrShapeError",
+    "LoKrValueError",
+    "LoKrWeights",
+    "Match",
+    "MergeHandle",
+    "Report",
+    "Slot",
+    "Target",
+    "factorization",
+    "load_adapter",
+    "merge_adapter",
+    "resolve",
+    "save_adapter",
+]

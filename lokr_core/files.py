@@ -1,0 +1,189 @@
+"""safetensors in and out. A file is distrusted until its header has been checked; a file is written whole or not at all.
+
+Format: 8 bytes little-endian length, a JSON header of that length, then the tensors' bytes without gaps
+(https://github.com/huggingface/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import LoKrFileError
+
+__all__ = ["DTYPES", "Header", "TensorInfo", "load_tensors", "open_tensors", "read_header", "replacing", "save_tensors"]
+
+_MAX_HEADER = 100_000_000  # the reference implementation's own limit
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as the header describes it; ``start`` and ``stop`` are absolute offsets in the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """The checked header of a safetensors file; no tensor is read.
+
+    Raises LoKrFileError that says what is wrong: missing, empty, a pickle, not safetensors, truncated, offsets that
+    overlap or leave gaps, sizes that do not fit shape and dtype.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = int.from_bytes(head, "little")
+            whole = size >= 8 and length <= min(size - 8, _MAX_HEADER)
+            text = file.read(length) if whole else file.read(8)
+    except IsADirectoryError:
+        raise LoKrFileError("This is a folder, not a file", file=path, expected="a .safetensors file") from None
+    except OSError as error:
+        raise LoKrFileError(f"The file cannot be read: {error.strerror}", file=path) from None
+    if size == 0:
+        raise LoKrFileError("The file is empty", file=path, hint="download or save it again")
+    json_begins = text.lstrip()[:1] == b"{"
+    # A header of 128 or 19280 bytes begins like a pickle or a zip; what follows tells them apart.
+    if not json_begins and (head[:2] == b"PK" or head[:1] == b"\x80"):
+        raise LoKrFileError(
+            "This is a pickle (a .pt, .bin or .ckpt file), whatever its name",
+            file=path,
+            expected="a .safetensors file",
+            hint="pickles can run code when opened and are refused; ask for or convert to .safetensors",
+        )
+    if size < 8 or not json_begins:
+        raise LoKrFileError(
+            "This is not a safetensors file",
+            file=path,
+            expected="8 bytes of header length, then a JSON header",
+            found=(head + text)[:16],
+        )
+    if not whole:
+        raise LoKrFileError(
+            "The header is longer than the file: truncated, or not a safetensors file",
+            file=path,
+            expected=f"a header of {length:,} bytes",
+            found=f"a file of {size:,} bytes",
+            hint="download the file again",
+        )
+    try:
+        entries = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LoKrFileError(f"The header is not JSON: {error}", file=path, hint="download the file again") from None
+    return _check(entries, path, 8 + length, size)
+
+
+def _check(entries: dict, path: Path, begin: int, size: int) -> Header:
+    metadata = entries.pop("__metadata__", None) or {}
+    tensors = {}
+    for name, entry in entries.items():
+        try:
+            dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            valid = all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop))
+        except (KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise LoKrFileError("The header's entry for a tensor is malformed", file=path, module=name, found=entry)
+        if dtype not in DTYPES:
+            raise LoKrFileError("A tensor has an unknown dtype", file=path, module=name, expected=", ".join(DTYPES), found=dtype)
+        expected = prod(shape) * DTYPES[dtype].itemsize
+        if stop - start != expected:
+            raise LoKrFileError(
+                "A tensor's bytes do not fit its shape and dtype",
+                file=path,
+                module=name,
+                expected=f"{expected:,} bytes for {dtype} {shape}",
+                found=f"{stop - start:,} bytes",
+            )
+        tensors[name] = TensorInfo(DTYPES[dtype], shape, begin + start, begin + stop)
+    at, last = begin, "the header"
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if info.start != at:
+            problem = "Two tensors' bytes overlap" if info.start < at else "There is a gap between two tensors' bytes"
+            raise LoKrFileError(
+                problem, file=path, module=name, expected=f"offset {at:,}, behind {last}", found=f"offset {info.start:,}"
+            )
+        at, last = info.stop, name
+    if at != size:
+        raise LoKrFileError(
+            "The file is truncated" if at > size else "The file goes on behind its last tensor",
+            file=path,
+            expected=f"{at:,} bytes",
+            found=f"{size:,} bytes",
+            hint="download the file again",
+        )
+    return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+
+
+@contextmanager
+def open_tensors(path: str | os.PathLike) -> Iterator:
+    """A checked file as safetensors' ``safe_open`` gives it: tensors are mapped, not read, until they are touched."""
+    read_header(path)
+    with safe_open(str(path), framework="pt") as file:
+        yield file
+
+
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata. The tensors are copies: a mapped tensor would change, or end the process, when
+    a trainer writes the file anew."""
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed to it at the end; removed instead after any exception."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent or ".")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode keeps everyone else out
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
+    """Write ``tensors`` to ``path`` whole or not at all."""
+    with replacing(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, str(temporary), dict(metadata or {}))

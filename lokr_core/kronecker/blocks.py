@@ -1,0 +1,68 @@
+"""A weight seen as the grid of blocks that a Kronecker product writes into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import LoKrShapeError
+from .factor import Factor
+
+__all__ = ["blocks", "compute_dtype", "fit", "kron_view"]
+
+# Numbers of fp32 scratch that stay in a core's cache; and the least that is worth a kernel call.
+_CACHE, _LEAST = 1 << 18, 1 << 15
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp64 for fp64, fp32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def fit(w1: Factor, w2: Factor, shape: tuple[int, ...]) -> tuple[Factor, Factor]:
+    """Both factors with the kernel axes of a weight of ``shape`` (out, in, *kernel): w1 none, w2 all of them.
+
+    Raises LoKrShapeError where the product is not of that shape.
+    """
+    w2_fit = w2.with_kernel(shape[2:])
+    w1_fit = w1.with_kernel(())
+    if w1_fit is not None and w2_fit is not None:
+        (l, m), (k, n) = w1_fit.shape, w2_fit.shape[:2]
+        if (l * k, m * n) == tuple(shape[:2]):
+            return w1_fit, w2_fit
+    (l, m), (k, n) = w1.shape[:2], w2.shape[:2]
+    raise LoKrShapeError(
+        "The product of the factors does not have the weight's shape",
+        expected=f"weight {tuple(shape)}",
+        found=f"{(l * k, m * n, *w2.kernel)} = w1 {w1.shape} x w2 {w2.shape}",
+    )
+
+
+def kron_view(weight: Tensor, w1: Factor, w2: Factor) -> Tensor:
+    """``weight`` (l*k, m*n, *kernel) as a view (l, k, m, n, *kernel), so that block [i, :, j, :] is w1[i, j] * w2.
+
+    Splitting axes never copies, whatever the strides.
+    """
+    (l, m), (k, n) = w1.shape, w2.shape[:2]
+    return weight.unflatten(1, (m, n)).unflatten(0, (l, k))
+
+
+def blocks(view: Tensor, budget_divisor: int = 16) -> Iterator[tuple[slice, slice]]:
+    """Slices of the first two axes (l, k) of a ``kron_view``, so that the blocks make up the weight.
+
+    A block has at most 1/``budget_divisor`` of the weight's numbers (by default: in fp32 at most 1/8 of the bytes of
+    a half precision weight); on a CPU no more than stays in the cache.
+    """
+    l, k = view.shape[:2]
+    row = prod(view.shape[2:])
+    budget = max(view.numel() // budget_divisor, _LEAST)
+    if view.device.type == "cpu":
+        budget = min(budget, _CACHE)
+    k_step = max(1, min(k, budget // row))
+    l_step = max(1, min(l, budget // (row * k_step))) if k_step == k else 1
+    for i in range(0, l, l_step):
+        for j in range(0, k, k_step):
+            yield slice(i, min(i + l_step, l)), slice(j, min(j + k_step, k))

@@ -1,0 +1,230 @@
+"""Reads a target's names with the tables: which architecture it is, and what else its modules are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from .registry import ARCHITECTURES
+from .tables import DIFFUSERS, IN, ORIGINAL, REST, Architecture, Rule, Side, Slot
+
+Shape = tuple[int, ...]
+
+_NUMBER = re.compile(r"(?:(?<=\.)|^)(\d+)(?=\.|$)")
+_VARIABLE = re.compile(r"(?:(?<=\.)|^)(\d+|\{\w+\})(?=\.|$)")
+_PARAMETERS = frozenset(("weight", "scale", "gamma", "in_proj_weight"))
+
+
+class Weight(NamedTuple):
+    """A weight of the target: its module's path, the parameter's name in there, its shape."""
+
+    module: str
+    parameter: str
+    shape: Shape
+
+
+class Entry(NamedTuple):
+    """A rule found through one of its patterns: `numbers` are the pattern's block numbers, literal or `{name}`."""
+
+    numbers: tuple[str, ...]
+    rule: Rule
+    member: int
+
+
+class View(NamedTuple):
+    """A target as tables see it: the side its names belong to, and its weights by the tables' spelling."""
+
+    architecture: Architecture
+    side: str
+    weights: Mapping[str, Weight]
+
+
+def detect(shapes: Mapping[str, Shape]) -> Architecture | None:
+    """The architecture of a target, from its weights' names (and numbers of axes); None where no table knows it.
+
+    `shapes`: parameter names of the target without the host's prefix -> shapes. Both name spaces are known.
+    """
+    view = _view(shapes)
+    return view.architecture if view else None
+
+
+def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
+    """What else the modules of a target are called: module name -> where an update of that name goes.
+
+    A target in original names gives diffusers' names, each with the rows it has in a fused weight; a target in
+    diffusers' names gives the original ones, a fused one with a slot per part. Further spellings of either are
+    included; the target's own names are not. Empty where no table knows the target.
+    """
+    view = _view(shapes)
+    if view is None:
+        return {}
+    found = dict(_to_diffusers(view) if view.side == ORIGINAL else _to_original(view))
+    other = view.architecture.diffusers if view.side == ORIGINAL else view.architecture.original
+    for name, slots in list(found.items()):
+        for spelled in _spellings(name, other):
+            found.setdefault(spelled, slots)
+    own = view.architecture.original if view.side == ORIGINAL else view.architecture.diffusers
+    for name, weight in view.weights.items():
+        for spelled in (name, *_spellings(name, own)):
+            found.setdefault(spelled, (Slot(weight.module, parameter=weight.parameter),))
+    for weight in view.weights.values():
+        found.pop(weight.module, None)
+    return found
+
+
+def _view(shapes: Mapping[str, Shape]) -> View | None:
+    modules: dict[str, Weight] = {}
+    for name, shape in shapes.items():
+        module, _, parameter = name.rpartition(".")
+        if parameter in _PARAMETERS:
+            modules[module] = Weight(module, parameter, tuple(shape))
+    for architecture in ARCHITECTURES:
+        for side, names in ((ORIGINAL, architecture.original), (DIFFUSERS, architecture.diffusers)):
+            weights = _canonical(modules, names) if names else None
+            if weights is not None and _fits(weights, names):
+                return View(architecture, side, weights)
+    return None
+
+
+def _canonical(modules: Mapping[str, Weight], side: Side) -> Mapping[str, Weight] | None:
+    """The target's weights under the prefixes the tables use; None where a probe of the side is missing."""
+    if not side.prefixes:
+        return modules
+    used = []
+    for group in side.prefixes:
+        prefix = next((p for p in group.prefixes if p + group.probe in modules), None)
+        if prefix is None and group is side.prefixes[0]:
+            return None
+        if prefix is not None:
+            used.append((prefix, group.prefixes[0]))
+    used.sort(key=lambda pair: -len(pair[0]))
+    canonical = {}
+    for module, weight in modules.items():
+        for prefix, first in used:
+            if module.startswith(prefix):
+                module = first + module[len(prefix):]
+                break
+        canonical[module] = weight
+    return canonical
+
+
+def _fits(weights: Mapping[str, Weight], side: Side) -> bool:
+    def present(wanted: str) -> bool:
+        module, _, axes = wanted.partition(":")
+        return module in weights and (not axes or len(weights[module].shape) == int(axes))
+
+    return all(map(present, side.has)) and not any(map(present, side.lacks))
+
+
+def _spellings(name: str, side: Side | None) -> Iterator[str]:
+    """The other spellings and prefixes of a name of this side."""
+    if side is None:
+        return
+    for group in side.prefixes:
+        if name.startswith(group.prefixes[0]):
+            rest = name[len(group.prefixes[0]):]
+            yield from (prefix + rest for prefix in group.prefixes[1:])
+            break
+    for spelling in side.spellings:
+        spelled = name
+        for text, instead in spelling:
+            spelled = spelled.replace(text, instead)
+        if spelled != name:
+            yield spelled
+
+
+def _mask(name: str, numbers: re.Pattern[str] = _NUMBER) -> tuple[str, tuple[str, ...]]:
+    """A module path with its numbers masked, and the numbers: a.3.b.0 -> a.#.b.#, (3, 0)."""
+    pieces = numbers.split(name)
+    return "#".join(pieces[::2]), tuple(pieces[1::2])
+
+
+def _index(rules: Iterable[Rule], side: str) -> dict[str, list[Entry]]:
+    index: dict[str, list[Entry]] = {}
+    for rule in rules:
+        for member, pattern in enumerate((rule.original,) if side == ORIGINAL else rule.diffusers):
+            masked, numbers = _mask(pattern, _VARIABLE)
+            index.setdefault(masked, []).append(Entry(numbers, rule, member))
+    return index
+
+
+@cache
+def _static_index(architecture: Architecture, side: str) -> dict[str, list[Entry]]:
+    return _index(architecture.rules, side)
+
+
+def _matches(view: View) -> Iterator[tuple[Weight, Rule, int, dict[str, str]]]:
+    """Every weight of the target with every rule that names it: (weight, rule, member, block numbers)."""
+    table = view.architecture
+    indexes = [_static_index(table, view.side)]
+    if table.expand:
+        indexes.append(_index(table.expand(view.side, view.weights.keys()), view.side))
+    for name, weight in view.weights.items():
+        masked, numbers = _mask(name)
+        for index in indexes:
+            for entry in index.get(masked, ()):
+                binding = _bind(entry.numbers, numbers)
+                if binding is not None and _has_ratio(weight.shape, entry.rule.ratio):
+                    yield weight, entry.rule, entry.member, binding
+
+
+def _bind(pattern: Collection[str], numbers: Iterable[str]) -> dict[str, str] | None:
+    binding: dict[str, str] = {}
+    for wanted, number in zip(pattern, numbers, strict=True):
+        if wanted[0] == "{":
+            binding[wanted[1:-1]] = number
+        elif wanted != number:
+            return None
+    return binding
+
+
+def _has_ratio(shape: Shape, ratio: int | None) -> bool:
+    return ratio is None or (len(shape) > 1 and shape[0] == ratio * shape[1])
+
+
+def _to_diffusers(view: View) -> Iterator[tuple[str, tuple[Slot, ...]]]:
+    for weight, rule, _, numbers in _matches(view):
+        start = 0
+        for pattern, rows in zip(rule.diffusers, _sizes(view, rule, weight, numbers), strict=False):
+            part = None if len(rule.diffusers) == 1 else (start, rows)
+            start += rows
+            yield pattern.format(**numbers), (Slot(weight.module, part, rule.swap, parameter=weight.parameter),)
+
+
+def _sizes(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -> list[int]:
+    """Rows of each part of a fused weight (out, in, ...); no part where the sizes do not fit the weight."""
+    sizes = []
+    for size in rule.sizes:
+        if size == REST:
+            sizes.append(0)
+        elif size == IN:
+            sizes.append(weight.shape[1])
+        else:
+            sibling = view.weights.get(size.format(**numbers))
+            if sibling is None:
+                return []
+            sizes.append(sibling.shape[1])
+    left, shares = weight.shape[0] - sum(sizes), rule.sizes.count(REST)
+    if left < 0 or (shares and left % shares) or (not shares and left):
+        return []
+    return [size if kind != REST else left // shares for kind, size in zip(rule.sizes, sizes, strict=True)]
+
+
+def _to_original(view: View) -> Iterator[tuple[str, tuple[Slot, ...]]]:
+    parts: dict[tuple[str, Rule], dict[int, Weight]] = {}
+    for weight, rule, member, numbers in _matches(view):
+        parts.setdefault((rule.original.format(**numbers), rule), {})[member] = weight
+    for (name, rule), members in parts.items():
+        if len(members) < len(rule.diffusers):  # the rows of the rest can't be known
+            continue
+        if len(members) == 1:
+            yield name, (Slot(members[0].module, swap=rule.swap, parameter=members[0].parameter),)
+            continue
+        slots, start = [], 0
+        for _, weight in sorted(members.items()):
+            rows = weight.shape[0]
+            slots.append(Slot(weight.module, source_rows=(start, rows), parameter=weight.parameter))
+            start += rows
+        yield name, tuple(slots)

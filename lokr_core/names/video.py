@@ -1,0 +1,94 @@
+"""Video transformers beside Hunyuan's: Wan 2.1 and 2.2, LTX-Video, Cosmos-Predict2 and Anima, Kandinsky 5."""
+
+from __future__ import annotations
+
+from .tables import Architecture, Rule, Side, block, one
+
+
+def _wan_stack(stack: str) -> tuple[Rule, ...]:
+    return block(
+        stack, stack,
+        *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+          for a, b in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))),
+        *((f"{theirs}.{norm}", f"{ours}.{norm}") for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+          for norm in ("norm_q", "norm_k")),
+        ("attn2.add_k_proj", "cross_attn.k_img"),
+        ("attn2.add_v_proj", "cross_attn.v_img"),
+        ("attn2.norm_added_k", "cross_attn.norm_k_img"),
+        ("ffn.net.0.proj", "ffn.0"),
+        ("ffn.net.2", "ffn.2"),
+        ("norm2", "norm3"),
+    )
+
+
+WAN = Architecture(
+    "wan", "Wan 2.1 and 2.2",
+    Side(has=("blocks.0.self_attn.q", "blocks.0.cross_attn.o", "head.head", "time_projection.1")),
+    Side(has=("blocks.0.attn1.to_q", "blocks.0.ffn.net.0.proj", "condition_embedder.time_proj")),
+    (*_wan_stack("blocks.{i}"), *_wan_stack("vace_blocks.{i}"),
+     *block("vace_blocks.{i}", "vace_blocks.{i}", ("proj_in", "before_proj"), ("proj_out", "after_proj")),
+     *block("condition_embedder", "time_embedding", ("time_embedder.linear_1", "0"), ("time_embedder.linear_2", "2")),
+     *block("condition_embedder", "text_embedding", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")),
+     *block("condition_embedder.image_embedder", "img_emb.proj", ("norm1", "0"), ("ff.net.0.proj", "1"),
+            ("ff.net.2", "3"), ("norm2", "4")),
+     one("condition_embedder.time_proj", "time_projection.1"),
+     one("proj_out", "head.head")),
+    note="Covers t2v, i2v, VACE. Of the further variants (camera, S2V, Animate, HuMo, SCAIL) the shared blocks are "
+         "covered and their extra modules are known in original names only.",
+)
+
+LTX_VIDEO = Architecture(
+    "ltx_video", "LTX-Video",
+    Side(has=("patchify_proj", "adaln_single.linear", "transformer_blocks.0.attn2.to_k")),
+    Side(has=("proj_in", "time_embed.linear", "caption_projection.linear_1", "transformer_blocks.0.attn2.to_k")),
+    (one("proj_in", "patchify_proj"),
+     *block("time_embed", "adaln_single", ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_1"),
+            ("emb.timestep_embedder.linear_2", "emb.timestep_embedder.linear_2"), ("linear", "linear")),
+     *block("transformer_blocks.{i}", "transformer_blocks.{i}",
+            *((f"{attn}.{a}", f"{attn}.{b}") for attn in ("attn1", "attn2")
+              for a, b in (("norm_q", "q_norm"), ("norm_k", "k_norm"))))),
+)
+
+_COSMOS = (
+    *block("transformer_blocks.{i}", "blocks.{i}",
+           *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+             for a, b in (("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out.0", "output_proj"),
+                          ("norm_q", "q_norm"), ("norm_k", "k_norm"))),
+           *((f"{theirs}.linear_{n}", f"adaln_modulation_{ours}.{n}") for theirs, ours in (
+               ("norm1", "self_attn"), ("norm2", "cross_attn"), ("norm3", "mlp")) for n in (1, 2)),
+           ("ff.net.0.proj", "mlp.layer1"),
+           ("ff.net.2", "mlp.layer2")),
+    *block("time_embed", "t_embedder.1", ("t_embedder.linear_1", "linear_1"), ("t_embedder.linear_2", "linear_2")),
+    one("time_embed.norm", "t_embedding_norm"),
+    one("patch_embed.proj", "x_embedder.proj.1"),
+    one("norm_out.linear_1", "final_layer.adaln_modulation.1"),
+    one("norm_out.linear_2", "final_layer.adaln_modulation.2"),
+    one("proj_out", "final_layer.linear"),
+)
+
+_COSMOS_ORIGINAL = ("blocks.0.adaln_modulation_self_attn.1", "blocks.0.self_attn.output_proj", "t_embedder.1.linear_1")
+
+ANIMA = Architecture(
+    "anima", "Anima",
+    Side(has=(*_COSMOS_ORIGINAL, "llm_adapter.out_proj")),
+    None,
+    _COSMOS,
+    note="Cosmos-Predict2 with a text adapter. The transformer has Cosmos' diffusers names; the adapter "
+         "(llm_adapter) has its authors' names only.",
+)
+
+COSMOS_PREDICT2 = Architecture(
+    "cosmos_predict2", "Cosmos-Predict2",
+    Side(has=_COSMOS_ORIGINAL, lacks=("llm_adapter.out_proj",)),
+    Side(has=("patch_embed.proj", "time_embed.t_embedder.linear_1", "transformer_blocks.0.norm1.linear_1")),
+    _COSMOS,
+)
+
+KANDINSKY5 = Architecture(
+    "kandinsky5", "Kandinsky 5",
+    Side(has=("visual_transformer_blocks.0.self_attention.to_query", "text_embeddings.in_layer")),
+    None,
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+TABLES = (WAN, LTX_VIDEO, ANIMA, COSMOS_PREDICT2, KANDINSKY5)

@@ -1,0 +1,12 @@
+"""ComfyUI: the nodes, and the bridge from a ModelPatcher to lokr_core. No formula, name table or parsing in here."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .loader import LoKrLoader, LoKrLoaderModelOnly
+
+__all__ = ["LoKrExtension"]
+
+
+class LoKrExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LoKrLoader, LoKrLoaderModelOnly]

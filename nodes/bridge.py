@@ -1,0 +1,60 @@
+"""ComfyUI's model and clip <-> lokr_core's target: names in, patches out."""
+
+from __future__ import annotations
+
+import comfy.lora
+import comfy.lora_convert
+from comfy.model_patcher import ModelPatcher
+
+from ..lokr_core import Adapter, Report, Slot, Target, resolve
+from .patch import LoKrPatch
+
+__all__ = ["apply_adapter"]
+
+
+def apply_adapter(model: ModelPatcher | None, clip, adapter: Adapter, strength_model: float, strength_clip: float):
+    """Clones of ``model`` and ``clip`` with ``adapter`` patched in, and the report: (model, clip, report).
+
+    Either may be None. A strength of 0 leaves its part as it is. Raises LoKrMatchError where nothing matches.
+    """
+    reports = []
+    if model is not None:
+        keys = comfy.lora.model_lora_keys_unet(model.model, {})
+        model, report = _patch(model, model.model, keys, adapter, strength_model)
+        reports.append(report)
+    if clip is not None:
+        keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+        clip, report = _patch(clip, clip.cond_stage_model, keys, adapter, strength_clip)
+        reports.append(report)
+    report = Report.merged(adapter, reports)
+    report.raise_if_nothing_matched()
+    return model, clip, report
+
+
+def _patch(patcher, module, keys: dict, adapter: Adapter, strength: float):
+    """A clone of ``patcher`` (a model's or a clip's) with every update that belongs to ``module``, and its report."""
+    shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters() if weight.ndim > 1}
+    aliases = {name: (_slot(key),) for name, key in keys.items() if _weight(key) in shapes}
+    matches, report = resolve(adapter, Target(shapes, aliases))
+    # What is no LoKr goes to ComfyUI's own loader.
+    other = comfy.lora_convert.convert_lora(dict(adapter.other))
+    handed = comfy.lora.load_lora(other, keys, log_missing=False)
+    report.hand_over(name for name, key in keys.items() if key in handed)
+    if strength == 0:
+        return patcher, report
+    patcher = patcher.clone()
+    for match in matches:
+        key = keys.get(match.name, match.weight)
+        patcher.add_patches({key: LoKrPatch.of(match.module, match.weights)}, strength)
+    patcher.add_patches(handed, strength)
+    return patcher, report
+
+
+def _weight(key: str | tuple) -> str:
+    return key if isinstance(key, str) else key[0]
+
+
+def _slot(key: str | tuple) -> Slot:
+    """ComfyUI's key, a name or (name, (axis, start, length), function), as the core's slot."""
+    module, _, parameter = _weight(key).rpartition(".")
+    return Slot(module, rows=None if isinstance(key, str) else key[1][1:], parameter=parameter)

@@ -1,0 +1,60 @@
+"""Which adapter files ComfyUI offers, and the ones that were read last."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from functools import lru_cache
+
+import folder_paths
+
+from ..lokr_core import Adapter, LoKrFileError, load_adapter
+
+__all__ = ["adapter_names", "adapter_path", "fingerprint", "read_adapter"]
+
+
+def _folders() -> list[str]:
+    """ComfyUI's ``loras``, and ``lokr`` before it where the user has such a folder."""
+    own = os.path.join(folder_paths.models_dir, "lokr")
+    if os.path.isdir(own):
+        folder_paths.add_model_folder_path("lokr", own)
+    return [folder for folder in ("lokr", "loras") if folder in folder_paths.folder_names_and_paths]
+
+
+def adapter_names() -> list[str]:
+    """The names that a node offers; ComfyUI asks anew when the user refreshes (R)."""
+    names = {name: None for folder in _folders() for name in folder_paths.get_filename_list(folder)}
+    return sorted((name for name in names if name.lower().endswith(".safetensors")), key=str.lower)
+
+
+def adapter_path(name: str) -> str:
+    """The file of that name, or LoKrFileError with the names that come near."""
+    for folder in _folders():
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return path
+    near = difflib.get_close_matches(name, adapter_names(), n=3, cutoff=0.4)
+    raise LoKrFileError(
+        "There is no such adapter file",
+        file=name,
+        expected="a file in models/loras or models/lokr",
+        found=f"near: {', '.join(near)}" if near else None,
+        hint="pick another file, or put it there and press R",
+    )
+
+
+def fingerprint(name: str) -> tuple[str, int, int]:
+    """What tells a file from an earlier one of the same name."""
+    path = adapter_path(name)
+    status = os.stat(path)
+    return path, status.st_mtime_ns, status.st_size
+
+
+def read_adapter(name: str) -> Adapter:
+    """The adapter of that name, read again only after the file has changed."""
+    return _read(*fingerprint(name))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, mtime_ns: int, size: int) -> Adapter:
+    return load_adapter(path)

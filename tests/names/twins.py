@@ -1,0 +1,194 @@
+"""The same random weights in a diffusers model and in ComfyUI's twin, and the same random update in both.
+
+Found by name is not yet right: a swapped half, exchanged query and key, a shifted slice all fit by shape. So both models
+run on the same input, before and after a dense random update of EVERY Linear and Conv of the diffusers model, carried to
+ComfyUI's weights by `lokr_core.names.aliases`. Three steps, in two interpreters, exchanging files in FOLDER/<arch>/:
+
+    python twins.py make FOLDER [ARCH ...]       ComfyUI's: random weights and inputs
+    python twins.py diffusers FOLDER [ARCH ...]  diffusers': converts the weights, runs, makes and carries over updates
+    python twins.py compare FOLDER [ARCH ...]    ComfyUI's: runs with and without the updates, writes result.json
+
+Weights are converted by diffusers' own single-file converter where it has one. Where `Run.converter` is empty they go
+through our table: there the outputs WITHOUT the update, which then cannot agree by a wrong table, are the proof.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+UPDATE = 0.3
+"""Size of an update of a weight, relative to the weight."""
+
+
+def make(arch: str, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from tiny_models import build_comfyui
+    from twin_runs import RUNS
+
+    torch.manual_seed(0)
+    model = build_comfyui(arch)
+    weights = {}
+    for name, parameter in model.state_dict().items():
+        weights[name] = _random(name, parameter) if parameter.is_floating_point() else parameter
+    save_file({name: weight.contiguous().clone() for name, weight in weights.items()}, folder / "weights.safetensors")
+    save_file({name: _input(shape) for name, shape in RUNS[arch].inputs.items()}, folder / "inputs.safetensors")
+
+
+def _random(name: str, like: Any) -> Any:
+    """Weights that keep activations in size, biases and vectors small, norms around one."""
+    import torch
+
+    if name.endswith("inv_freq"):
+        return like
+    noise = torch.randn(like.shape)
+    if like.ndim > 1 and name.endswith("weight"):
+        return noise / like[0].numel() ** 0.5
+    return 0.1 * noise + (1 if name.endswith(("weight", "gamma")) and like.ndim == 1 else 0)
+
+
+def _input(value: Any) -> Any:
+    """A shape stands for normal noise, a number for one value per sample."""
+    import torch
+
+    return torch.randn(value) if isinstance(value, tuple) else torch.tensor([float(value)])
+
+
+def diffusers(arch: str, folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+    from tiny_models import build_diffusers
+    from twin_runs import RUNS
+
+    from lokr_core.names import aliases
+
+    run = RUNS[arch]
+    original = load_file(folder / "weights.safetensors")
+    shapes = {name: tuple(weight.shape) for name, weight in original.items()}
+    names = aliases(shapes)
+    model = build_diffusers(arch).eval()
+    _load(model, _converted(run, original, model, names))
+    inputs = load_file(folder / "inputs.safetensors")
+    with torch.no_grad():
+        base = run.diffusers(model, inputs)
+        torch.manual_seed(1)
+        updates = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+        for name, module in model.named_modules():
+            if isinstance(module, kinds):
+                update = torch.randn(module.weight.shape) * module.weight.std() * UPDATE
+                module.weight += update
+                weight, rows, swap = _place(name, names, shapes)
+                updates[weight][rows] += update.roll(len(update) // 2, 0) if swap else update
+        updated = run.diffusers(model, inputs)
+    save_file(updates, folder / "updates.safetensors")
+    save_file({"base": base.contiguous(), "updated": updated.contiguous()}, folder / "outputs.safetensors")
+
+
+def _place(module: str, names: Any, shapes: Any) -> tuple[str, slice, bool]:
+    """(weight of the target, its rows, halves swapped) of a diffusers module, by the tables."""
+    if module not in names:
+        return f"{module}.weight", slice(None), False
+    (slot,) = names[module]
+    start, length = slot.rows or (0, shapes[f"{slot.module}.{slot.parameter}"][0])
+    return f"{slot.module}.{slot.parameter}", slice(start, start + length), slot.swap
+
+
+def _converted(run: Any, original: dict[str, Any], model: Any, names: Any) -> dict[str, Any]:
+    """The weights in diffusers' names."""
+    import diffusers.loaders.single_file_utils as converters
+    import torch
+
+    if run.converter:
+        checkpoint = {run.prefix + name: weight.clone() for name, weight in original.items()}
+        return getattr(converters, run.converter)(checkpoint, config=dict(model.config))
+    shapes = {name: tuple(weight.shape) for name, weight in original.items()}
+    weights = {}
+    for name in model.state_dict():
+        module, _, parameter = name.rpartition(".")
+        place = run.extra.get(name, name)
+        if place not in original and module in names:
+            weight, rows, swap = _place(module, names, shapes)
+            target, _, held = weight.rpartition(".")
+            held = {"gamma": "beta", "in_proj_weight": "in_proj_bias"}.get(held, "bias") if parameter == "bias" else held
+            if f"{target}.{held}" in original:
+                part = original[f"{target}.{held}"][rows]
+                weights[name] = torch.cat(part.chunk(2)[::-1]) if swap else part
+        elif place in original:
+            weights[name] = original[place]
+    return weights
+
+
+def _load(model: Any, weights: dict[str, Any]) -> None:
+    """Load strictly, but for buffers and for biases that ComfyUI's twin leaves out (they are zero there)."""
+    import torch
+
+    state = model.state_dict()
+    missing = [name for name in state if name not in weights]
+    for name in missing:
+        if not name.endswith(("bias", "beta")) and name in dict(model.named_parameters()):
+            raise KeyError(f"no weight for {name}; not used: {[n for n in weights if n not in state][:5]}")
+        if name in dict(model.named_parameters()):
+            weights[name] = torch.zeros_like(state[name])
+    model.load_state_dict({name: weights[name].reshape(state[name].shape) for name in state if name in weights},
+                          strict=False)
+
+
+def compare(arch: str, folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from tiny_models import build_comfyui
+    from twin_runs import RUNS
+
+    weights, updates = load_file(folder / "weights.safetensors"), load_file(folder / "updates.safetensors")
+    inputs, theirs = load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors")
+    model = build_comfyui(arch).eval()
+    with torch.no_grad():
+        model.load_state_dict(weights)
+        base = RUNS[arch].comfyui(model, inputs)
+        model.load_state_dict({name: weight + updates[name] if weight.is_floating_point() else weight
+                               for name, weight in weights.items()})
+        updated = RUNS[arch].comfyui(model, inputs)
+    result = {"base": _relative(base, theirs["base"]), "updated": _relative(updated, theirs["updated"]),
+              "change": _relative(updated, base)}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def _relative(a: Any, b: Any) -> float:
+    """Size of a - b relative to b; both are of one shape."""
+    if a.shape != b.shape:
+        raise ValueError(f"outputs of shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    return float((a - b).norm() / b.norm())
+
+
+def main() -> None:
+    from twin_runs import RUNS
+
+    step, folder, wanted = sys.argv[1], Path(sys.argv[2]), sys.argv[3:] or list(RUNS)
+    if step == "diffusers":
+        sys.path.insert(1, str(Path(__file__).parents[2]))
+    else:
+        from record import start_comfyui
+
+        start_comfyui()
+    import torch
+
+    torch.set_num_threads(1)
+    todo: Callable[[str, Path], None] = {"make": make, "diffusers": diffusers, "compare": compare}[step]
+    for arch in wanted:
+        (folder / arch).mkdir(parents=True, exist_ok=True)
+        if (folder / arch / "error.txt").exists():
+            continue
+        try:
+            todo(arch, folder / arch)
+        except Exception:
+            (folder / arch / "error.txt").write_text(f"{step}\n{traceback.format_exc()}")
+
+
+if __name__ == "__main__":
+    main()
