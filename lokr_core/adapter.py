@@ -21,10 +21,15 @@ def check_strength(strength: float) -> float:
     """``strength`` as a finite float, or LoKrValueError."""
     try:
         value = float(strength)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise LoKrValueError("A strength must be a finite number", found=repr(strength), hint="use a number such as 0.8")
+        raise LoKrValueError(
+            "A strength must be a finite number",
+            expected="a finite number",
+            found=repr(strength),
+            hint="use a number such as 0.8",
+        )
     return value
 
 
@@ -77,7 +82,7 @@ class LoKrWeights:
             return None
         shape, numel = tuple(self.dora_scale.shape), self.dora_scale.numel()
         out, columns, *_ = self.shape
-        flat = len(shape) == 1
+        flat = len(shape) < 2
         if numel == out and (flat or shape[0] == out):
             return "out"
         # `columns` may hold a flattened kernel, so a divisor will do until ``fit`` knows the weight.
@@ -93,7 +98,14 @@ class LoKrWeights:
     def fit(self, shape: tuple[int, ...]) -> LoKrWeights:
         """The same update with the axes of a weight of ``shape``, or LoKrShapeError where it is for another."""
         w1, w2 = kronecker.fit(self.w1, self.w2, tuple(shape))
-        return replace(self, w1=w1, w2=w2)
+        fitted = replace(self, w1=w1, w2=w2)
+        if fitted.dora_axis and self.dora_scale.numel() != shape[0 if fitted.dora_axis == "out" else 1]:
+            raise LoKrShapeError(
+                f"dora_scale does not fit the weight's {fitted.dora_axis}put axis",
+                expected=f"weight {tuple(shape)}",
+                found=f"dora_scale {tuple(self.dora_scale.shape)}",
+            )
+        return fitted
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether this is an update of a weight of ``shape`` (out, in, *kernel)."""
@@ -131,8 +143,15 @@ class LoKrWeights:
     def rows(self, start: int, length: int) -> Iterator[tuple[int, LoKrWeights]]:
         """Rows start:start+length of the update as (offset in these rows, update), for a weight that holds just them.
 
-        Raises LoKrShapeError for DoRA on the input axis: its norms run over all the rows.
+        Raises LoKrShapeError for rows that are not there, and for DoRA on the input axis: its norms run over all the
+        rows.
         """
+        if start < 0 or length < 1 or start + length > self.shape[0]:
+            raise LoKrShapeError(
+                "The update has no such rows",
+                expected=f"rows within 0 to {self.shape[0]}",
+                found=f"rows {start} to {start + length}",
+            )
         if self.dora_axis == "in" and (start, length) != (0, self.shape[0]):
             raise LoKrShapeError(
                 "DoRA on the input axis needs all rows of the weight",

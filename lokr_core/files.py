@@ -1,4 +1,4 @@
-"""safetensors in and out. A file is distrusted until its header has been checked; a file is written whole or not at all.
+"""safetensors in and out. A file is distrusted until its header is checked; a file is written whole or not at all.
 
 Format: 8 bytes little-endian length, a JSON header of that length, then the tensors' bytes without gaps
 (https://github.com/huggingface/safetensors, "Format").
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,6 +39,18 @@ DTYPES: dict[str, torch.dtype] = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    # Newer than torch 2.1, and of interest only where a checkpoint's other tensors are in them.
+    **{
+        name: getattr(torch, dtype)
+        for name, dtype in (
+            ("C64", "complex64"),
+            ("U16", "uint16"),
+            ("U32", "uint32"),
+            ("U64", "uint64"),
+            ("F8_E8M0", "float8_e8m0fnu"),
+        )
+        if hasattr(torch, dtype)
+    },
 }
 
 
@@ -74,8 +86,11 @@ def read_header(path: str | os.PathLike) -> Header:
             text = file.read(length) if whole else file.read(8)
     except IsADirectoryError:
         raise LoKrFileError("This is a folder, not a file", file=path, expected="a .safetensors file") from None
-    except OSError as error:
-        raise LoKrFileError(f"The file cannot be read: {error.strerror}", file=path) from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise LoKrFileError(
+            f"The file cannot be read: {reason}", file=path, hint="check the path, and that you may read it"
+        ) from None
     if size == 0:
         raise LoKrFileError("The file is empty", file=path, hint="download or save it again")
     json_begins = text.lstrip()[:1] == b"{"
@@ -93,35 +108,57 @@ def read_header(path: str | os.PathLike) -> Header:
             file=path,
             expected="8 bytes of header length, then a JSON header",
             found=(head + text)[:16],
+            hint="get the .safetensors file itself: a failed download is often a web page or a git-lfs pointer",
         )
     if not whole:
         raise LoKrFileError(
             "The header is longer than the file: truncated, or not a safetensors file",
             file=path,
             expected=f"a header of {length:,} bytes",
-            found=f"a file of {size:,} bytes",
+            found=f"a file of {size:,} bytes (and no header may be longer than {_MAX_HEADER:,})",
             hint="download the file again",
         )
     try:
-        entries = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        entries = json.loads(text, object_pairs_hook=_unique)
+    # ValueError: not UTF-8, not JSON, a name twice, a number of thousands of digits; RecursionError: nested as deep.
+    except (ValueError, RecursionError) as error:
         raise LoKrFileError(f"The header is not JSON: {error}", file=path, hint="download the file again") from None
     return _check(entries, path, 8 + length, size)
 
 
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; parsers differ in which of two values of one name they take, so there must not be two."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+    return entries
+
+
 def _check(entries: dict, path: Path, begin: int, size: int) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise LoKrFileError("The header's metadata is malformed", file=path, expected="a JSON object", found=metadata)
     tensors = {}
     for name, entry in entries.items():
         try:
             dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            valid = all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop))
+            valid = all(type(n) is int and n >= 0 for n in (*shape, start, stop)) and isinstance(dtype, str)
         except (KeyError, TypeError, ValueError):
             valid = False
         if not valid:
-            raise LoKrFileError("The header's entry for a tensor is malformed", file=path, module=name, found=entry)
+            raise LoKrFileError(
+                "The header's entry for a tensor is malformed",
+                file=path,
+                module=name,
+                expected="dtype, shape and data_offsets, of numbers from 0 up",
+                found=entry,
+                hint="download the file again",
+            )
         if dtype not in DTYPES:
-            raise LoKrFileError("A tensor has an unknown dtype", file=path, module=name, expected=", ".join(DTYPES), found=dtype)
+            raise LoKrFileError(
+                "A tensor has an unknown dtype", file=path, module=name, expected=", ".join(DTYPES), found=dtype
+            )
         expected = prod(shape) * DTYPES[dtype].itemsize
         if stop - start != expected:
             raise LoKrFileError(
@@ -130,6 +167,7 @@ def _check(entries: dict, path: Path, begin: int, size: int) -> Header:
                 module=name,
                 expected=f"{expected:,} bytes for {dtype} {shape}",
                 found=f"{stop - start:,} bytes",
+                hint="download the file again",
             )
         tensors[name] = TensorInfo(DTYPES[dtype], shape, begin + start, begin + stop)
     at, last = begin, "the header"
@@ -137,7 +175,12 @@ def _check(entries: dict, path: Path, begin: int, size: int) -> Header:
         if info.start != at:
             problem = "Two tensors' bytes overlap" if info.start < at else "There is a gap between two tensors' bytes"
             raise LoKrFileError(
-                problem, file=path, module=name, expected=f"offset {at:,}, behind {last}", found=f"offset {info.start:,}"
+                problem,
+                file=path,
+                module=name,
+                expected=f"offset {at:,}, behind {last}",
+                found=f"offset {info.start:,}",
+                hint="download the file again",
             )
         at, last = info.stop, name
     if at != size:
@@ -155,7 +198,13 @@ def _check(entries: dict, path: Path, begin: int, size: int) -> Header:
 def open_tensors(path: str | os.PathLike) -> Iterator:
     """A checked file as safetensors' ``safe_open`` gives it: tensors are mapped, not read, until they are touched."""
     read_header(path)
-    with safe_open(str(path), framework="pt") as file:
+    try:
+        file = safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise LoKrFileError(
+            f"safetensors refuses the file: {error}", file=path, hint="download the file again"
+        ) from None
+    with file:
         yield file
 
 
@@ -163,27 +212,37 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     """All tensors and the metadata. The tensors are copies: a mapped tensor would change, or end the process, when
     a trainer writes the file anew."""
     with open_tensors(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})
+        names = list(file.keys())  # noqa: SIM118 (it is no dict)
+        return {name: file.get_tensor(name).clone() for name in names}, dict(file.metadata() or {})
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it at the end; removed instead after any exception."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent or ".")
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary path beside ``path``, renamed to it at the end; removed instead after any exception.
+
+    A link is followed: the file it points to is replaced, not the link.
+    """
+    path = Path(os.path.realpath(path))
+    # Beside the file, since a rename is atomic within one file system only; of a mode as the user's umask has it.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode keeps everyone else out
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write ``tensors`` to ``path`` whole or not at all."""
+    stored, memory = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory.
+        storage = tensor.untyped_storage().data_ptr()
+        stored[name] = tensor.clone() if storage in memory else tensor
+        memory.add(storage)
     with replacing(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, str(temporary), dict(metadata or {}))
+        save_file(stored, str(temporary), dict(metadata or {}))

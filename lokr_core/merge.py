@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, MutableMapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, MutableMapping
 
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter, LoKrWeights, check_strength
-from .report import APPLIED, REFUSED, Report
+from .adapter import Adapter, check_strength
+from .errors import LoKrError, LoKrValueError
+from .report import Report
 from .resolve import Match, Target, resolve
 
 __all__ = ["MergeHandle", "merge_adapter"]
@@ -34,21 +36,42 @@ class _Weight:
             data.copy_(self.base)
             for handle, matches in self.layers.values():
                 for match in matches:
-                    match.add_to_(data, handle.strength, self.base.to(data.device))
+                    try:
+                        match.add_to_(data, handle.strength, self.base.to(data.device))
+                    except LoKrError as error:
+                        error.module = error.module or match.module
+                        error.file = error.file or handle.report.adapter.path
+                        raise
 
 
-# Which tensors are being merged into. A tensor is known by its identity or, since state_dict() makes new tensors on
-# each call, by its memory; both stay taken as long as the entry, which some handle holds, keeps the tensor alive.
-_weights: weakref.WeakValueDictionary[tuple, _Weight] = weakref.WeakValueDictionary()
+# The weights that are merged into now; each is kept by the handles that hold it.
+_weights: weakref.WeakSet[_Weight] = weakref.WeakSet()
 
 
-def _weight_of(tensor: Tensor) -> _Weight:
-    memory = (tensor.device, tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-    keys = [("tensor", id(tensor))] + ([("memory", *memory)] if tensor.data_ptr() else [])
-    weight = next((w for w in map(_weights.get, keys) if w is not None), None) or _Weight(tensor)
-    for key in keys:
-        _weights[key] = weight
-    return weight
+def _key(tensor: Tensor) -> Hashable:
+    """What a weight is known by: its memory, since ``state_dict()`` makes new tensors on each call."""
+    if tensor.layout != torch.strided or tensor.data_ptr() == 0:
+        return id(tensor)
+    return (tensor.device, tensor.dtype, tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+
+
+def _refresh_all(weights: Iterable[_Weight]) -> BaseException | None:
+    """Refresh every weight, whatever happens meanwhile, and return the first thing that did.
+
+    An interrupt is for the caller to hear when all is done: half the weights of a model are worth nothing.
+    """
+    problem = None
+    for weight in weights:
+        while True:
+            try:
+                weight.refresh()
+            except KeyboardInterrupt as interrupt:
+                problem = problem or interrupt
+                continue
+            except BaseException as error:
+                problem = problem or error
+            break
+    return problem
 
 
 class MergeHandle:
@@ -61,26 +84,46 @@ class MergeHandle:
         self.report = report
         self.strength = strength
         self._held: list[_Weight] = []
+        self._removed = False
 
     def set_strength(self, strength: float) -> None:
-        """Merge anew at ``strength``; on any exception, KeyboardInterrupt too, the former strength is in force."""
+        """Merge anew at ``strength``; on any exception, KeyboardInterrupt too, the former strength is in force.
+
+        Raises LoKrValueError for a strength that is no finite number, LoKrError after ``remove()``.
+        """
         strength, before = check_strength(strength), self.strength
+        if self._removed:
+            raise LoKrError(
+                "This adapter has been removed from the model",
+                file=self.report.adapter.path,
+                hint="merge it again with merge_adapter",
+            )
         if strength == before:
             return
         self.strength = strength
         try:
-            self._refresh(self._held)
+            for weight in self._held:
+                weight.refresh()
         except BaseException:
             self.strength = before
-            self._refresh(self._held)
+            _refresh_all(self._held)
             raise
 
     def remove(self) -> None:
-        """Take the adapter out. Others merged into the same weights stay. Calling it again does nothing."""
+        """Take the adapter out. Others merged into the same weights stay. Calling it again does nothing.
+
+        A KeyboardInterrupt is raised when all weights are back.
+        """
+        self._removed = True
         for weight in self._held:
             weight.layers.pop(id(self), None)
-        self._refresh(self._held)
-        self._held = []
+        # The last one first: two weights may share memory in part, and then the copy of the later has the earlier's
+        # update in it.
+        problem = _refresh_all(reversed(self._held))
+        if problem is None or isinstance(problem, KeyboardInterrupt):
+            self._held = []
+        if problem is not None:
+            raise problem
 
     def __enter__(self) -> MergeHandle:
         return self
@@ -89,20 +132,18 @@ class MergeHandle:
         self.remove()
 
     def _merge(self, places: Iterable[tuple[Tensor, list[Match]]]) -> None:
+        # A weight's memory may have moved since it was merged into (``model.to``), so it is looked up as it is now.
+        known = {_key(weight.tensor): weight for weight in _weights}
         try:
             for tensor, matches in places:
-                weight = _weight_of(tensor)
+                weight = known.get(_key(tensor)) or _Weight(tensor)
+                _weights.add(weight)
                 self._held.append(weight)
                 weight.layers[id(self)] = (self, matches)
                 weight.refresh()
         except BaseException:
             self.remove()
             raise
-
-    @staticmethod
-    def _refresh(weights: list[_Weight]) -> None:
-        for weight in weights:
-            weight.refresh()
 
 
 def merge_adapter(
@@ -127,12 +168,39 @@ def merge_adapter(
     True
     """
     strength = check_strength(strength)
-    tensors = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
+    # One tensor may be known by several names (tied weights), any of which an adapter may use.
+    named = model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else model.items()
+    tensors = {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
     matches, report = resolve(adapter, Target.of(tensors))
     report.raise_if_nothing_matched()
-    by_weight: dict[str, list[Match]] = {}
+    by_key: dict[Hashable, list[Match]] = defaultdict(list)
     for match in matches:
-        by_weight.setdefault(match.weight, []).append(match)
+        by_key[_key(tensors[match.weight])].append(match)
+    _check_memory(tensors, by_key, report)
     handle = MergeHandle(report, strength)
-    handle._merge((tensors[name], found) for name, found in by_weight.items())
+    handle._merge((tensors[found[0].weight], found) for found in by_key.values())
     return handle
+
+
+def _check_memory(tensors: Mapping[str, Tensor], by_key: Mapping[Hashable, list[Match]], report: Report) -> None:
+    """A note on weights that have several names; LoKrValueError for one that has no numbers."""
+    names: dict[Hashable, list[str]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        names[_key(tensor)].append(name)
+    shared = [names[key] for key in by_key if len(names[key]) > 1]
+    if shared:
+        report.notes.append(
+            f"{len(shared)} changed weights are shared, and change under each of their names: {' = '.join(shared[0])}"
+            + (" and others" if len(shared) > 1 else "")
+        )
+    for matches in by_key.values():
+        tensor = tensors[matches[0].weight]
+        if tensor.is_meta:
+            raise LoKrValueError(
+                "A weight has no numbers: it is on the meta device",
+                file=report.adapter.path,
+                module=matches[0].module,
+                expected="a loaded weight",
+                found=f"{matches[0].weight} {tuple(tensor.shape)} on {tensor.device}",
+                hint="load the model's weights, without offloading, before merging",
+            )

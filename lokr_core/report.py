@@ -29,7 +29,7 @@ class Entry:
 
 @dataclass
 class Report:
-    """Every module of a file, each ``applied``, ``handed`` (to the host's own loader) or ``refused`` with its reason."""
+    """Every module of a file: ``applied``, ``handed`` (to the host's own loader) or ``refused`` with its reason."""
 
     adapter: Adapter
     entries: list[Entry] = field(default_factory=list)
@@ -124,15 +124,19 @@ class Report:
 
     @classmethod
     def merged(cls, adapter: Adapter, reports: Iterable[Report]) -> Report:
-        """One report of several targets (a denoiser and a text encoder): a module counts as refused where none took it."""
-        best: dict[str, Entry] = {}
+        """One report of several targets (a denoiser, a text encoder): a module is refused where none of them took it.
+
+        A module may hold LoKr and something else besides; each is an entry of its own.
+        """
+        best: dict[tuple[str, str], Entry] = {}
         notes: dict[str, None] = {}
         rank = {REFUSED: 0, HANDED: 1, APPLIED: 2}
         for report in reports:
             notes.update(dict.fromkeys(report.notes))
             for entry in report.entries:
-                if entry.module not in best or rank[entry.status] > rank[best[entry.module].status]:
-                    best[entry.module] = entry
+                key = entry.module, entry.kind
+                if key not in best or rank[entry.status] > rank[best[key].status]:
+                    best[key] = entry
         return cls(adapter, list(best.values()), list(notes))
 
 

@@ -55,6 +55,7 @@ def _weight(key: str | tuple) -> str:
 
 
 def _slot(key: str | tuple) -> Slot:
-    """ComfyUI's key, a name or (name, (axis, start, length), function), as the core's slot."""
+    """ComfyUI's key, a name or (name, (axis, start, length) or None, function), as the core's slot."""
     module, _, parameter = _weight(key).rpartition(".")
-    return Slot(module, rows=None if isinstance(key, str) else key[1][1:], parameter=parameter)
+    rows = None if isinstance(key, str) or key[1] is None else tuple(key[1][1:])
+    return Slot(module, rows, parameter=parameter)

@@ -40,11 +40,12 @@ def _file() -> io.Combo.Input:
     return io.Combo.Input(FILE, options=adapter_names(), tooltip="A .safetensors file in models/loras or models/lokr.")
 
 
-def _tell(node_id: str | None, report: Report) -> None:
-    """The report on the node and in the log."""
+def _tell(node: type[io.ComfyNode], report: Report) -> None:
+    """The report in the log and on the node; a node that is called from code has no place of its own in a graph."""
     LOG.log(logging.INFO if report.complete else logging.WARNING, report.text())
-    if node_id is not None and getattr(PromptServer, "instance", None) is not None:
-        PromptServer.instance.send_progress_text(report.text(lines=6) if not report.complete else report.headline, node_id)
+    if node.hidden is not None and node.hidden.unique_id is not None:
+        text = report.headline if report.complete else report.text(lines=6)
+        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
 
 
 def _valid_file(name: str) -> bool | str:
@@ -87,7 +88,7 @@ class LoKrLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model, lokr_name: str, strength_model: float, strength_clip: float, clip=None) -> io.NodeOutput:
         model, clip, report = apply_adapter(model, clip, read_adapter(lokr_name), strength_model, strength_clip)
-        _tell(cls.hidden.unique_id, report)
+        _tell(cls, report)
         return io.NodeOutput(model, clip, report.text())
 
 
@@ -116,5 +117,5 @@ class LoKrLoaderModelOnly(io.ComfyNode):
     @classmethod
     def execute(cls, model, lokr_name: str, strength_model: float) -> io.NodeOutput:
         model, _, report = apply_adapter(model, None, read_adapter(lokr_name), strength_model, 0.0)
-        _tell(cls.hidden.unique_id, report)
+        _tell(cls, report)
         return io.NodeOutput(model, report.text())

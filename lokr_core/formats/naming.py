@@ -45,10 +45,10 @@ OTHER_ALGORITHMS = (
 )
 
 
-# What a file without any LoKr is, by names that occur in it.
+# What a file without any LoKr is, by its names: a mark that ends in "." or "_" is a part of one, any other a whole one.
 WHOLE_FILES = (
     (("model.diffusion_model.", "first_stage_model.", "cond_stage_model."), "a whole checkpoint"),
-    (("emb_params", "string_to_param"), "a textual inversion embedding"),
+    (("emb_params", "string_to_param", "clip_l", "clip_g"), "a textual inversion embedding"),
     (("control_model.", "controlnet_"), "a ControlNet"),
     (("decoder.up.", "decoder.up_blocks.", "encoder.down."), "a VAE"),
     (("text_model.encoder.",), "a text encoder"),
@@ -67,7 +67,12 @@ def other_kinds(keys: Iterable[str]) -> dict[str, str]:
     unclear = []
     for key in keys:
         module, kind = next(
-            ((key[: -len(end) - 1], kind) for ends, kind in OTHER_ALGORITHMS for end in ends if key.endswith("." + end)),
+            (
+                (key[: -len(end) - 1], kind)
+                for ends, kind in OTHER_ALGORITHMS
+                for end in ends
+                if key.endswith("." + end)
+            ),
             (None, None),
         )
         if module is None:
@@ -90,6 +95,6 @@ def describe(keys: Iterable[str]) -> str:
     if known:
         return ", ".join(f"{count} modules of {kind}" for kind, count in known.items())
     for marks, what in WHOLE_FILES:
-        if any(mark in key for key in keys for mark in marks):
+        if any(mark in key if mark[-1] in "._" else mark == key for key in keys for mark in marks):
             return what
     return f"{len(keys)} tensors such as {', '.join(keys[:3])}"

@@ -50,6 +50,10 @@ def _whole_scaling(alpha: float | None, metadata: Mapping[str, str], notes: list
     except (json.JSONDecodeError, TypeError, ValueError):
         arguments = {}
     if str(arguments.get("rs_lora", False)).lower() not in ("true", "1"):
+        if alpha is None:
+            notes.append("no alpha in the file, and both factors whole: scaling 1 assumed")
+        elif not alpha > 0:
+            notes.append(f"alpha is {alpha:g}, which counts for nothing where both factors are whole: scaling 1")
         return 1.0
     ranks = []
     for value in (metadata.get("ss_network_dim"), arguments.get("conv_dim")):
@@ -57,7 +61,7 @@ def _whole_scaling(alpha: float | None, metadata: Mapping[str, str], notes: list
             ranks.append(float(value))
         except (TypeError, ValueError):
             continue
-    ranks = [rank for rank in ranks if rank >= 1]
+    ranks = [rank for rank in ranks if 1 <= rank < 1e9]
     if not ranks:
         notes.append("rs_lora without a rank in the metadata: scaling 1 assumed")
         return 1.0

@@ -2,10 +2,20 @@
 
 from .add import add_kron_, kron, materialize
 from .apply import apply_kron
-from .dora import add_dora_
 from .blocks import fit
+from .dora import add_dora_
 from .factor import Factor
 from .factorization import factorization
 from .rows import split_rows
 
-__all__ = ["Factor", "add_dora_", "add_kron_", "apply_kron", "factorization", "fit", "kron", "materialize", "split_rows"]
+__all__ = [
+    "Factor",
+    "add_dora_",
+    "add_kron_",
+    "apply_kron",
+    "factorization",
+    "fit",
+    "kron",
+    "materialize",
+    "split_rows",
+]

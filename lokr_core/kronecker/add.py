@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .blocks import blocks, compute_dtype, fit, kron_view
+from .blocks import blocks, check_dtype, compute_dtype, fit, full_precision, kron_view
 from .factor import Factor
 
 __all__ = ["add_block_", "add_kron_", "kron", "materialize"]
@@ -21,35 +21,36 @@ _SHORT_RUN = {2: 32, 4: 8, 8: 4}
 def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: float = 1.0) -> Tensor:
     """``weight += scale * (w1 ⊗ w2)`` in place; the product is never built. Returns ``weight``.
 
-    weight: (l*k, m*n, *kernel), any floating dtype, any strides (a view or a slice of rows is fine)
+    weight: (l*k, m*n, *kernel), any real floating dtype, any strides (a view or a slice of rows is fine)
     w1: (l, m), w2: (k, n, *kernel), tensors or ``Factor``s, in any dtype, on any device
 
-    Everything is computed in fp32 (fp64 for an fp64 weight) and each number of the weight is rounded once.
-    Extra memory is at most about 1/8 of the weight's. Not recorded by autograd.
+    Everything is computed in fp32 (fp64 for an fp64 weight), under autocast too, and each number of the weight is
+    rounded once. Extra memory is at most about 1/8 of the weight's. Not recorded by autograd.
 
     >>> w = torch.zeros(4, 4)
     >>> add_kron_(w, torch.tensor([[1., 2.], [0., 1.]]), torch.eye(2), scale=0.5)[:2]
     tensor([[0.5000, 0.0000, 1.0000, 0.0000],
             [0.0000, 0.5000, 0.0000, 1.0000]])
 
-    Raises LoKrShapeError where the product does not have the weight's shape.
+    Raises LoKrShapeError where the product does not have the weight's shape, LoKrValueError where the weight's dtype
+    cannot be added to.
     """
+    check_dtype(weight)
     w1, w2 = fit(Factor.of(w1), Factor.of(w2), tuple(weight.shape))
-    if scale == 0:
+    if scale == 0 or weight.numel() == 0:
         return weight
     view = kron_view(weight, w1, w2)
     compute = compute_dtype(weight.dtype)
     # addcmul computes half precision in fp32 and rounds once, but takes all its operands in one dtype.
     exact = weight.dtype == compute or (w1.representable_in(weight.dtype) and w2.representable_in(weight.dtype))
-    if exact and weight.dtype.itemsize > 1:
-        _addcmul_(view, w1, w2, scale)
-        return weight
-    for i, j in blocks(view):
-        scratch = view[i, j].to(compute)
-        w1_rows = w1.rows(i.start, i.stop, compute, weight.device)
-        w2_rows = w2.rows(j.start, j.stop, compute, weight.device)
-        add_block_(scratch, w1_rows, w2_rows, scale)
-        view[i, j].copy_(scratch)
+    add = _addcmul_ if exact and weight.dtype.itemsize > 1 else _add_by_blocks_
+    # A half ``b`` is turned to the weight's dtype and device whole, however few rows of the factor are asked for.
+    b_budget = max(weight.numel() * weight.element_size() // (16 * compute.itemsize), 1 << 15)
+    n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.b.numel())
+    with full_precision(weight.device):
+        for at in range(0, w2.shape[1], n_step):
+            columns = w2 if n_step >= w2.shape[1] else w2.narrow_cols(at, min(n_step, w2.shape[1] - at))
+            add(view.narrow(3, at, columns.shape[1]), w1, columns, scale)
     return weight
 
 
@@ -58,7 +59,7 @@ def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     dtype, device = view.dtype, view.device
     l, k, m = view.shape[:3]
     run = prod(view.shape[3:])
-    budget = max(view.numel() // 16, 1 << 15)
+    budget = max(view.numel() // 32, 1 << 15)
     l_step, k_step = max(1, budget // m), max(1, budget // run)
     if 1 < run < _SHORT_RUN[dtype.itemsize] and device.type == "cpu":
         l_step, k_step = max(1, budget // (m * run)), max(1, budget // (m * run))
@@ -67,6 +68,19 @@ def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
         for j in range(0, k, k_step):
             w2_rows = w2.rows(j, min(j + k_step, k), dtype, device)
             add_block_(view[i : i + l_step, j : j + k_step], w1_rows, w2_rows, scale)
+
+
+def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
+    """``add_kron_`` where a half precision weight meets finer factors: each block passes through fp32."""
+    dtype, device = compute_dtype(view.dtype), view.device
+    last = None
+    for i, j in blocks(view):
+        if j != last:  # a low-rank factor's rows are a product: made once for all blocks that use them
+            w2_rows, last = w2.rows(j.start, j.stop, dtype, device), j
+        scratch = view[i, j].to(dtype)
+        add_block_(scratch, w1.rows(i.start, i.stop, dtype, device), w2_rows, scale)
+        view[i, j].copy_(scratch)
+        del scratch
 
 
 def add_block_(block: Tensor, w1: Tensor, w2: Tensor, scale: float) -> None:
@@ -94,4 +108,5 @@ def kron(w1: Tensor, w2: Tensor) -> Tensor:
 
 def materialize(w1: Factor | Tensor, w2: Factor | Tensor, dtype: torch.dtype | None = None, device=None) -> Tensor:
     """w1 ⊗ w2 built whole, differentiable: for tests and for weights so small that it does not matter."""
-    return kron(Factor.of(w1).materialize(dtype, device), Factor.of(w2).materialize(dtype, device))
+    w1, w2 = Factor.of(w1).without_kernel(), Factor.of(w2)
+    return kron(w1.materialize(dtype, device), w2.materialize(dtype, device))

@@ -7,7 +7,7 @@ interleaved in any order. ``_plan`` finds the cheapest order by counting multipl
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import LoKrShapeError
 from .add import materialize
 from .factor import Factor
 
@@ -46,7 +47,7 @@ def _plan(chain1: tuple[_Step, ...], chain2: tuple[_Step, ...], inputs: int, out
     """The cheapest order of the steps as a word of 1s and 2s. ``inputs``, ``outputs``: positions before and after
     the convolution (the same for a Linear)."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(i: int, j: int) -> tuple[int, str]:
         if i == len(chain1) and j == len(chain2):
             return 0, ""
@@ -84,31 +85,42 @@ def apply_kron(
 
     Linear, w2 (k, n): x (..., m*n) -> (..., l*k)
     convolution, w2 (k, n, *kernel): x (batch, groups*m*n, *size) -> (batch, l*k, *size'), with the arguments of
-    ``torch.nn.functional.conv*d``; the weight w1 ⊗ w2 is (l*k, m*n, *kernel).
-    w1: (l, m); both may be low-rank or Tucker ``Factor``s and stay so.
+    ``torch.nn.functional.conv*d``, the batch axis may be missing; the weight w1 ⊗ w2 is (l*k, m*n, *kernel).
+    w1: (l, m); both may be low-rank or Tucker ``Factor``s and stay so. A w2 whose file flattened the kernel has to
+    be given its axes first (``fit``). Raises LoKrShapeError where x has another number of channels.
 
     >>> x, w1, w2 = torch.randn(5, 6), torch.randn(4, 2), torch.randn(2, 3)
     >>> torch.allclose(apply_kron(x, w1, w2), x @ torch.kron(w1, w2).T, atol=1e-5)
     True
     """
-    w1, w2 = (Factor.of(f).to(device=x.device, dtype=x.dtype) for f in (w1, w2))
-    l = w1.shape[0]
-    if not w2.kernel:
+    w1, w2 = Factor.of(w1).without_kernel(), Factor.of(w2)
+    w1, w2 = (factor.to(device=x.device, dtype=x.dtype) for factor in (w1, w2))
+    (l, m), (k, n, *kernel) = w1.shape, w2.shape
+    if not kernel:
+        _check(x, -1, m * n, w1, w2)
         lead = x.shape[:-1]
-        y = _apply(x.reshape(-1, *_in(w1, w2), 1), w1, w2, 1, None)
-        return y.reshape(*lead, -1) * scale
+        y = _apply(x.reshape(prod(lead), m, n, 1), w1, w2, 1, None)
+        return y.reshape(*lead, l * k) * scale
+    if x.ndim == len(kernel) + 1:  # one sample without a batch axis, as torch's own convolutions take it
+        return apply_kron(x[None], w1, w2, scale, stride=stride, padding=padding, dilation=dilation, groups=groups)[0]
+    _check(x, 1, groups * m * n, w1, w2)
     conv = {"stride": stride, "padding": padding, "dilation": dilation}
     if l % groups:
         # Rows of w1 straddle two groups: such a grouped weight is small, so it is built.
-        weight = materialize(w1, w2) * scale
-        return _CONV[len(w2.kernel)](x, weight, groups=groups, **conv)
+        return _CONV[len(kernel)](x, materialize(w1, w2) * scale, groups=groups, **conv)
     batch, _, *size = x.shape
-    y = _apply(x.reshape(batch * groups, *_in(w1, w2), *size), w1, w2, groups, conv)
-    return y.reshape(batch, -1, *y.shape[3:]) * scale
+    y = _apply(x.reshape(batch * groups, m, n, *size), w1, w2, groups, conv)
+    return y.reshape(batch, l * k, *y.shape[3:]) * scale
 
 
-def _in(w1: Factor, w2: Factor) -> tuple[int, int]:
-    return w1.shape[1], w2.shape[1]
+def _check(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor) -> None:
+    """LoKrShapeError where x has another number of channels: reshaping could take it for another number of inputs."""
+    if x.ndim == 0 or (axis == 1 and x.ndim != len(w2.kernel) + 2) or x.shape[axis] != channels:
+        raise LoKrShapeError(
+            "The input does not fit the factors",
+            expected=f"{channels} channels on axis {axis} for w1 {w1.shape}, w2 {w2.shape}",
+            found=f"input {tuple(x.shape)}",
+        )
 
 
 def _apply(x: Tensor, w1: Factor, w2: Factor, groups: int, conv: dict | None) -> Tensor:
@@ -121,9 +133,11 @@ def _apply(x: Tensor, w1: Factor, w2: Factor, groups: int, conv: dict | None) ->
     inputs = x.shape[0] * prod(x.shape[3:])
     outputs = inputs // (prod(_each(conv["stride"], x.ndim - 3)) if conv else 1)
     steps1 = tuple(_Step(*step.shape) for step in chain1)
-    steps2 = tuple(_Step(*step.shape[:2], prod(step.shape[2:]) if at else 0) for step, at in zip(chain2, kernels))
+    steps2 = tuple(
+        _Step(*step.shape[:2], prod(step.shape[2:]) if at else 0) for step, at in zip(chain2, kernels, strict=True)
+    )
     order = _plan(steps1, steps2, inputs, outputs)
-    todo1, todo2 = iter(enumerate(chain1)), iter(zip(chain2, kernels))
+    todo1, todo2 = iter(enumerate(chain1)), iter(zip(chain2, kernels, strict=True))
     for which in order:
         if which == "1":
             i, matrix = next(todo1)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 
 import torch
 from torch import Tensor
 
-from ..errors import LoKrShapeError
+from ..errors import LoKrShapeError, LoKrValueError
 from .factor import Factor
 
-__all__ = ["blocks", "compute_dtype", "fit", "kron_view"]
+__all__ = ["blocks", "check_dtype", "compute_dtype", "fit", "full_precision", "kron_view"]
 
 # Numbers of fp32 scratch that stay in a core's cache; and the least that is worth a kernel call.
 _CACHE, _LEAST = 1 << 18, 1 << 15
@@ -20,6 +21,25 @@ _CACHE, _LEAST = 1 << 18, 1 << 15
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp64 for fp64, fp32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_dtype(weight: Tensor) -> None:
+    """LoKrValueError where ``weight``'s numbers stand for others (quantised integers) or are no real numbers."""
+    if not weight.is_floating_point():
+        raise LoKrValueError(
+            "A weight of this dtype cannot be added to",
+            expected="a real floating dtype",
+            found=f"{str(weight.dtype).removeprefix('torch.')}, shape {tuple(weight.shape)}",
+            hint="load the model unquantised, or apply the adapter to each layer's output instead of its weight",
+        )
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Autocast off: inside a host's autocast a low-rank factor's product would be rounded to half precision."""
+    try:
+        return torch.autocast(device.type, enabled=False)
+    except RuntimeError:  # a device without autocast
+        return nullcontext()
 
 
 def fit(w1: Factor, w2: Factor, shape: tuple[int, ...]) -> tuple[Factor, Factor]:
@@ -50,19 +70,19 @@ def kron_view(weight: Tensor, w1: Factor, w2: Factor) -> Tensor:
     return weight.unflatten(1, (m, n)).unflatten(0, (l, k))
 
 
-def blocks(view: Tensor, budget_divisor: int = 16) -> Iterator[tuple[slice, slice]]:
+def blocks(view: Tensor, share: int = 16) -> Iterator[tuple[slice, slice]]:
     """Slices of the first two axes (l, k) of a ``kron_view``, so that the blocks make up the weight.
 
-    A block has at most 1/``budget_divisor`` of the weight's numbers (by default: in fp32 at most 1/8 of the bytes of
-    a half precision weight); on a CPU no more than stays in the cache.
+    A block in the computing dtype has at most 1/``share`` of the weight's bytes (a row at least); on a CPU no more
+    than stays in the cache. All blocks of some rows of w2 follow each other.
     """
     l, k = view.shape[:2]
     row = prod(view.shape[2:])
-    budget = max(view.numel() // budget_divisor, _LEAST)
+    budget = max(view.numel() * view.element_size() // (share * compute_dtype(view.dtype).itemsize), _LEAST)
     if view.device.type == "cpu":
         budget = min(budget, _CACHE)
     k_step = max(1, min(k, budget // row))
     l_step = max(1, min(l, budget // (row * k_step))) if k_step == k else 1
-    for i in range(0, l, l_step):
-        for j in range(0, k, k_step):
+    for j in range(0, k, k_step):
+        for i in range(0, l, l_step):
             yield slice(i, min(i + l_step, l)), slice(j, min(j + k_step, k))

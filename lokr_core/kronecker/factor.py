@@ -34,7 +34,9 @@ class Factor:
     def __post_init__(self):
         if self.whole is not None:
             if self.whole.ndim < 2:
-                raise LoKrShapeError("A factor needs two axes", expected="(rows, cols, ...)", found=tuple(self.whole.shape))
+                raise LoKrShapeError(
+                    "A factor needs two axes", expected="(rows, cols, ...)", found=tuple(self.whole.shape)
+                )
             return
         a, b, t = self.a, self.b, self.t
         if a is None or b is None:
@@ -122,15 +124,26 @@ class Factor:
                 return replace(self, **{name: carrier.reshape(carrier.shape[0], cols // size, *kernel)})
         return None
 
+    def without_kernel(self) -> Factor:
+        """The same numbers as a matrix, for a factor that may have kernel axes of 1 only. Raises LoKrShapeError."""
+        matrix = self.with_kernel(())
+        if matrix is None:
+            raise LoKrShapeError("The first factor has a kernel", expected="(l, m)", found=self.shape)
+        return matrix
+
     def narrow_rows(self, start: int, length: int) -> Factor:
         """Rows start:start+length as a factor of the same form, without a copy."""
         if self.whole is not None:
             return replace(self, whole=self.whole.narrow(0, start, length))
         return replace(self, a=self.a.narrow(0 if self.t is None else 1, start, length))
 
+    def narrow_cols(self, start: int, length: int) -> Factor:
+        """Columns start:start+length as a factor of the same form, without a copy."""
+        name = "b" if self.whole is None else "whole"
+        return replace(self, **{name: getattr(self, name).narrow(1, start, length)})
+
     def rows(self, start: int, stop: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
         """Rows start:stop, whole: (stop - start, cols, *kernel), in ``dtype`` on ``device``."""
-
         part = self.narrow_rows(start, stop - start).to(device=device, dtype=dtype)
         if part.whole is not None:
             return part.whole
@@ -147,4 +160,7 @@ class Factor:
         whole = self.whole
         if whole is None:
             return False
-        return whole.dtype == dtype or bool((whole.to(dtype).to(whole.dtype) == whole).all())
+        # By a few rows at a time: the copies of a factor as large as the weight would be as large as the weight.
+        step = max(1, (1 << 17) // max(1, whole[:1].numel()))
+        parts = () if whole.dtype == dtype else whole.split(step)
+        return all(bool((part.to(dtype).to(part.dtype) == part).all()) for part in parts)

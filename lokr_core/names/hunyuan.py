@@ -81,9 +81,7 @@ HUNYUAN_DIT = Architecture(
             ("ff.net.0.proj", "mlp.fc1"),
             ("ff.net.2", "mlp.fc2"),
             ("norm1.linear", "default_modulation.1"),
-            ("norm1.norm", "norm1"),
-            ("norm2", "norm3"),
-            ("norm3", "norm2")),
+            ("norm1.norm", "norm1")),
      *block("time_extra_emb", "t_embedder", ("timestep_embedder.linear_1", "mlp.0"),
             ("timestep_embedder.linear_2", "mlp.2")),
      *block("time_extra_emb", "extra_embedder", ("extra_embedder.linear_1", "0"), ("extra_embedder.linear_2", "2")),
@@ -93,6 +91,8 @@ HUNYUAN_DIT = Architecture(
      one("pos_embed.proj", "x_embedder.proj"),
      one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
      one("proj_out", "final_layer.linear")),
+    note="norm2 and norm3 of a block are each other in diffusers; a file's `norm2` can't tell which is meant, and the "
+         "target's own name is taken.",
 )
 
 TABLES = (HUNYUAN_VIDEO, HUNYUAN_VIDEO_15, HUNYUAN_IMAGE, HUNYUAN_DIT)

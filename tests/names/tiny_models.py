@@ -43,7 +43,7 @@ _WAN = dict(num_attention_heads=3, attention_head_dim=16, in_channels=5, out_cha
 _WAN_COMFY = dict(in_dim=5, out_dim=7, dim=48, ffn_dim=80, freq_dim=32, text_dim=40, num_heads=3, num_layers=2)
 
 _COSMOS = dict(in_channels=5, out_channels=4, num_attention_heads=3, attention_head_dim=16, num_layers=2,
-               text_embed_dim=40, adaln_lora_dim=24, max_size=(16, 32, 32), extra_pos_embed_type=None)
+               text_embed_dim=40, adaln_lora_dim=24, max_size=(16, 32, 32), rope_scale=(1.0, 1.0, 1.0), extra_pos_embed_type=None)
 _COSMOS_COMFY = dict(max_img_h=32, max_img_w=32, max_frames=16, in_channels=5, out_channels=4, patch_spatial=2,
                      patch_temporal=1, model_channels=48, num_blocks=2, num_heads=3, crossattn_emb_channels=40,
                      pos_emb_cls="rope3d", use_adaln_lora=True, adaln_lora_dim=24)
@@ -118,14 +118,14 @@ TINY: dict[str, tuple[Build, Build]] = {
             in_channels=20, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=3,
             joint_attention_dim=40, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False)),
         ("flux.model:Flux", _flux2(guidance_embed=False))),
-    "chroma": (
+    "chroma": (  # ComfyUI makes the modulations of 19 + 38 blocks, whatever the depth
         ("ChromaTransformer2DModel", dict(
-            in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=3,
+            in_channels=16, num_layers=19, num_single_layers=38, attention_head_dim=16, num_attention_heads=3,
             joint_attention_dim=40, axes_dims_rope=(4, 6, 6), approximator_num_channels=64,
             approximator_hidden_dim=56, approximator_layers=2)),
         ("chroma.model:Chroma", dict(
-            in_channels=16, out_channels=16, context_in_dim=40, hidden_size=48, mlp_ratio=4.0, num_heads=3, depth=2,
-            depth_single_blocks=2, axes_dim=[4, 6, 6], theta=10000, patch_size=2, qkv_bias=True, in_dim=64,
+            in_channels=16, out_channels=16, context_in_dim=40, hidden_size=48, mlp_ratio=4.0, num_heads=3, depth=19,
+            depth_single_blocks=38, axes_dim=[4, 6, 6], theta=10000, patch_size=2, qkv_bias=True, in_dim=64,
             out_dim=48, hidden_dim=56, n_layers=2, txt_ids_dims=[], vec_in_dim=None))),
     "z_image": (
         ("ZImageTransformer2DModel", dict(
@@ -190,16 +190,16 @@ TINY: dict[str, tuple[Build, Build]] = {
     "pixart_sigma": (
         ("PixArtTransformer2DModel", dict(
             num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=10, num_layers=2,
-            cross_attention_dim=48, sample_size=16, caption_channels=40, use_additional_conditions=False)),
+            cross_attention_dim=48, sample_size=64, caption_channels=40, use_additional_conditions=False)),
         ("pixart.pixartms:PixArtMS", dict(
-            input_size=16, in_channels=5, hidden_size=48, depth=2, num_heads=3, caption_channels=40,
+            input_size=64, in_channels=5, hidden_size=48, depth=2, num_heads=3, caption_channels=40,
             pe_interpolation=1, model_max_length=9, micro_condition=False))),
     "pixart_alpha": (
         ("PixArtTransformer2DModel", dict(
             num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=10, num_layers=2,
-            cross_attention_dim=48, sample_size=16, caption_channels=40, use_additional_conditions=True)),
+            cross_attention_dim=48, sample_size=64, caption_channels=40, use_additional_conditions=True)),
         ("pixart.pixartms:PixArtMS", dict(
-            input_size=16, in_channels=5, hidden_size=48, depth=2, num_heads=3, caption_channels=40,
+            input_size=64, in_channels=5, hidden_size=48, depth=2, num_heads=3, caption_channels=40,
             pe_interpolation=1, model_max_length=9, micro_condition=True))),
     "lumina2": (
         ("Lumina2Transformer2DModel", dict(
@@ -212,11 +212,11 @@ TINY: dict[str, tuple[Build, Build]] = {
         ("HiDreamImageTransformer2DModel", dict(
             patch_size=2, in_channels=5, out_channels=5, num_layers=2, num_single_layers=2, attention_head_dim=16,
             num_attention_heads=3, caption_channels=[40, 36], text_emb_dim=24, num_routed_experts=2,
-            num_activated_experts=1, axes_dims_rope=(4, 6, 6), max_resolution=(16, 16), llama_layers=[0, 1])),
+            num_activated_experts=1, axes_dims_rope=(4, 6, 6), max_resolution=(16, 16), llama_layers=[0, 1, 2, 3])),
         ("hidream.model:HiDreamImageTransformer2DModel", dict(
             patch_size=2, in_channels=5, out_channels=5, num_layers=2, num_single_layers=2, attention_head_dim=16,
             num_attention_heads=3, caption_channels=[40, 36], text_emb_dim=24, num_routed_experts=2,
-            num_activated_experts=1, axes_dims_rope=(4, 6, 6), max_resolution=(16, 16), llama_layers=[0, 1]))),
+            num_activated_experts=1, axes_dims_rope=(4, 6, 6), max_resolution=(16, 16), llama_layers=[0, 1, 2, 3]))),
     "cosmos_predict2": (
         ("CosmosTransformer3DModel", dict(_COSMOS)),
         ("cosmos.predict2:MiniTrainDIT", dict(_COSMOS_COMFY))),

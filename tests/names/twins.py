@@ -45,7 +45,7 @@ def _random(name: str, like: Any) -> Any:
     import torch
 
     if name.endswith("inv_freq"):
-        return like
+        return 10000.0 ** (-torch.arange(len(like)) / len(like))
     noise = torch.randn(like.shape)
     if like.ndim > 1 and name.endswith("weight"):
         return noise / like[0].numel() ** 0.5

@@ -1,0 +1,211 @@
+"""Runs inside ComfyUI's own interpreter: ``in_host.py BASE JOBS.json``. Jobs come from the tests, results go to files.
+
+BASE is ComfyUI's base directory; its ``custom_nodes`` holds this project. A job is {"do": one of JOBS, ...arguments}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+BASE, WORK = Path(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, os.environ["COMFYUI_PATH"])
+sys.argv = [sys.argv[0], "--cpu", "--base-directory", str(BASE), "--database-url", "sqlite:///:memory:"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.cli_args  # noqa: E402, F401  (before torch, as ComfyUI's main does)
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+import comfy.lora  # noqa: E402
+import comfy.model_management  # noqa: E402
+import comfy.ops  # noqa: E402
+import comfy.sd  # noqa: E402
+import folder_paths  # noqa: E402
+import nodes  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+folder_paths.set_output_directory(str(BASE / "output"))
+
+
+def random_weights(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A weight for each of ``module``'s, drawn so that activations keep their size; norms are left near 1."""
+    found = {}
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            found[name] = tensor.clone()
+        elif tensor.ndim > 1:
+            scale = 0.02 if "embedding" in name else tensor[0].numel() ** -0.5
+            found[name] = (torch.randn(tensor.shape) * scale).to(dtype)
+        else:
+            near = 1.0 if name.endswith(("weight", "scale")) else 0.0
+            found[name] = (near + 0.05 * torch.randn(tensor.shape)).to(dtype)
+    return found
+
+
+def make_sd15(path: str, dtype: str) -> None:
+    """A checkpoint that ComfyUI takes for SD1.5, with a UNet of two levels (its width is what makes it SD1.5)."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    unet = UNetModel(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=320,
+        num_res_blocks=[1, 1],
+        channel_mult=[1, 2],
+        num_heads=8,
+        use_spatial_transformer=True,
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1],
+        transformer_depth_middle=1,
+        context_dim=768,
+        legacy=False,
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
+    shape = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])
+    vae = AutoencoderKL(embed_dim=4, ddconfig={**shape, "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0})
+    clip = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768, hidden_act="quick_gelu"
+        )
+    )
+    parts = {
+        "model.diffusion_model.": unet,
+        "first_stage_model.": vae,
+        "cond_stage_model.transformer.text_model.": getattr(clip, "text_model", clip),
+    }
+    tensors = {}
+    for prefix, module in parts.items():
+        tensors |= {prefix + name: t for name, t in random_weights(module, getattr(torch, dtype)).items()}
+    save_file(tensors, path)
+
+
+def make_flux(path: str, dtype: str) -> None:
+    """A diffusion model that ComfyUI takes for Flux.1, of width 256 with 2 + 2 blocks."""
+    from comfy.ldm.flux.model import Flux
+
+    torch.manual_seed(0)
+    model = Flux(
+        image_model="flux",
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=768,
+        context_in_dim=768,
+        hidden_size=256,
+        mlp_ratio=4.0,
+        num_heads=2,
+        depth=2,
+        depth_single_blocks=2,
+        axes_dim=[16, 56, 56],
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=True,
+        txt_ids_dims=[],
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
+    save_file(random_weights(model, getattr(torch, dtype)), path)
+
+
+def load(model: str):
+    """(model, clip) of a file, its diffusion model in the dtype that the file's name ends with.
+
+    (Left alone, ComfyUI holds everything in fp32 on a CPU.)
+    """
+    options = {"dtype": getattr(torch, Path(model).stem.split("-")[1])}
+    if "checkpoints" in Path(model).parts:
+        return comfy.sd.load_checkpoint_guess_config(model, output_vae=False, model_options=options)[:2]
+    return comfy.sd.load_diffusion_model(model, model_options=options), None
+
+
+def names(model: str, out: str) -> None:
+    """ComfyUI's own names of the model's weights: {name: key or [key, [axis, start, length] or None, swapped]}."""
+    model, clip = load(model)
+    found = comfy.lora.model_lora_keys_unet(model.model, {})
+    if clip is not None:
+        found = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, found)
+    found = {name: key if isinstance(key, str) else [key[0], key[1], len(key) > 2] for name, key in found.items()}
+    Path(out).write_text(json.dumps(found))
+
+
+def digest(module: torch.nn.Module) -> str:
+    """A hash over every byte of every weight."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        state.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def sample(model) -> torch.Tensor:
+    """Two steps of core's KSampler with a fixed conditioning."""
+    torch.manual_seed(1)
+    cond = [[torch.randn(1, 8, 768), {"pooled_output": torch.randn(1, 768)}]]
+    channels = model.model.latent_format.latent_channels
+    latent = {"samples": torch.zeros(1, channels, 8, 8)}
+    return nodes.common_ksampler(model, 5, 2, 1.0, "euler", "normal", cond, cond, latent)[0]["samples"]
+
+
+def output(result) -> tuple:
+    return result.args if hasattr(result, "args") else result
+
+
+def through_loader(model: str, lokr: str, strength: float, out: str, reference: str) -> None:
+    """What LoKrLoader makes of a file: patched weights, the sampler's output, and the base afterwards.
+
+    ``reference``: weights that the producer says are right; sampled as well, put into the base model by hand.
+    """
+    patcher, clip = load(model)
+    before = digest(patcher.model), clip and digest(clip.cond_stage_model)
+    result = {"base": sample(patcher)}
+    loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"]
+    patched, patched_clip, report = output(loader.EXECUTE_NORMALIZED(patcher, lokr, strength, strength, clip))
+    result["sampled"] = sample(patched)
+    # `sample` leaves the model patched, as ComfyUI does until another model needs the place.
+    weights = {name: t.clone() for name, t in patched.model.state_dict().items() if name in patched.patches}
+    if patched_clip is not None:
+        comfy.model_management.load_models_gpu([patched_clip.patcher])
+        state = patched_clip.cond_stage_model.state_dict()
+        weights |= {name: state[name].clone() for name in patched_clip.patcher.patches}
+    again = sample(patcher)
+    comfy.model_management.unload_all_models()
+    after = digest(patcher.model), clip and digest(clip.cond_stage_model)
+    assert before == after, "the base model's bytes differ after the adapter was taken out"
+    assert torch.equal(again, result["base"]), "the base model's output differs after the adapter was taken out"
+    for name, tensor in load_file(reference).items():
+        if name in patcher.model.state_dict():
+            own = comfy.utils.get_attr(patcher.model, name)
+            comfy.utils.set_attr_param(patcher.model, name, tensor.to(own.dtype))
+    result["reference"] = sample(patcher)
+    comfy.model_management.unload_all_models()
+    save_file({**{f"weight.{n}": t.contiguous() for n, t in weights.items()}, **result}, out)
+    Path(out).with_suffix(".txt").write_text(report)
+
+
+JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader)}
+
+
+def main() -> None:
+    for pack in sorted((BASE / "custom_nodes").iterdir()):
+        assert asyncio.run(nodes.load_custom_node(str(pack))), f"ComfyUI could not load {pack.name}"
+    with torch.inference_mode():
+        for job in json.loads(Path(WORK).read_text()):
+            print("job", job, flush=True)
+            JOBS[job.pop("do")](**job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Right, not only found: diffusers' model and ComfyUI's twin agree before and after an update that went by our names.
+
+Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) and its interpreter (COMFYUI_PYTHON, else one of the environments
+beside it), and diffusers here. `twins.py` says what is done.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+CHANGE = 1e-2
+"""An update must show in the outputs by more than this, relatively."""
+
+
+def _runs() -> dict[str, float]:
+    """Architecture -> how far its twins' outputs may differ. `twin_runs` is no module of ours, so it comes by path."""
+    spec = importlib.util.spec_from_file_location("twin_runs", HERE / "twin_runs.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["twin_runs"] = module
+    spec.loader.exec_module(module)
+    return {arch: run.tolerance for arch, run in module.RUNS.items()}
+
+
+RUNS = _runs()
+
+
+def _comfyui() -> tuple[Path, Path]:
+    """(ComfyUI's folder, its interpreter); skips where there is none."""
+    folder = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
+    if not (folder / "comfy").is_dir():
+        pytest.skip(f"no ComfyUI in {folder}: set COMFYUI_PATH")
+    places = [folder / "venv", folder / ".venv", folder.parent / "venv", folder.parent / ".venv"]
+    pythons = [Path(os.environ["COMFYUI_PYTHON"])] if "COMFYUI_PYTHON" in os.environ else [
+        place / inside for place in places for inside in ("bin/python", "Scripts/python.exe")]
+    python = next((python for python in pythons if python.exists()), None)
+    if python is None:
+        pytest.skip(f"no interpreter of ComfyUI in {[str(p) for p in pythons]}: set COMFYUI_PYTHON")
+    return folder, python
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of twins.py's files, all architectures done."""
+    folder, python = _comfyui()
+    if importlib.util.find_spec("diffusers") is None:
+        pytest.skip("diffusers is not installed here")
+    out = tmp_path_factory.mktemp("twins")
+    for interpreter, step in ((python, "make"), (sys.executable, "diffusers"), (python, "compare")):
+        done = subprocess.run(
+            [str(interpreter), str(HERE / "twins.py"), step, str(out)], capture_output=True, text=True,
+            env=os.environ | {"COMFYUI_PATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"})
+        assert done.returncode == 0, f"twins.py {step}:\n{done.stderr[-4000:]}"
+    return out
+
+
+@pytest.mark.parametrize("arch", RUNS)
+def test_an_update_by_our_names_does_the_same_in_both_twins(arch: str, results: Path) -> None:
+    error = results / arch / "error.txt"
+    assert not error.exists(), error.read_text()
+    result = json.loads((results / arch / "result.json").read_text())
+    assert result["base"] <= RUNS[arch], "the twins differ without an update: the weights were converted wrongly"
+    assert result["change"] > CHANGE, "the update does not show"
+    assert result["updated"] <= RUNS[arch], "the update went to other places in ComfyUI's twin"
