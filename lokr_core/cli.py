@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: ``check`` found modules without a place; 2: an error, told on stderr; 130: interrupted.
     """
     options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has × and ‖
     try:
         with _terminate_as_interrupt():
             return options.run(options)
@@ -113,7 +115,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _show(result, options: argparse.Namespace) -> None:
-    print(json.dumps(result.as_dict(), indent=2, ensure_ascii=False) if options.json else result.text(), flush=True)
+    print(json.dumps(result.as_dict(), indent=2) if options.json else result.text(), flush=True)
 
 
 @contextmanager

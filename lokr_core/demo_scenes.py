@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["GRID", "day", "night", "points"]
 
-GRID = 48
+GRID = 40
 """Points along each side of the pictures that are trained on."""
 
 

@@ -138,7 +138,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _check(entries: dict, path: Path, begin: int, size: int) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict):
-        raise LoKrFileError("The header's metadata is malformed", file=path, expected="a JSON object", found=metadata)
+        raise LoKrFileError(
+            "The header's metadata is malformed", file=path, expected="a JSON object", found=repr(metadata)[:200]
+        )
     tensors = {}
     for name, entry in entries.items():
         try:
@@ -152,12 +154,12 @@ def _check(entries: dict, path: Path, begin: int, size: int) -> Header:
                 file=path,
                 module=name,
                 expected="dtype, shape and data_offsets, of numbers from 0 up",
-                found=entry,
+                found=repr(entry)[:200],
                 hint="download the file again",
             )
         if dtype not in DTYPES:
             raise LoKrFileError(
-                "A tensor has an unknown dtype", file=path, module=name, expected=", ".join(DTYPES), found=dtype
+                "A tensor has an unknown dtype", file=path, module=name, expected=", ".join(DTYPES), found=dtype[:200]
             )
         expected = prod(shape) * DTYPES[dtype].itemsize
         if stop - start != expected:
@@ -226,8 +228,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     # Beside the file, since a rename is atomic within one file system only; of a mode as the user's umask has it.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors writes files that only their owner may read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

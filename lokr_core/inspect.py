@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from .adapter import Adapter, LoKrWeights, ModuleName
-from .inspect_metadata import base_model, frequent_tags, trained_with, trigger_words
+from .inspect_metadata import base_model, frequent_tags, title, trained_with, trigger_words
 from .kronecker import Factor
 from .kronecker.norm import kron_norm
 from .progress import human_bytes
@@ -62,6 +62,7 @@ class Inspection:
     """What an adapter holds. ``text()`` is for a person, ``as_dict()`` for a program (ready for JSON)."""
 
     file: Path | None
+    title: str
     producer: str
     base_model: dict[str, str]
     trained_with: dict[str, str]
@@ -107,6 +108,7 @@ class Inspection:
         out = [
             self.file.name if self.file else "an adapter in memory",
             "",
+            *([_line("title", self.title)] if self.title else []),
             _line("producer", self.producer),
             _line("base model", "; ".join(f"{value} ({key})" for key, value in self.base_model.items()) or unsaid),
             _line("trained with", ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unsaid),
@@ -162,6 +164,7 @@ def inspect_adapter(adapter: Adapter) -> Inspection:
     full = sum(prod(w.shape) * next(iter(w.w2.tensors.values())).element_size() for w in adapter.values())
     return Inspection(
         file=adapter.path,
+        title=title(adapter.metadata),
         producer=adapter.producer,
         base_model=base_model(adapter.metadata),
         trained_with=trained_with(adapter.metadata),
@@ -228,7 +231,8 @@ def _line(label: str, text: str) -> str:
 def _note_line(note: Note) -> str:
     if not note.modules:
         return f"note: {note.text}"
-    return f"note: {note.text} ({note.modules:,} modules, such as {note.example})"
+    where = note.example if note.modules == 1 else f"{note.modules:,} modules, such as {note.example}"
+    return f"note: {note.text} ({where})"
 
 
 def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:

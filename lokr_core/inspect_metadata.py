@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
-__all__ = ["base_model", "frequent_tags", "trained_with", "trigger_words"]
+__all__ = ["base_model", "frequent_tags", "title", "trained_with", "trigger_words"]
 
 _BASE_MODEL = (
     "ss_base_model_version",
@@ -28,12 +28,17 @@ _TRIGGERS = ("modelspec.trigger_phrase", "trigger_phrase", "trigger_word", "trig
 _LONGEST = 120  # characters shown of one value
 
 
+def title(metadata: Mapping[str, str]) -> str:
+    """What the adapter calls itself, "" where it does not."""
+    return next((_short(metadata[key]) for key in _TITLE if _said(metadata.get(key))), "")
+
+
 def base_model(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata key -> what it says about the base model, and the adapter's title."""
+    """Metadata key -> what it says about the base model."""
     adapter_config = _json(metadata.get("lora_adapter_metadata"), dict)
     peft = {key.rpartition(".")[2]: str(value) for key, value in adapter_config.items() if value}
     found = {**peft, **metadata}
-    return {key: _short(found[key]) for key in (*_BASE_MODEL, *_TITLE) if _said(found.get(key))}
+    return {key: _short(found[key]) for key in _BASE_MODEL if _said(found.get(key))}
 
 
 def trained_with(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def kron_view(weight: Tensor, w1: Factor, w2: Factor) -> Tensor:
     return weight.unflatten(1, (m, n)).unflatten(0, (l, k))
 
 
-def blocks(view: Tensor, share: int = 16) -> Iterator[tuple[slice, slice]]:
+def blocks(view: Tensor, share: int = 20) -> Iterator[tuple[slice, slice]]:
     """Slices of the first two axes (l, k) of a ``kron_view``, so that the blocks make up the weight.
 
     A block in the computing dtype has at most 1/``share`` of the weight's bytes (a row at least); on a CPU no more

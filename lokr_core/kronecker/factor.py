@@ -163,4 +163,6 @@ class Factor:
         # By a few rows at a time: the copies of a factor as large as the weight would be as large as the weight.
         step = max(1, (1 << 17) // max(1, whole[:1].numel()))
         parts = () if whole.dtype == dtype else whole.split(step)
+        if whole.dtype.itemsize == 1:  # fp8 cannot be compared everywhere
+            parts = (part.float() for part in parts)
         return all(bool((part.to(dtype).to(part.dtype) == part).all()) for part in parts)

@@ -58,19 +58,23 @@ _CASCADE = tuple(rule for side in ("down_blocks", "up_blocks") for rule in (
     fused(f"{side}.{{i}}.{{j}}.attention.attn", f"{side}.{{i}}.{{j}}.attention.", "to_q to_k to_v"),
 ))
 
+# OneTrainer's OMI files.
+_CASCADE_OMI = (tuple((f".attention.to_{name}", f".attention.attn.in_proj.{part}") for part, name in enumerate("qkv")),)
+
 _CASCADE_HAS = ("clf.1", "down_blocks.0.0.channelwise.0")
 
 STABLE_CASCADE_C = Architecture(
     "stable_cascade_c", "Stable Cascade, stage C",
     Side(has=(*_CASCADE_HAS, "clip_txt_mapper"), lacks=("down_blocks.0.2.attention.to_q",)),
-    Side(has=(*_CASCADE_HAS, "clip_txt_mapper", "down_blocks.0.2.attention.to_q")),
+    Side(has=(*_CASCADE_HAS, "clip_txt_mapper", "down_blocks.0.2.attention.to_q"), spellings=_CASCADE_OMI),
     _CASCADE,
 )
 
 STABLE_CASCADE_B = Architecture(
     "stable_cascade_b", "Stable Cascade, stage B",
     Side(has=(*_CASCADE_HAS, "clip_mapper")),
-    Side(has=(*_CASCADE_HAS, "clip_txt_pooled_mapper"), lacks=("clip_txt_mapper",)),
+    Side(has=(*_CASCADE_HAS, "clip_txt_pooled_mapper"), lacks=("clip_txt_mapper",),
+         spellings=_CASCADE_OMI),
     (*_CASCADE, one("clip_txt_pooled_mapper", "clip_mapper")),
 )
 

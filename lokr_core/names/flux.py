@@ -1,4 +1,4 @@
-"""Flux.1 (dev, schnell, Kontext, Fill), Flux.2 (dev, Klein) and Chroma."""
+"""Flux.1 (dev, schnell, Kontext, Fill), Flux.2 (dev, Klein), Chroma and LongCat-Image."""
 
 from __future__ import annotations
 
@@ -47,22 +47,37 @@ MODULATION = (
 DOUBLE_BLOCKS = (*_ATTENTION, *_FEED_FORWARD)
 
 
+# OneTrainer's OMI files have `.proj` below the input embedding.
+_OMI = ((("img_in", "img_in.proj"),),)
+
+
 def embedders(prefix: str, **names: str) -> tuple[Rule, ...]:
     """Two-layer embedders `prefix.<diffusers>` <-> `<original>`; keywords are diffusers=original."""
     return tuple(rule for theirs, ours in names.items() for rule in block(
         f"{prefix}.{theirs}", ours, ("linear_1", "in_layer"), ("linear_2", "out_layer")))
 
 
+_BLOCKS = ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "double_blocks.0.img_mod.lin", "img_in")
+_THEIR_BLOCKS = ("transformer_blocks.0.attn.add_q_proj", "single_transformer_blocks.0.proj_mlp", "x_embedder",
+                 "transformer_blocks.0.norm1.linear")
+
+# Ovis-Image is Flux with gated feed-forwards, which the original splits and diffusers fuses: no table yet.
+_OVIS = ("double_blocks.0.img_mlp.gate_proj",)
+
 FLUX = Architecture(
     "flux", "Flux.1",
-    Side(has=("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "double_blocks.0.img_mod.lin", "img_in"),
-         lacks=("txt_in.input_embedder", "double_stream_modulation_img.lin")),
-    Side(has=("transformer_blocks.0.attn.add_q_proj", "single_transformer_blocks.0.proj_mlp", "x_embedder",
-              "transformer_blocks.0.norm1.linear"),
-         lacks=("context_embedder.proj_in",)),
+    Side(has=(*_BLOCKS, "vector_in.in_layer"), lacks=_OVIS, spellings=_OMI),
+    Side(has=(*_THEIR_BLOCKS, "time_text_embed.text_embedder.linear_1")),
     (*DOUBLE_BLOCKS, *SINGLE_BLOCKS, *MODULATION,
      *embedders("time_text_embed", timestep_embedder="time_in", text_embedder="vector_in",
                 guidance_embedder="guidance_in")),
+)
+
+LONGCAT_IMAGE = Architecture(
+    "longcat_image", "LongCat-Image",
+    Side(has=_BLOCKS, lacks=("vector_in.in_layer", *_OVIS)),
+    Side(has=(*_THEIR_BLOCKS, "time_embed.timestep_embedder.linear_1")),
+    (*DOUBLE_BLOCKS, *SINGLE_BLOCKS, *MODULATION, *embedders("time_embed", timestep_embedder="time_in")),
 )
 
 FLUX2 = Architecture(
@@ -82,11 +97,11 @@ FLUX2 = Architecture(
 
 CHROMA = Architecture(
     "chroma", "Chroma",
-    Side(has=("distilled_guidance_layer.in_proj", "double_blocks.0.img_attn.qkv")),
+    Side(has=("distilled_guidance_layer.in_proj", "double_blocks.0.img_attn.qkv"), spellings=_OMI),
     Side(has=("distilled_guidance_layer.in_proj", "transformer_blocks.0.attn.to_q")),
     (*DOUBLE_BLOCKS, *SINGLE_BLOCKS,
      *block("distilled_guidance_layer.layers.{i}", "distilled_guidance_layer.layers.{i}",
             ("linear_1", "in_layer"), ("linear_2", "out_layer"))),
 )
 
-TABLES = (FLUX2, CHROMA, FLUX)
+TABLES = (FLUX2, CHROMA, FLUX, LONGCAT_IMAGE)

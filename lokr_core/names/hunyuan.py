@@ -28,19 +28,31 @@ _COMMON: tuple[Rule, ...] = (
 _BYT5 = block("context_embedder_2", "byt5_in", ("norm", "layernorm"), ("linear_1", "fc1"), ("linear_2", "fc2"),
               ("linear_3", "fc3"))
 
-# The spelling of the authors' own repository, kept by musubi-tuner; diffusion-pipe keeps it for the blocks.
-_AUTHORS = (("_mod.lin", "_mod.linear"), ("modulation.lin", "modulation.linear"), ("_attn.qkv", "_attn_qkv"),
-            ("_attn.proj", "_attn_proj"), ("mlp.0", "mlp.fc1"), ("mlp.2", "mlp.fc2"),
-            ("c_embedder.in_layer", "c_embedder.linear_1"), ("c_embedder.out_layer", "c_embedder.linear_2"),
-            *((f"{embedder}.{ours}", f"{embedder}.{theirs}") for embedder in ("time_in", "guidance_in", "t_embedder")
-              for ours, theirs in (("in_layer", "mlp.0"), ("out_layer", "mlp.2"))))
+_SHORT = (("_mod.lin", "_mod.linear"), ("modulation.lin", "modulation.linear"), ("_attn.qkv", "_attn_qkv"),
+          ("_attn.proj", "_attn_proj"))
+_CONTEXT = (("c_embedder.in_layer", "c_embedder.linear_1"), ("c_embedder.out_layer", "c_embedder.linear_2"))
+
+
+def _timesteps(*embedders: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{embedder}.{ours}", f"{embedder}.{theirs}") for embedder in embedders
+                 for ours, theirs in (("in_layer", "mlp.0"), ("out_layer", "mlp.2")))
+
+
+_SPELLINGS = (
+    # The authors' own repository, kept by musubi-tuner; diffusion-pipe keeps it for the blocks.
+    (*_SHORT, ("mlp.0", "mlp.fc1"), ("mlp.2", "mlp.fc2"), *_CONTEXT,
+     *_timesteps("time_in", "guidance_in", "t_embedder")),
+    # OneTrainer's OMI files.
+    (*_SHORT, ("mlp.0", "mlp.fc0"), ("mlp.2", "mlp.fc2"), *_CONTEXT, *_timesteps("time_in", "guidance_in"),
+     ("t_embedder.in_layer", "t_embedder.linear_1"), ("t_embedder.out_layer", "t_embedder.linear_2")),
+)
 
 _ORIGINAL = ("txt_in.individual_token_refiner.blocks.0.self_attn.qkv", "double_blocks.0.img_attn.qkv", "img_in.proj")
 _THEIRS = ("context_embedder.token_refiner.refiner_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj")
 
 HUNYUAN_VIDEO = Architecture(
     "hunyuan_video", "HunyuanVideo",
-    Side(has=(*_ORIGINAL, "vector_in.in_layer"), spellings=(_AUTHORS,)),
+    Side(has=(*_ORIGINAL, "vector_in.in_layer"), spellings=_SPELLINGS),
     Side(has=(*_THEIRS, "time_text_embed.timestep_embedder.linear_1")),
     (*_COMMON, *embedders("time_text_embed", timestep_embedder="time_in", text_embedder="vector_in",
                           guidance_embedder="guidance_in")),
@@ -48,7 +60,7 @@ HUNYUAN_VIDEO = Architecture(
 
 HUNYUAN_VIDEO_15 = Architecture(
     "hunyuan_video15", "HunyuanVideo 1.5",
-    Side(has=(*_ORIGINAL, "vision_in.proj.1"), lacks=("vector_in.in_layer",), spellings=(_AUTHORS,)),
+    Side(has=(*_ORIGINAL, "vision_in.proj.1"), lacks=("vector_in.in_layer",), spellings=_SPELLINGS),
     Side(has=(*_THEIRS, "time_embed.timestep_embedder.linear_1")),
     (*_COMMON, *_BYT5, *embedders("time_embed", timestep_embedder="time_in", timestep_embedder_r="time_r_in"),
      *block("image_embedder", "vision_in", ("norm_in", "proj.0"), ("linear_1", "proj.1"), ("linear_2", "proj.3"),
@@ -58,7 +70,7 @@ HUNYUAN_VIDEO_15 = Architecture(
 
 HUNYUAN_IMAGE = Architecture(
     "hunyuan_image", "HunyuanImage 2.1",
-    Side(has=_ORIGINAL, lacks=("vector_in.in_layer", "vision_in.proj.1"), spellings=(_AUTHORS,)),
+    Side(has=_ORIGINAL, lacks=("vector_in.in_layer", "vision_in.proj.1"), spellings=_SPELLINGS),
     Side(has=(*_THEIRS, "time_guidance_embed.timestep_embedder.linear_1")),
     (*_COMMON, *_BYT5, *embedders("time_guidance_embed", timestep_embedder="time_in", timestep_embedder_r="time_r_in",
                                   guidance_embedder="guidance_in")),

@@ -1,4 +1,4 @@
-"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Qwen-Image, HiDream."""
+"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Qwen-Image, HiDream, ERNIE-Image, Krea 2."""
 
 from __future__ import annotations
 
@@ -118,4 +118,41 @@ HIDREAM = Architecture(
          "parameter that trainers leave alone.",
 )
 
-TABLES = (SD3, AURAFLOW, PIXART, QWEN_IMAGE, HIDREAM)
+ERNIE_IMAGE = Architecture(
+    "ernie_image", "ERNIE-Image",
+    Side(has=("text_proj", "layers.0.self_attention.to_q", "layers.0.mlp.linear_fc2")),
+    None,
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+KREA2 = Architecture(
+    "krea2", "Krea 2",
+    Side(has=("first", "tproj.1", "txtfusion.projector", "blocks.0.attn.wq")),
+    Side(has=("img_in", "time_mod_proj", "text_fusion.projector", "transformer_blocks.0.attn.to_gate")),
+    (*(rule for theirs, ours in ((_TWO, "blocks.{i}"),
+                                 ("text_fusion.layerwise_blocks.{i}", "txtfusion.layerwise_blocks.{i}"),
+                                 ("text_fusion.refiner_blocks.{i}", "txtfusion.refiner_blocks.{i}"))
+       for rule in block(theirs, ours,
+                         ("attn.to_q", "attn.wq"),
+                         ("attn.to_k", "attn.wk"),
+                         ("attn.to_v", "attn.wv"),
+                         ("attn.to_gate", "attn.gate"),
+                         ("attn.to_out.0", "attn.wo"),
+                         ("attn.to_out", "attn.wo"),  # as some trainers write it
+                         ("attn.norm_q", "attn.qknorm.qnorm"),
+                         ("attn.norm_k", "attn.qknorm.knorm"),
+                         ("ff.gate", "mlp.gate"),
+                         ("ff.up", "mlp.up"),
+                         ("ff.down", "mlp.down"),
+                         ("norm1", "prenorm"),
+                         ("norm2", "postnorm"))),
+     one("img_in", "first"),
+     *block("time_embed", "tmlp", ("linear_1", "0"), ("linear_2", "2")),
+     one("time_mod_proj", "tproj.1"),
+     *block("txt_in", "txtmlp", ("norm", "0"), ("linear_1", "1"), ("linear_2", "3")),
+     one("text_fusion.projector", "txtfusion.projector"),
+     one("final_layer.linear", "last.linear"),
+     one("final_layer.norm", "last.norm")),
+)
+
+TABLES = (SD3, AURAFLOW, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, KREA2)

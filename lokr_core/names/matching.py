@@ -17,6 +17,10 @@ _VARIABLE = re.compile(r"(?:(?<=\.)|^)(\d+|\{\w+\})(?=\.|$)")
 _PARAMETERS = frozenset(("weight", "scale", "gamma", "in_proj_weight"))
 
 
+Named = tuple[str, str, tuple[Slot, ...]]
+"""(side a name belongs to, the name, where its update goes)"""
+
+
 class Weight(NamedTuple):
     """A weight of the target: its module's path, the parameter's name in there, its shape."""
 
@@ -54,21 +58,19 @@ def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
     """What else the modules of a target are called: module name -> where an update of that name goes.
 
     A target in original names gives diffusers' names, each with the rows it has in a fused weight; a target in
-    diffusers' names gives the original ones, a fused one with a slot per part. Further spellings of either are
-    included; the target's own names are not. Empty where no table knows the target.
+    diffusers' names gives the original ones, a fused one with a slot per part. A part of a fused weight is also
+    called by the fused name and its number (`qkv.0`), as OneTrainer's OMI files do. Further spellings of either side
+    are included; the target's own names are not. Empty where no table knows the target.
     """
     view = _view(shapes)
     if view is None:
         return {}
-    found = dict(_to_diffusers(view) if view.side == ORIGINAL else _to_original(view))
-    other = view.architecture.diffusers if view.side == ORIGINAL else view.architecture.original
-    for name, slots in list(found.items()):
-        for spelled in _spellings(name, other):
+    sides = {ORIGINAL: view.architecture.original, DIFFUSERS: view.architecture.diffusers}
+    found: dict[str, tuple[Slot, ...]] = {}
+    for side, name, slots in (*(_to_diffusers if view.side == ORIGINAL else _to_original)(view), *_own(view)):
+        found.setdefault(name, slots)
+        for spelled in _spellings(name, sides[side]):
             found.setdefault(spelled, slots)
-    own = view.architecture.original if view.side == ORIGINAL else view.architecture.diffusers
-    for name, weight in view.weights.items():
-        for spelled in (name, *_spellings(name, own)):
-            found.setdefault(spelled, (Slot(weight.module, parameter=weight.parameter),))
     for weight in view.weights.values():
         found.pop(weight.module, None)
     return found
@@ -184,47 +186,56 @@ def _has_ratio(shape: Shape, ratio: int | None) -> bool:
     return ratio is None or (len(shape) > 1 and shape[0] == ratio * shape[1])
 
 
-def _to_diffusers(view: View) -> Iterator[tuple[str, tuple[Slot, ...]]]:
+def _own(view: View) -> Iterator[Named]:
+    for name, weight in view.weights.items():
+        yield view.side, name, (Slot(weight.module, parameter=weight.parameter),)
+
+
+def _to_diffusers(view: View) -> Iterator[Named]:
     for weight, rule, _, numbers in _matches(view):
-        start = 0
-        for pattern, rows in zip(rule.diffusers, _sizes(view, rule, weight, numbers), strict=False):
-            part = None if len(rule.diffusers) == 1 else (start, rows)
+        if len(rule.diffusers) == 1:
+            slot = Slot(weight.module, None, rule.swap, parameter=weight.parameter)
+            yield DIFFUSERS, rule.diffusers[0].format(**numbers), (slot,)
+            continue
+        start, name = 0, rule.original.format(**numbers)
+        for part, rows in enumerate(_sizes(view, rule, weight, numbers)):
+            slots = (Slot(weight.module, (start, rows), parameter=weight.parameter),)
+            yield DIFFUSERS, rule.diffusers[part].format(**numbers), slots
+            yield ORIGINAL, f"{name}.{part}", slots
             start += rows
-            yield pattern.format(**numbers), (Slot(weight.module, part, rule.swap, parameter=weight.parameter),)
 
 
 def _sizes(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -> list[int]:
-    """Rows of each part of a fused weight (out, in, ...); no part where the sizes do not fit the weight."""
+    """Rows of each part of a fused weight (out, in, ...); no parts where the sizes do not fit the weight."""
     sizes = []
     for size in rule.sizes:
+        measured = weight if size == IN else view.weights.get(size.format(**numbers))
         if size == REST:
             sizes.append(0)
-        elif size == IN:
-            sizes.append(weight.shape[1])
+        elif measured is None or len(measured.shape) < 2:
+            return []
         else:
-            sibling = view.weights.get(size.format(**numbers))
-            if sibling is None:
-                return []
-            sizes.append(sibling.shape[1])
+            sizes.append(measured.shape[1])
     left, shares = weight.shape[0] - sum(sizes), rule.sizes.count(REST)
     if left < 0 or (shares and left % shares) or (not shares and left):
         return []
     return [size if kind != REST else left // shares for kind, size in zip(rule.sizes, sizes, strict=True)]
 
 
-def _to_original(view: View) -> Iterator[tuple[str, tuple[Slot, ...]]]:
+def _to_original(view: View) -> Iterator[Named]:
     parts: dict[tuple[str, Rule], dict[int, Weight]] = {}
     for weight, rule, member, numbers in _matches(view):
         parts.setdefault((rule.original.format(**numbers), rule), {})[member] = weight
     for (name, rule), members in parts.items():
-        if len(members) < len(rule.diffusers):  # the rows of the rest can't be known
+        if len(rule.diffusers) == 1:
+            yield ORIGINAL, name, (Slot(members[0].module, swap=rule.swap, parameter=members[0].parameter),)
             continue
-        if len(members) == 1:
-            yield name, (Slot(members[0].module, swap=rule.swap, parameter=members[0].parameter),)
+        for part, weight in members.items():
+            yield ORIGINAL, f"{name}.{part}", (Slot(weight.module, parameter=weight.parameter),)
+        if len(members) < len(rule.diffusers):  # the rows of the rest can't be known
             continue
         slots, start = [], 0
         for _, weight in sorted(members.items()):
-            rows = weight.shape[0]
-            slots.append(Slot(weight.module, source_rows=(start, rows), parameter=weight.parameter))
-            start += rows
-        yield name, tuple(slots)
+            slots.append(Slot(weight.module, source_rows=(start, weight.shape[0]), parameter=weight.parameter))
+            start += weight.shape[0]
+        yield ORIGINAL, name, tuple(slots)

@@ -1,4 +1,4 @@
-"""Video transformers beside Hunyuan's: Wan 2.1 and 2.2, LTX-Video, Cosmos-Predict2 and Anima, Kandinsky 5."""
+"""Video transformers beside Hunyuan's: Wan, LTX-Video and LTX-2, Cosmos-Predict2 and Anima, Kandinsky 5, CogVideoX."""
 
 from __future__ import annotations
 
@@ -37,16 +37,43 @@ WAN = Architecture(
          "covered and their extra modules are known in original names only.",
 )
 
+_LTX_ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
+
+
+def _ltx_modulation(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return block(theirs, ours, *((name, name) for name in (
+        "emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")))
+
+
+_LTX = (
+    one("proj_in", "patchify_proj"),
+    *_ltx_modulation("time_embed", "adaln_single"),
+    *block("transformer_blocks.{i}", "transformer_blocks.{i}",
+           *((f"{attention}.{a}", f"{attention}.{b}") for attention in _LTX_ATTENTIONS
+             for a, b in (("norm_q", "q_norm"), ("norm_k", "k_norm")))),
+)
+
 LTX_VIDEO = Architecture(
     "ltx_video", "LTX-Video",
-    Side(has=("patchify_proj", "adaln_single.linear", "transformer_blocks.0.attn2.to_k")),
-    Side(has=("proj_in", "time_embed.linear", "caption_projection.linear_1", "transformer_blocks.0.attn2.to_k")),
-    (one("proj_in", "patchify_proj"),
-     *block("time_embed", "adaln_single", ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_1"),
-            ("emb.timestep_embedder.linear_2", "emb.timestep_embedder.linear_2"), ("linear", "linear")),
-     *block("transformer_blocks.{i}", "transformer_blocks.{i}",
-            *((f"{attn}.{a}", f"{attn}.{b}") for attn in ("attn1", "attn2")
-              for a, b in (("norm_q", "q_norm"), ("norm_k", "k_norm"))))),
+    Side(has=("patchify_proj", "adaln_single.linear", "transformer_blocks.0.attn2.to_k"),
+         lacks=("audio_patchify_proj",)),
+    Side(has=("proj_in", "time_embed.linear", "caption_projection.linear_1", "transformer_blocks.0.attn2.to_k"),
+         lacks=("audio_proj_in",)),
+    _LTX,
+)
+
+LTX2 = Architecture(
+    "ltx2", "LTX-2",
+    Side(has=("patchify_proj", "audio_patchify_proj", "adaln_single.linear")),
+    Side(has=("proj_in", "audio_proj_in", "time_embed.linear")),
+    (*_LTX,
+     one("audio_proj_in", "audio_patchify_proj"),
+     *_ltx_modulation("audio_time_embed", "audio_adaln_single"),
+     *_ltx_modulation("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single"),
+     *_ltx_modulation("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single"),
+     *_ltx_modulation("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single"),
+     *_ltx_modulation("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single")),
+    note="The connectors of the text embeddings are a model of their own in diffusers and have original names here.",
 )
 
 _COSMOS = (
@@ -91,4 +118,25 @@ KANDINSKY5 = Architecture(
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
 )
 
-TABLES = (WAN, LTX_VIDEO, ANIMA, COSMOS_PREDICT2, KANDINSKY5)
+COGVIDEOX = Architecture(
+    "cogvideox", "CogVideoX",
+    Side(has=("blocks.0.norm1.linear", "blocks.0.attn_out", "patch_embed.text_proj")),
+    Side(has=("transformer_blocks.0.norm1.linear", "transformer_blocks.0.attn1.to_q", "patch_embed.text_proj")),
+    (*block("transformer_blocks.{i}", "blocks.{i}",
+            ("attn1.to_q", "q"),
+            ("attn1.to_k", "k"),
+            ("attn1.to_v", "v"),
+            ("attn1.to_out.0", "attn_out"),
+            ("attn1.norm_q", "norm_q"),
+            ("attn1.norm_k", "norm_k"),
+            ("ff.net.0.proj", "ff_proj"),
+            ("ff.net.2", "ff_out"),
+            *((name, name) for name in ("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm"))),
+     one("time_embedding.linear_1", "time_embedding_linear_1"),
+     one("time_embedding.linear_2", "time_embedding_linear_2"),
+     one("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
+     one("ofs_embedding.linear_2", "ofs_embedding_linear_2")),
+    note="`original` here is ComfyUI's naming. The authors' own repository has further names, which are not covered.",
+)
+
+TABLES = (WAN, LTX_VIDEO, LTX2, ANIMA, COSMOS_PREDICT2, KANDINSKY5, COGVIDEOX)

@@ -1,11 +1,11 @@
-"""Writes tests/names/data/<arch>.json: names and shapes of tiny models, from diffusers and from ComfyUI.
+"""Writes tests/names/data/: names and shapes of tiny models, from diffusers or transformers and from ComfyUI.
 
     python record.py diffusers [ARCH ...]      in an environment with diffusers
     python record.py comfyui [ARCH ...]        in ComfyUI's environment, with COMFYUI_PATH set (else ~/comfy/ComfyUI)
 
-Each run fills in its half of every file. Models are built, never run. The files hold
-{"diffusers": {module: shape}} for every Linear and Conv module and {"comfyui": {parameter: shape}} for every weight
-of two or more axes.
+Each run fills in its half of every file: data/<arch>.json for denoisers, data/text/<arch>.json for text encoders.
+Models are built, never run. The files hold {"diffusers": {module: shape}} for every Linear and Conv module (of
+transformers' model for text encoders) and {"comfyui": {parameter: shape}} for every weight of two or more axes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,45 +29,39 @@ def start_comfyui() -> None:
     args.cpu = True
 
 
-def diffusers_side(arch: str) -> dict[str, list[int]]:
-    import tiny_models
+def modules_of(model: Any) -> dict[str, list[int]]:
     import torch
 
     kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-    return {name: list(m.weight.shape) for name, m in tiny_models.build_diffusers(arch).named_modules()
-            if isinstance(m, kinds)}
+    return {name: list(m.weight.shape) for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
-def comfyui_side(arch: str) -> dict[str, list[int]]:
-    import tiny_models
-
-    return {name: list(p.shape) for name, p in tiny_models.build_comfyui(arch).state_dict().items()
-            if p.ndim >= 2 and name.endswith("weight")}
+def weights_of(model: Any) -> dict[str, list[int]]:
+    return {name: list(p.shape) for name, p in model.state_dict().items() if p.ndim >= 2 and name.endswith("weight")}
 
 
-def write(arch: str, side: str, names: dict[str, list[int]]) -> None:
-    path = DATA / f"{arch}.json"
+def write(path: Path, side: str, names: dict[str, list[int]]) -> None:
     record = json.loads(path.read_text()) if path.exists() else {}
     record[side] = names
     rows = [f'  "{key}": {{\n' + ",\n".join(f"    {json.dumps(n)}: {json.dumps(s)}" for n, s in record[key].items())
             + "\n  }" for key in sorted(record)]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{\n" + ",\n".join(rows) + "\n}\n")
 
 
 def main() -> None:
-    from tiny_models import TINY
-
-    side, wanted = sys.argv[1], sys.argv[2:] or list(TINY)
+    side, wanted = sys.argv[1], sys.argv[2:]
     if side == "comfyui":
         start_comfyui()
-    record = {"diffusers": diffusers_side, "comfyui": comfyui_side}[side]
-    for arch in wanted:
-        try:
-            names = record(arch)
-        except Exception as error:
-            print(f"{arch}: {type(error).__name__}: {error}")
-            continue
-        write(arch, side, names)
+    from tiny_models import TINY, build_comfyui, build_diffusers
+    from tiny_text import TINY_TEXT, build_comfyui_text, build_transformers
+
+    names_of = {"diffusers": modules_of, "comfyui": weights_of}[side]
+    build = {"diffusers": build_diffusers, "comfyui": build_comfyui}[side]
+    build_text = {"diffusers": build_transformers, "comfyui": build_comfyui_text}[side]
+    for arch in wanted or [*TINY, *TINY_TEXT]:
+        names = names_of(build(arch) if arch in TINY else build_text(arch))
+        write(DATA / ("" if arch in TINY else "text") / f"{arch}.json", side, names)
         print(f"{arch}: {len(names)} on the side of {side}")
 
 

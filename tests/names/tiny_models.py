@@ -14,8 +14,9 @@ from typing import Any
 
 Build = tuple[str, dict[str, Any]]
 
+# 64 channels: with 32, a group of the 32 group norms is one channel, which hides the time embedding.
 _SD = dict(sample_size=16, in_channels=4, out_channels=4, layers_per_block=2)
-_LDM = dict(image_size=16, in_channels=4, out_channels=4, model_channels=32, num_heads=-1, use_spatial_transformer=True,
+_LDM = dict(image_size=16, in_channels=4, out_channels=4, model_channels=64, num_heads=-1, use_spatial_transformer=True,
             legacy=False)
 
 
@@ -43,49 +44,76 @@ _WAN = dict(num_attention_heads=3, attention_head_dim=16, in_channels=5, out_cha
 _WAN_COMFY = dict(in_dim=5, out_dim=7, dim=48, ffn_dim=80, freq_dim=32, text_dim=40, num_heads=3, num_layers=2)
 
 _COSMOS = dict(in_channels=5, out_channels=4, num_attention_heads=3, attention_head_dim=16, num_layers=2,
-               text_embed_dim=40, adaln_lora_dim=24, max_size=(16, 32, 32), rope_scale=(1.0, 1.0, 1.0), extra_pos_embed_type=None)
+               text_embed_dim=40, adaln_lora_dim=24, max_size=(16, 32, 32), rope_scale=(1.0, 1.0, 1.0),
+               extra_pos_embed_type=None)
 _COSMOS_COMFY = dict(max_img_h=32, max_img_w=32, max_frames=16, in_channels=5, out_channels=4, patch_spatial=2,
                      patch_temporal=1, model_channels=48, num_blocks=2, num_heads=3, crossattn_emb_channels=40,
                      pos_emb_cls="rope3d", use_adaln_lora=True, adaln_lora_dim=24)
 
 TINY: dict[str, tuple[Build, Build]] = {
     "sd15": (
-        ("UNet2DConditionModel", _SD | dict(block_out_channels=(32, 64, 128, 128), cross_attention_dim=40,
+        ("UNet2DConditionModel", _SD | dict(block_out_channels=(64, 128, 192, 192), cross_attention_dim=40,
                                             attention_head_dim=2)),
         ("modules.diffusionmodules.openaimodel:UNetModel", _LDM | dict(
-            num_heads=2, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4], context_dim=40,
+            num_heads=2, num_res_blocks=[2] * 4, channel_mult=[1, 2, 3, 3], context_dim=40,
             transformer_depth=[1] * 6 + [0] * 2, transformer_depth_output=[1] * 9 + [0] * 3,
             transformer_depth_middle=1, use_linear_in_transformer=False))),
     "sd2": (
-        ("UNet2DConditionModel", _SD | dict(block_out_channels=(32, 64, 128, 128), cross_attention_dim=40,
-                                            attention_head_dim=(2, 4, 8, 8), use_linear_projection=True)),
+        ("UNet2DConditionModel", _SD | dict(block_out_channels=(64, 128, 192, 192), cross_attention_dim=40,
+                                            attention_head_dim=(4, 8, 12, 12), use_linear_projection=True)),
         ("modules.diffusionmodules.openaimodel:UNetModel", _LDM | dict(
-            num_head_channels=16, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4], context_dim=40,
+            num_head_channels=16, num_res_blocks=[2] * 4, channel_mult=[1, 2, 3, 3], context_dim=40,
             transformer_depth=[1] * 6 + [0] * 2, transformer_depth_output=[1] * 9 + [0] * 3,
             transformer_depth_middle=1, use_linear_in_transformer=True))),
     "sdxl": (
         ("UNet2DConditionModel", _SD | dict(
-            block_out_channels=(32, 64, 128), cross_attention_dim=40, attention_head_dim=(2, 4, 8),
+            block_out_channels=(64, 128, 192), cross_attention_dim=40, attention_head_dim=(4, 8, 12),
             use_linear_projection=True, transformer_layers_per_block=(1, 2, 3), addition_embed_type="text_time",
             addition_time_embed_dim=8, projection_class_embeddings_input_dim=8 * 6 + 20,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))),
         ("modules.diffusionmodules.openaimodel:UNetModel", _LDM | dict(
-            num_head_channels=16, num_res_blocks=[2] * 3, channel_mult=[1, 2, 4], context_dim=40, adm_in_channels=68,
+            num_head_channels=16, num_res_blocks=[2] * 3, channel_mult=[1, 2, 3], context_dim=40, adm_in_channels=68,
             num_classes="sequential", transformer_depth=[0, 0, 2, 2, 3, 3], transformer_depth_middle=3,
             transformer_depth_output=[0, 0, 0, 2, 2, 2, 3, 3, 3], use_linear_in_transformer=True))),
     "sdxl_refiner": (
         ("UNet2DConditionModel", _SD | dict(
-            block_out_channels=(32, 64, 128, 128), cross_attention_dim=40, attention_head_dim=(2, 4, 8, 8),
+            block_out_channels=(64, 128, 192, 192), cross_attention_dim=40, attention_head_dim=(4, 8, 12, 12),
             use_linear_projection=True, transformer_layers_per_block=2, addition_embed_type="text_time",
             addition_time_embed_dim=8, projection_class_embeddings_input_dim=8 * 5 + 20,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))),
         ("modules.diffusionmodules.openaimodel:UNetModel", _LDM | dict(
-            num_head_channels=16, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4], context_dim=40,
+            num_head_channels=16, num_res_blocks=[2] * 4, channel_mult=[1, 2, 3, 3], context_dim=40,
             adm_in_channels=60, num_classes="sequential", transformer_depth=[0, 0, 2, 2, 2, 2, 0, 0],
             transformer_depth_middle=2, transformer_depth_output=[0, 0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0],
             use_linear_in_transformer=True))),
+    "ssd_1b": (  # SDXL distilled: blocks of uneven depth, a middle without attention
+        ("UNet2DConditionModel", _SD | dict(
+            block_out_channels=(64, 128, 192), cross_attention_dim=40, attention_head_dim=(4, 8, 12),
+            use_linear_projection=True, mid_block_type="UNetMidBlock2D",
+            transformer_layers_per_block=[[1, 1], [2, 2], [4, 4]],
+            reverse_transformer_layers_per_block=[[4, 4, 5], [2, 1, 1], [1, 1, 1]],
+            addition_embed_type="text_time", addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=8 * 6 + 20,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))),
+        ("modules.diffusionmodules.openaimodel:UNetModel", _LDM | dict(
+            num_head_channels=16, num_res_blocks=[2] * 3, channel_mult=[1, 2, 3], context_dim=40, adm_in_channels=68,
+            num_classes="sequential", transformer_depth=[0, 0, 2, 2, 4, 4], transformer_depth_middle=-1,
+            transformer_depth_output=[0, 0, 0, 1, 1, 2, 5, 4, 4], use_linear_in_transformer=True))),
+    "koala_700m": (  # SDXL distilled: one residual block a level, no middle
+        ("UNet2DConditionModel", _SD | dict(
+            layers_per_block=1, block_out_channels=(64, 128, 192), cross_attention_dim=40,
+            attention_head_dim=(4, 8, 12), use_linear_projection=True, mid_block_type=None,
+            transformer_layers_per_block=(1, 2, 3), addition_embed_type="text_time", addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=8 * 6 + 20,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))),
+        ("modules.diffusionmodules.openaimodel:UNetModel", _LDM | dict(
+            num_head_channels=16, num_res_blocks=[1] * 3, channel_mult=[1, 2, 3], context_dim=40, adm_in_channels=68,
+            num_classes="sequential", transformer_depth=[0, 2, 3], transformer_depth_middle=-2,
+            transformer_depth_output=[0, 0, 2, 2, 3, 3], use_linear_in_transformer=True))),
     "sd3": (
         ("SD3Transformer2DModel", dict(
             sample_size=16, in_channels=5, out_channels=5, num_layers=3, attention_head_dim=64, num_attention_heads=3,
@@ -118,6 +146,11 @@ TINY: dict[str, tuple[Build, Build]] = {
             in_channels=20, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=3,
             joint_attention_dim=40, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False)),
         ("flux.model:Flux", _flux2(guidance_embed=False))),
+    "longcat_image": (
+        ("LongCatImageTransformer2DModel", dict(
+            in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=3,
+            joint_attention_dim=40, pooled_projection_dim=40, axes_dims_rope=[4, 6, 6])),
+        ("flux.model:Flux", _flux(vec_in_dim=None, guidance_embed=False, txt_ids_dims=[1, 2]))),
     "chroma": (  # ComfyUI makes the modulations of 19 + 38 blocks, whatever the depth
         ("ChromaTransformer2DModel", dict(
             in_channels=16, num_layers=19, num_single_layers=38, attention_head_dim=16, num_attention_heads=3,
@@ -158,6 +191,15 @@ TINY: dict[str, tuple[Build, Build]] = {
         ("lightricks.model:LTXVModel", dict(
             in_channels=5, num_attention_heads=3, attention_head_dim=16, cross_attention_dim=48, num_layers=2,
             caption_channels=40))),
+    "ltx2": (
+        ("LTX2VideoTransformer3DModel", dict(
+            in_channels=5, out_channels=5, num_attention_heads=3, attention_head_dim=16, cross_attention_dim=48,
+            audio_in_channels=6, audio_out_channels=6, audio_num_attention_heads=4, audio_attention_head_dim=16,
+            audio_cross_attention_dim=64, num_layers=2, caption_channels=40)),
+        ("lightricks.av_model:LTXAVModel", dict(
+            in_channels=5, audio_in_channels=6, cross_attention_dim=48, audio_cross_attention_dim=64,
+            attention_head_dim=16, audio_attention_head_dim=16, num_attention_heads=3, audio_num_attention_heads=4,
+            caption_channels=40, num_layers=2))),
     "hunyuan_video": (
         ("HunyuanVideoTransformer3DModel", dict(
             in_channels=5, out_channels=5, num_attention_heads=3, attention_head_dim=16, num_layers=2,
@@ -223,6 +265,31 @@ TINY: dict[str, tuple[Build, Build]] = {
     "anima": (
         ("CosmosTransformer3DModel", dict(_COSMOS)),
         ("anima.model:Anima", dict(_COSMOS_COMFY))),
+    "ernie_image": (
+        ("ErnieImageTransformer2DModel", dict(
+            hidden_size=48, num_attention_heads=3, num_layers=2, ffn_hidden_size=80, in_channels=20, out_channels=20,
+            text_in_dim=40, rope_axes_dim=(4, 6, 6))),
+        ("ernie.model:ErnieImageModel", dict(
+            hidden_size=48, num_attention_heads=3, num_layers=2, ffn_hidden_size=80, in_channels=20, out_channels=20,
+            text_in_dim=40, rope_axes_dim=(4, 6, 6)))),
+    "cogvideox": (
+        ("CogVideoXTransformer3DModel", dict(
+            num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=5, time_embed_dim=32,
+            text_embed_dim=40, num_layers=2, sample_width=12, sample_height=8, sample_frames=9,
+            max_text_seq_length=9, spatial_interpolation_scale=1.0, use_rotary_positional_embeddings=True)),
+        ("cogvideo.model:CogVideoXTransformer3DModel", dict(
+            num_attention_heads=3, attention_head_dim=16, in_channels=5, out_channels=5, time_embed_dim=32,
+            text_embed_dim=40, num_layers=2, sample_width=12, sample_height=8, sample_frames=9,
+            max_text_seq_length=9, spatial_interpolation_scale=1.0, use_rotary_positional_embeddings=True))),
+    "krea2": (
+        ("Krea2Transformer2DModel", dict(
+            in_channels=20, num_layers=2, attention_head_dim=16, num_attention_heads=6, num_key_value_heads=2,
+            intermediate_size=256, timestep_embed_dim=32, text_hidden_dim=40, num_text_layers=3,
+            text_num_attention_heads=5, text_num_key_value_heads=5, text_intermediate_size=128,
+            axes_dims_rope=(4, 6, 6))),
+        ("krea2.model:SingleStreamDiT", dict(
+            features=96, tdim=32, txtdim=40, heads=6, kvheads=2, layers=2, channels=5, txtlayers=3, txtheads=5,
+            txtkvheads=5))),
     "kandinsky5": (
         ("Kandinsky5Transformer3DModel", dict(
             in_visual_dim=5, out_visual_dim=5, in_text_dim=40, in_text_dim2=24, time_dim=32, model_dim=48, ff_dim=80,

@@ -15,9 +15,9 @@ Runner = Callable[[Any, dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Run:
-    """`inputs`: name -> shape (noise) or number; `converter`: diffusers' function for the weights ("": our table, proved
-    by the outputs), fed names with `prefix`; `extra`: diffusers' parameters that the table does not name -> ComfyUI's; `tolerance`:
-    how far outputs may differ, relatively."""
+    """`inputs`: name -> shape (noise) or number; `converter`: diffusers' function for the weights ("": our table,
+    proved by the outputs), fed names with `prefix`; `extra`: diffusers' parameters that the table does not name ->
+    ComfyUI's; `tolerance`: how far outputs may differ, relatively."""
 
     inputs: dict[str, Any]
     diffusers: Runner
@@ -25,7 +25,7 @@ class Run:
     converter: str = ""
     prefix: str = ""
     extra: dict[str, str] = field(default_factory=dict)
-    tolerance: float = 1e-4
+    tolerance: float = 5e-5
 
 
 def _pack(x: Any, patch: int = 2) -> Any:
@@ -60,6 +60,16 @@ def _flux(model: Any, i: dict[str, Any]) -> Any:
         more["guidance"] = i["guidance"]
     out = model(hidden_states=_pack(i["x"]), encoder_hidden_states=i["context"], timestep=i["t"],
                 img_ids=_ids(h // 2, w // 2), txt_ids=torch.zeros(i["context"].shape[1], 3), return_dict=False, **more)
+    return _unpack(out[0], h, w)
+
+
+def _longcat(model: Any, i: dict[str, Any]) -> Any:
+    import torch
+
+    h, w = i["x"].shape[-2:]
+    text = torch.arange(i["context"].shape[1])[:, None] * torch.tensor([0, 1, 1])
+    out = model(hidden_states=_pack(i["x"]), encoder_hidden_states=i["context"], timestep=i["t"],
+                img_ids=_ids(h // 2, w // 2), txt_ids=text.float(), return_dict=False)
     return _unpack(out[0], h, w)
 
 
@@ -254,6 +264,22 @@ def _cosmos(model: Any, i: dict[str, Any]) -> Any:
     return model(i["x"], i["t"], i["context"], padding_mask=torch.zeros(1, 1, h, w), return_dict=False)[0]
 
 
+def _cogvideox(model: Any, i: dict[str, Any]) -> Any:
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed
+
+    _, _, t, h, w = i["x"].shape
+    grid = (h // 2, w // 2)
+    rope = get_3d_rotary_pos_embed(16, ((0, 0), grid), grid, t)
+    return model(i["x"].movedim(1, 2), i["context"], i["t"], image_rotary_emb=rope,
+                 return_dict=False)[0].movedim(1, 2)
+
+
+def _ernie(model: Any, i: dict[str, Any]) -> Any:
+    import torch
+
+    return model(i["x"], i["t"], i["context"], torch.tensor([i["context"].shape[1]]), return_dict=False)[0]
+
+
 def _kandinsky(model: Any, i: dict[str, Any]) -> Any:
     import torch
 
@@ -315,6 +341,8 @@ RUNS: dict[str, Run] = {
     "sd2": Run(_UNET_INPUTS, _unet, _unet_comfyui, **_UNET),
     "sdxl": Run(_UNET_INPUTS | {"pooled": (1, 20), "ids": (1, 6)}, _unet, _unet_comfyui, **_UNET),
     "sdxl_refiner": Run(_UNET_INPUTS | {"pooled": (1, 20), "ids": (1, 5)}, _unet, _unet_comfyui, **_UNET),
+    "ssd_1b": Run(_UNET_INPUTS | {"pooled": (1, 20), "ids": (1, 6)}, _unet, _unet_comfyui),
+    "koala_700m": Run(_UNET_INPUTS | {"pooled": (1, 20), "ids": (1, 6)}, _unet, _unet_comfyui),
     "sd3": Run(_SD3_INPUTS, _sd3, _sd3_comfyui, extra={"pos_embed.pos_embed": "pos_embed"}),
     "sd35": Run(_SD3_INPUTS, _sd3, _sd3_comfyui, extra={"pos_embed.pos_embed": "pos_embed"}),
     "flux": Run(_IMAGE | {"y": (1, 24), "guidance": 3.5}, _flux, _flux_comfyui),
@@ -322,6 +350,7 @@ RUNS: dict[str, Run] = {
                  "convert_flux2_transformer_checkpoint_to_diffusers"),
     "flux2_klein": Run(_IMAGE | {"x": (1, 20, 6, 8)}, _flux2, _flux_comfyui,
                        "convert_flux2_transformer_checkpoint_to_diffusers"),
+    "longcat_image": Run(_IMAGE, _longcat, _flux_comfyui),
     "chroma": Run(_IMAGE, _flux, _chroma_comfyui),
     "z_image": Run({"x": (1, 5, 16, 16), "t": 0.7, "context": (1, 32, 40)}, _z_image, _lumina_comfyui,
                    "convert_z_image_transformer_checkpoint_to_diffusers"),
@@ -337,7 +366,8 @@ RUNS: dict[str, Run] = {
                          _hunyuan, _hunyuan_comfyui),
     "auraflow": Run({"x": (1, 5, 16, 24), "t": 0.7, "context": (1, 9, 40)}, _plain, _plain_comfyui,
                     "convert_auraflow_transformer_checkpoint_to_diffusers"),
-    "pixart_sigma": Run({"x": (1, 5, 64, 64), "t": 400, "context": (1, 9, 40)}, _pixart, _pixart_comfyui, extra=_PIXART_EXTRA),
+    "pixart_sigma": Run({"x": (1, 5, 64, 64), "t": 400, "context": (1, 9, 40)}, _pixart, _pixart_comfyui,
+                        extra=_PIXART_EXTRA),
     "pixart_alpha": Run({"x": (1, 5, 64, 64), "t": 400, "context": (1, 9, 40), "size": (1, 2), "ratio": (1, 1)},
                         _pixart, _pixart_comfyui, extra=_PIXART_EXTRA),
     "hunyuan_video15": Run(
@@ -353,8 +383,11 @@ RUNS: dict[str, Run] = {
                            for a, b in ((2, 3), (3, 2)) for p in ("weight", "bias")}),
     "hidream": Run({"x": (1, 5, 16, 16), "t": 400, "context": (1, 9, 40), "y": (1, 24), "llama": (1, 4, 8, 36)},
                    _hidream, _hidream_comfyui),
-    "cosmos_predict2": Run(_COSMOS_INPUTS, _cosmos, _plain_comfyui, "convert_cosmos_transformer_checkpoint_to_diffusers"),
-    "anima": Run(_COSMOS_INPUTS, _cosmos, _plain_comfyui),
+    # Anima is the same transformer with a text adapter, and its random weights would be half a gigabyte.
+    "cosmos_predict2": Run(_COSMOS_INPUTS, _cosmos, _plain_comfyui,
+                           "convert_cosmos_transformer_checkpoint_to_diffusers"),
+    "cogvideox": Run({"x": (1, 5, 3, 8, 12), "t": 400, "context": (1, 9, 40)}, _cogvideox, _plain_comfyui),
+    "ernie_image": Run({"x": (1, 20, 6, 8), "t": 400, "context": (1, 9, 40)}, _ernie, _plain_comfyui),
     "kandinsky5": Run({"x": (1, 5, 3, 8, 12), "t": 7, "context": (1, 9, 40), "y": (1, 24)},
                       _kandinsky, _kandinsky_comfyui, tolerance=2e-3),  # diffusers rotates queries in bfloat16
     "ace_step15": Run({"x": (1, 10, 6), "t": 0.7, "next": 0.5, "context": (1, 9, 64), "latents": (1, 10, 12)},

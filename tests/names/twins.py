@@ -1,8 +1,9 @@
 """The same random weights in a diffusers model and in ComfyUI's twin, and the same random update in both.
 
-Found by name is not yet right: a swapped half, exchanged query and key, a shifted slice all fit by shape. So both models
-run on the same input, before and after a dense random update of EVERY Linear and Conv of the diffusers model, carried to
-ComfyUI's weights by `lokr_core.names.aliases`. Three steps, in two interpreters, exchanging files in FOLDER/<arch>/:
+Found by name is not yet right: a swapped half, exchanged query and key, a shifted slice all fit by shape. So both
+models run on the same input, before and after a dense random update of EVERY Linear and Conv of the diffusers model,
+carried to ComfyUI's weights by `lokr_core.names.aliases`. Three steps, in two interpreters, exchanging files in
+FOLDER/<arch>/, which the last one removes but for result.json (or error.txt):
 
     python twins.py make FOLDER [ARCH ...]       ComfyUI's: random weights and inputs
     python twins.py diffusers FOLDER [ARCH ...]  diffusers': converts the weights, runs, makes and carries over updates
@@ -15,6 +16,7 @@ through our table: there the outputs WITHOUT the update, which then cannot agree
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -86,7 +88,7 @@ def diffusers(arch: str, folder: Path) -> None:
                 weight, rows, swap = _place(name, names, shapes)
                 updates[weight][rows] += update.roll(len(update) // 2, 0) if swap else update
         updated = run.diffusers(model, inputs)
-    save_file(updates, folder / "updates.safetensors")
+    save_file({name: update for name, update in updates.items() if update.any()}, folder / "updates.safetensors")
     save_file({"base": base.contiguous(), "updated": updated.contiguous()}, folder / "outputs.safetensors")
 
 
@@ -115,7 +117,8 @@ def _converted(run: Any, original: dict[str, Any], model: Any, names: Any) -> di
         if place not in original and module in names:
             weight, rows, swap = _place(module, names, shapes)
             target, _, held = weight.rpartition(".")
-            held = {"gamma": "beta", "in_proj_weight": "in_proj_bias"}.get(held, "bias") if parameter == "bias" else held
+            if parameter == "bias":
+                held = {"gamma": "beta", "in_proj_weight": "in_proj_bias"}.get(held, "bias")
             if f"{target}.{held}" in original:
                 part = original[f"{target}.{held}"][rows]
                 weights[name] = torch.cat(part.chunk(2)[::-1]) if swap else part
@@ -151,12 +154,15 @@ def compare(arch: str, folder: Path) -> None:
     with torch.no_grad():
         model.load_state_dict(weights)
         base = RUNS[arch].comfyui(model, inputs)
-        model.load_state_dict({name: weight + updates[name] if weight.is_floating_point() else weight
+        model.load_state_dict({name: weight + updates[name] if name in updates else weight
                                for name, weight in weights.items()})
         updated = RUNS[arch].comfyui(model, inputs)
     result = {"base": _relative(base, theirs["base"]), "updated": _relative(updated, theirs["updated"]),
               "change": _relative(updated, base)}
     (folder / "result.json").write_text(json.dumps(result))
+    if not os.environ.get("KEEP_TWINS"):
+        for file in folder.glob("*.safetensors"):
+            file.unlink()
 
 
 def _relative(a: Any, b: Any) -> float:

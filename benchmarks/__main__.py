@@ -1,0 +1,107 @@
+"""``python -m benchmarks [--out FOLDER] [--only kron|comfyui]``: a table, a JSON file and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tests.hosts import base_directory, find_comfyui
+
+from . import kron
+
+
+def machine() -> dict:
+    names = [line.split(":", 1)[1].strip() for line in _cpu() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def _cpu() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def comfyui() -> list[dict]:
+    """The rows of in_comfyui.py, or none where there is no ComfyUI."""
+    host = find_comfyui()
+    if host is None:
+        print("no ComfyUI here (COMFYUI_PATH, COMFYUI_PYTHON): its part is left out")
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        base, out = base_directory(Path(folder)), Path(folder) / "out.json"
+        script = Path(__file__).with_name("in_comfyui.py")
+        subprocess.run([host.python, script, base, out], env=host.environment, check=True)
+        return json.loads(out.read_text())
+
+
+def show(results: dict) -> None:
+    for row in results.get("kron", []):
+        ms = ", ".join(f"{name} {value:.2f}" for name, value in row["ms"].items())
+        print(f"{row['case']}\n    ms: {ms}")
+        print(
+            f"    {row['times faster than torch.kron']:.1f}x faster than torch.kron, {row['of a bare add']:.2f}x a bare add, "
+            f"extra memory {row['extra memory / weight']:.3f} of the weight "
+            f"(torch.kron {row['extra memory / weight, torch.kron']:.1f})"
+        )
+    for row in results.get("comfyui", []):
+        print(row["case"])
+        for what in ("first patch s", "change s", "peak MiB"):
+            floor = row[what]["nothing (the floor)"]
+            print(f"    {what}: " + ", ".join(f"{n} {v:.2f} ({v / floor:.2f}x)" for n, v in row[what].items()))
+        for line in row["profile"]:
+            print(f"      {line['own']:6.1%} own {line['with callees']:6.1%} in all  {line['call']}")
+
+
+def plot(results: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = [(row["case"], row["ms"], "ms") for row in results.get("kron", [])]
+    panels += [(row["case"], row["change s"], "s, strength changed") for row in results.get("comfyui", [])]
+    columns = 4
+    lines = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(4.2 * columns, 2.3 * lines), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, values, unit) in zip(axes.flat, panels, strict=False):
+        colours = ["#2a9d8f" if name == "ours" else "#b0b7c3" for name in values]
+        bars = axis.barh(list(values), list(values.values()), color=colours)
+        axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+        axis.margins(x=0.18)
+        axis.set_title(title, fontsize=8)
+        axis.set_xlabel(unit, fontsize=8)
+        axis.tick_params(labelsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results.json and results.png")
+    parser.add_argument("--only", choices=("kron", "comfyui"))
+    arguments = parser.parse_args()
+    parts = {"kron": kron.run, "comfyui": comfyui}
+    results: dict = {"machine": machine()}
+    results |= {name: part() for name, part in parts.items() if arguments.only in (None, name)}
+    show(results)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=1))
+    plot(results, arguments.out / "results.png")
+    print(f"written to {arguments.out}/results.json and results.png")
+
+
+if __name__ == "__main__":
+    main()

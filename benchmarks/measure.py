@@ -1,0 +1,37 @@
+"""Medians and peaks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["median_times", "peak_extra"]
+
+
+def median_times(runs: dict[str, Callable[[], object]], repeats: int = 15) -> dict[str, float]:
+    """Median seconds of each run. They take turns, so that what else the machine does hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn:  # the first is for warming up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seen) for name, seen in times.items()}
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def peak_extra(run: Callable[[], object]) -> int:
+    """Bytes by which the process' resident memory rose above where it stood, at its highest. Linux."""
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before)

@@ -1,0 +1,126 @@
+"""Real hosts, for tests and benchmarks: found where the user has them, started, talked to as their page does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class ComfyUI:
+    """A ComfyUI checkout and the interpreter that runs it."""
+
+    path: Path
+    python: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "COMFYUI_PATH": str(self.path)}
+
+    def run(self, base: Path, *jobs: dict) -> None:
+        """Do ``jobs`` (see comfyui/in_host.py) in ComfyUI's interpreter, with this project as a custom node."""
+        base_directory(base)
+        work = base / "jobs.json"
+        work.write_text(json.dumps(jobs))
+        script = PROJECT / "tests" / "comfyui" / "in_host.py"
+        done = subprocess.run(
+            [self.python, script, base, work], env=self.environment, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+
+    @contextmanager
+    def serve(self, base: Path, *arguments: str) -> Iterator[Server]:
+        """A real server on 127.0.0.1 with ``base`` as its base directory, ended at the end."""
+        base_directory(base)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [self.python, "main.py", "--cpu", "--base-directory", base, "--disable-auto-launch"]
+        command += ["--listen", "127.0.0.1", "--port", str(port), "--database-url", "sqlite:///:memory:", *arguments]
+        log = base / "server.log"
+        with log.open("w") as out:
+            process = subprocess.Popen(command, cwd=self.path, env=self.environment, stdout=out, stderr=out)
+            try:
+                server = Server(f"http://127.0.0.1:{port}", base)
+                server.wait_until_up(process, log)
+                yield server
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running ComfyUI, talked to over HTTP as its page does."""
+
+    url: str
+    base: Path
+
+    def wait_until_up(self, process: subprocess.Popen, log: Path) -> None:
+        for _ in range(600):
+            try:
+                self.get("/system_stats")
+                return
+            except OSError:
+                assert process.poll() is None, log.read_text()[-6000:]
+                time.sleep(0.2)
+        raise AssertionError(f"ComfyUI is not up after two minutes:\n{log.read_text()[-6000:]}")
+
+    def get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def queue(self, prompt: dict) -> dict:
+        """Queue a prompt; what ComfyUI answers: a prompt_id, or the errors it found before running anything."""
+        request = urllib.request.Request(self.url + "/prompt", json.dumps({"prompt": prompt}).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return json.loads(error.read())
+
+    def run(self, prompt: dict) -> dict:
+        """Queue a prompt and wait for its end; its entry in the history."""
+        answer = self.queue(prompt)
+        assert "prompt_id" in answer, answer
+        for _ in range(1200):
+            history = self.get(f"/history/{answer['prompt_id']}")
+            if history:
+                return history[answer["prompt_id"]]
+            time.sleep(0.1)
+        raise AssertionError(f"the prompt did not end: {answer}")
+
+
+def base_directory(base: Path) -> Path:
+    """ComfyUI's base directory, with this project linked into ``custom_nodes``."""
+    for folder in ("custom_nodes", "input", "output", "user", "temp"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    for folder in ("checkpoints", "loras", "diffusion_models", "text_encoders", "vae"):
+        (base / "models" / folder).mkdir(parents=True, exist_ok=True)
+    link = base / "custom_nodes" / "comfyui-lokr"
+    if not link.exists():
+        link.symlink_to(PROJECT, target_is_directory=True)
+    return base
+
+
+def find_comfyui() -> ComfyUI | None:
+    """COMFYUI_PATH and COMFYUI_PYTHON; or the ComfyUI whose custom_nodes this is; or ~/comfy/ComfyUI."""
+    places = [os.environ.get("COMFYUI_PATH"), PROJECT.parent.parent, Path.home() / "comfy" / "ComfyUI"]
+    for path in (Path(place) for place in places if place):
+        if (path / "comfy" / "model_patcher.py").is_file():
+            pythons = [path / ".venv/bin/python", path / "venv/bin/python", path.parent / "venv/bin/python"]
+            pythons = [os.environ.get("COMFYUI_PYTHON"), *pythons, path.parent / ".venv/bin/python"]
+            python = next((Path(p) for p in pythons if p and Path(p).exists()), None)
+            return ComfyUI(path, python) if python else None
+    return None

@@ -1,0 +1,186 @@
+"""The command ``lokr``: what it prints, what it writes and its exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lokr_core import Adapter, Factor, LoKrWeights, load_adapter, merge_adapter, save_adapter
+from lokr_core.cli import main
+from lokr_core.progress import ProgressBar
+
+
+def lokr(out=8, columns=8) -> LoKrWeights:
+    return LoKrWeights(Factor(torch.randn(2, 2)), Factor(torch.randn(out // 2, columns // 2)))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a model, an adapter for it, one half of which is for it, and one for another model."""
+    monkeypatch.chdir(tmp_path)
+    save_file({"a.weight": torch.randn(8, 8).half(), "b.weight": torch.randn(4, 8).half()}, "model.safetensors")
+    save_adapter(Adapter({"a": lokr()}), "style.safetensors")
+    save_adapter(Adapter({"a": lokr(), "c": lokr()}), "half.safetensors")
+    save_adapter(Adapter({"c": lokr()}), "other.safetensors")
+    return tmp_path
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lokr_core.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_inspect(folder, capsys):
+    assert main(["inspect", "style.safetensors"]) == 0
+    assert "1 Linear" in capsys.readouterr().out
+    assert main(["inspect", "style.safetensors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["modules"][0]["name"] == "a"
+
+
+def test_apply(folder, capsys):
+    arguments = ["apply", "model.safetensors", "style.safetensors", "-o", "out.safetensors", "--strength", "-0.5"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "1 of 1 modules applied" in out and "written: out.safetensors" in out
+    expected = load_file("model.safetensors")
+    merge_adapter(expected, load_adapter("style.safetensors"), -0.5)
+    written = load_file("out.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name, dtype", [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_apply_with_a_dtype(folder, capsys, name, dtype):
+    arguments = ["apply", "model.safetensors", "style.safetensors", "-o", "out.safetensors", "--dtype", name, "--json"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["applied"] == 1
+    assert {tensor.dtype for tensor in load_file("out.safetensors").values()} == {dtype}
+
+
+def test_apply_says_what_found_no_place(folder, capsys):
+    assert main(["apply", "model.safetensors", "half.safetensors", "-o", "out.safetensors"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 modules applied, 1 refused" in out and "no such weight" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["apply", "model.safetensors", "other.safetensors", "-o", "out.safetensors"], "None of the 1 modules"),
+        (["apply", "model.safetensors", "style.safetensors", "-o", "model.safetensors"], "--overwrite-model"),
+        (["apply", "model.safetensors", "style.safetensors", "-o", "out.safetensors", "-s", "nan"], "finite number"),
+        (["apply", "gone.safetensors", "style.safetensors", "-o", "out.safetensors"], "No such file"),
+        (["inspect", "model.safetensors"], "There is no LoKr in this file"),
+        (["check", "model.safetensors", "model.safetensors"], "There is no LoKr in this file"),
+        (["demo", "--out", "style.safetensors"], "cannot be written"),
+    ],
+)
+def test_an_error_is_told_on_stderr_and_writes_nothing(folder, capsys, arguments, said):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and said in captured.err and "Traceback" not in captured.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_model_is_overwritten_where_that_is_said(folder):
+    before = load_file("model.safetensors")["a.weight"].clone()
+    arguments = ["apply", "model.safetensors", "style.safetensors", "-o", "model.safetensors"]
+    assert main([*arguments, "--overwrite-model"]) == 0
+    assert not torch.equal(load_file("model.safetensors")["a.weight"], before)
+
+
+def test_check(folder, capsys):
+    assert main(["check", "model.safetensors", "style.safetensors"]) == 0
+    assert main(["check", "model.safetensors", "half.safetensors"]) == 1
+    assert main(["check", "model.safetensors", "other.safetensors"]) == 1
+    capsys.readouterr()
+    assert main(["check", "model.safetensors", "half.safetensors", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["applied"], found["refused"]) == (1, 1)
+
+
+def test_check_counts_what_is_no_lokr_as_unmatched(folder):
+    lora = {"b.lora_up.weight": torch.zeros(4, 1), "b.lora_down.weight": torch.zeros(1, 8)}
+    save_adapter(Adapter({"a": lokr()}, other=lora), "mixed.safetensors")
+    assert main(["check", "model.safetensors", "mixed.safetensors"]) == 1
+
+
+def test_exit_codes_of_the_process(folder):
+    assert run("check", "model.safetensors", "style.safetensors").returncode == 0
+    assert run("check", "model.safetensors", "half.safetensors").returncode == 1
+    failed = run("inspect", "model.safetensors")
+    assert failed.returncode == 2 and failed.stdout == "" and "Traceback" not in failed.stderr
+    assert run("nonsense").returncode == 2
+
+
+def test_version_and_help():
+    assert run("--version").stdout.startswith("lokr ")
+    help_text = run("--help").stdout
+    assert all(command in help_text for command in ("inspect", "apply", "check", "demo"))
+
+
+def test_a_terminal_without_the_signs_gets_the_text_all_the_same(folder):
+    found = run("inspect", "style.safetensors", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert found.returncode == 0 and "1 Linear" in found.stdout
+
+
+def test_json_is_all_there_is_on_stdout(folder):
+    for arguments in (["inspect", "half.safetensors"], ["check", "model.safetensors", "half.safetensors"]):
+        json.loads(run(*arguments, "--json").stdout)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals are POSIX's")
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_apply_leaves_no_file(folder, kind):
+    code = (
+        "import sys, time, lokr_core.cli as cli\n"
+        "cli.ProgressBar.__call__ = lambda self, done, total: (print('busy', flush=True), time.sleep(30))\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "apply", "model.safetensors", "style.safetensors", "-o", "out.safetensors"]
+    before = sorted(os.listdir())
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "busy\n"
+        assert len(os.listdir()) == len(before) + 1  # the temporary file
+        process.send_signal(kind)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and errors == "lokr: interrupted\n"
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are POSIX's")
+def test_a_reader_that_goes_away_is_no_error(folder):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "lokr_core.cli", "inspect", "style.safetensors"]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_comes_after_a_second_and_on_a_terminal_only(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for stream in (Terminal(), io.StringIO()):
+        now[0] = 0.0
+        with ProgressBar("merging", stream=stream) as progress:
+            progress(1, 100)
+            assert stream.getvalue() == ""
+            now[0] = 1.5
+            progress(50_000_000, 100_000_000)
+        assert ("50%  50.0 MB of 100.0 MB" in stream.getvalue()) == stream.isatty()
+        assert stream.getvalue().endswith("\033[K") == stream.isatty()
