@@ -13,7 +13,8 @@ from .kronecker import Factor, factorization
 from .merge import MergeHandle, merge_adapter
 from .names import Slot
 from .report import Report
-from .resolve import Match, Target, resolve
+from .resolve import Match, other_places, resolve
+from .targets import Target, weight_name
 
 __all__ = [
     "Adapter",
@@ -32,6 +33,8 @@ __all__ = [
     "factorization",
     "load_adapter",
     "merge_adapter",
+    "other_places",
     "resolve",
     "save_adapter",
+    "weight_name",
 ]

@@ -165,6 +165,21 @@ class LoKrWeights:
                 dora = dora.flatten()[start + offset : start + offset + size]
             yield offset, replace(self, w1=w1, w2=w2, dora_scale=dora)
 
+    def swapped_halves(self) -> Iterator[tuple[int, LoKrWeights]]:
+        """The update with the two halves of its rows changed over, as (row, update) pairs.
+
+        Raises LoKrShapeError for an odd number of rows, or DoRA on the input axis where no factor can be turned.
+        """
+        half, odd = divmod(self.shape[0], 2)
+        if odd:
+            raise LoKrShapeError("Halves cannot be swapped", expected="an even number of rows", found=self.shape[0])
+        if self.dora_axis == "in" and self.w1.shape[0] % 2 == 0:
+            # Half of the product's rows is half of w1's: one product, as the norms over all rows want it.
+            yield 0, replace(self, w1=self.w1.roll_rows(self.w1.shape[0] // 2))
+            return
+        for row, start in ((0, half), (half, 0)):
+            yield from ((row + offset, update) for offset, update in self.rows(start, half))
+
 
 @dataclass(frozen=True)
 class ModuleName:
@@ -185,14 +200,15 @@ class Adapter(Mapping[str, LoKrWeights]):
     """Module name (as the file spells it) -> ``LoKrWeights``, and everything else the file held.
 
     ``other``: the tensors that are no LoKr, under their keys; ``other_kinds``: module name -> what they are
-    ("LoRA", "full difference", ...). ``notes``: what was assumed or is suspicious. ``producer``: who wrote the file,
-    as far as it tells.
+    ("LoRA", "full difference", ...); ``other_names``: the same modules' names taken apart. ``notes``: what was assumed
+    or is suspicious. ``producer``: who wrote the file, as far as it tells.
     """
 
     modules: dict[str, LoKrWeights]
     names: dict[str, ModuleName] = field(default_factory=dict)
     other: dict[str, Tensor] = field(default_factory=dict)
     other_kinds: dict[str, str] = field(default_factory=dict)
+    other_names: dict[str, ModuleName] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     producer: str = "unknown"
     path: Path | None = None

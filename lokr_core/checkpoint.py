@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter, check_strength
-from .checkpoint_names import target_of
 from .errors import LoKrFileError, LoKrValueError
 from .files import DTYPES, Header, TensorInfo, read_header, replacing
 from .formats import load_adapter
 from .progress import Progress, human_bytes
 from .report import Report
 from .resolve import Match, resolve
+from .targets import Target
 
 __all__ = ["MERGES_KEY", "apply_to_file", "check_file"]
 
@@ -41,7 +41,11 @@ _SCALES = ("scale_weight", "weight_scale", "weight_scale_2", "absmax")  # beside
 
 def check_file(model: str | os.PathLike, adapter: Adapter | str | os.PathLike) -> Report:
     """What of ``adapter`` belongs to the checkpoint ``model``: its header is read, no tensor. Raises LoKrFileError."""
-    return resolve(_adapter(adapter), target_of(read_header(model)))[1]
+    return resolve(_adapter(adapter), _target(read_header(model)))[1]
+
+
+def _target(header: Header) -> Target:
+    return Target({name: info.shape for name, info in header.tensors.items()})
 
 
 def apply_to_file(
@@ -69,7 +73,7 @@ def apply_to_file(
     strength, adapter, model, out = check_strength(strength), _adapter(adapter), Path(model), Path(out)
     header = read_header(model)
     _check_out(out, model, adapter, overwrite_input)
-    matches, report = resolve(adapter, target_of(header))
+    matches, report = resolve(adapter, _target(header))
     report.raise_if_nothing_matched()
     by_weight: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
@@ -159,8 +163,7 @@ def _merge(
     if dtype != info.dtype:
         weight = weight.to(torch.float64 if torch.float64 in (dtype, info.dtype) else torch.float32)
     # DoRA refers to the base, which the second of several updates would no longer find.
-    several = len(matches) > 1 and any(match.weights.dora_axis for match in matches)
-    base = weight.clone() if several else weight
+    base = weight.clone() if len(matches) > 1 and any(match.needs_base for match in matches) else None
     for match in matches:
         match.add_to_(weight, strength, base)
     weight = weight.to(dtype)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .adapter import Adapter, check_strength
 from .errors import LoKrError, LoKrValueError
 from .report import Report
-from .resolve import Match, Target, resolve
+from .resolve import Match, resolve
+from .targets import Target
 
 __all__ = ["MergeHandle", "merge_adapter"]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,98 +11,151 @@ from .adapter import Adapter, LoKrWeights, ModuleName
 from .errors import LoKrShapeError
 from .names import Slot
 from .report import APPLIED, REFUSED, Report
+from .targets import Target, weight_name
 
-__all__ = ["Match", "Target", "resolve"]
-
-
-def weight_name(slot: Slot) -> str:
-    """The name of the parameter that a slot is in."""
-    return f"{slot.module}.{slot.parameter}" if slot.module else slot.parameter
-
-
-@dataclass(eq=False)
-class Target:
-    """What an adapter is for: weight name -> shape, and further names by which those weights are known."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    aliases: Mapping[str, tuple[Slot, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Target:
-        """A model's parameters, or a state dict."""
-        return cls({name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor.ndim > 1})
-
-    def __post_init__(self):
-        self._names: dict[str, tuple[Slot, ...]] = dict(self.aliases)
-        for name in self.shapes:
-            module, _, parameter = name.rpartition(".")
-            if parameter == "weight":
-                self._names[module] = (Slot(module),)
-        self._flat: dict[str, list[str]] = defaultdict(list)
-        for name in self._names:
-            self._flat[name.replace(".", "_")].append(name)
-
-    def candidates(self, name: ModuleName) -> Iterable[tuple[str, tuple[Slot, ...]]]:
-        """(a name the target knows, where it points to) for every way to read a module's name, the likeliest first."""
-        seen = dict.fromkeys((name.full, name.path))
-        for path in (name.path, name.full):
-            seen.update(dict.fromkeys(self._flat.get(path.replace(".", "_"), ()) if name.flattened else ()))
-        for known in seen:
-            if known in self._names:
-                yield known, self._names[known]
-
-    def shape_of(self, slot: Slot) -> tuple[int, ...]:
-        """Shape of the rows that ``slot`` names."""
-        out, *rest = self.shapes[weight_name(slot)]
-        return (slot.rows[1] if slot.rows else out, *rest)
+__all__ = ["Match", "other_places", "resolve"]
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One update and the weight, or rows of a weight, that it goes to."""
+    """One module of a file and the weight, or rows of a weight, that its update goes to.
+
+    ``name`` is the target's name for the module. ``pieces``: (row of the weight, update) pairs that make up the
+    change, each update as tall as the rows it goes to.
+    """
 
     module: str
     name: str
     slot: Slot
-    weights: LoKrWeights
+    pieces: tuple[tuple[int, LoKrWeights], ...]
 
     @property
     def weight(self) -> str:
         """The target's name of the weight."""
         return weight_name(self.slot)
 
-    def add_to_(self, weight: Tensor, strength: float, base: Tensor) -> None:
-        """Add the update to its rows of ``weight``, whose unpatched numbers are ``base``."""
-        if self.slot.rows:
-            weight, base = weight.narrow(0, *self.slot.rows), base.narrow(0, *self.slot.rows)
-        self.weights.add_to_(weight, strength, base)
+    @property
+    def needs_base(self) -> bool:
+        """Whether the change depends on the weight's unpatched numbers (DoRA)."""
+        return any(update.dora_axis for _, update in self.pieces)
+
+    def add_to_(self, weight: Tensor, strength: float, base: Tensor | None = None) -> None:
+        """Add the change to ``weight``, whose unpatched numbers are ``base`` (its own where that is None)."""
+        for start, update in self.pieces:
+            rows = (0, start, update.shape[0])
+            update.add_to_(weight.narrow(*rows), strength, None if base is None else base.narrow(*rows))
 
 
 def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
-    """Every module of ``adapter`` that has a place in ``target``, and the report on all of them."""
-    matches: list[Match] = []
+    """Every module of ``adapter`` that has a place in ``target``, and the report on all of them.
+
+    A module's name is looked up among the target's own names and those of the name tables, and accepted only where
+    the update has the shape of the weight. Where no name at all is known, the file's names are tried below or without
+    a common prefix: accepted only if every module then finds a weight of its own, and reported as guessed.
+    """
     report = Report(adapter)
-    for module, weights in adapter.items():
-        found, reason = _place(module, weights, adapter.names[module], target)
-        matches += found
-        note = "; ".join(weights.notes)
-        if found:
-            report.add(module, APPLIED, where=", ".join(m.weight for m in found), note=note)
-        else:
-            report.add(module, REFUSED, reason=reason, note=note)
+    found = {module: _place(module, weights, adapter.names[module], target) for module, weights in adapter.items()}
+    if not any(matches for matches, _ in found.values()):
+        guessed = _guess(adapter, target)
+        if guessed:
+            found = {module: ([match], "") for module, match in guessed.items()}
+            report.notes.append("the names of this file are not known: its modules were matched by their endings, a guess")
+    matches: list[Match] = []
+    for module, (placed, reason) in found.items():
+        matches += placed
+        note = "; ".join(adapter[module].notes)
+        where = ", ".join(dict.fromkeys(match.weight for match in placed))
+        report.add(module, APPLIED if placed else REFUSED, where=where, reason=reason, note=note)
     for module, kind in adapter.other_kinds.items():
         report.add(module, REFUSED, kind=kind, reason=f"{kind} is not LoKr")
+    if report.refused:
+        report.notes += _mismatch(adapter, target)
     return matches, report
+
+
+def other_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
+    """Where the modules of a file that are no LoKr belong, by name alone: module -> slot, for a host's own loader."""
+    places = {}
+    for module, name in adapter.other_names.items():
+        for _, slots in target.candidates(name):
+            if len(slots) == 1:
+                places[module] = slots[0]
+                break
+    return places
 
 
 def _place(module: str, weights: LoKrWeights, name: ModuleName, target: Target) -> tuple[list[Match], str]:
     """The matches of one module, or none and the reason."""
+    if not target.has(name.component):
+        what = "text encoder" if name.component.startswith("te") else "diffusion model"
+        return [], f"it belongs to a {what}, which is not connected here"
     reason = "no such weight in this model"
     for known, slots in target.candidates(name):
         try:
-            found = [Match(module, known, slot, weights.fit(target.shape_of(slot))) for slot in slots]
+            return [_match(module, known, slot, weights, target) for slot in slots], ""
         except LoKrShapeError as error:
             reason = f"{error.problem} (expected {error.expected}, found {error.found})"
-            continue
-        return found, ""
     return [], reason
+
+
+def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target) -> Match:
+    """``weights`` fitted to what ``slot`` names, or LoKrShapeError."""
+    out, *rest = target.shape_of(slot)
+    start = slot.rows[0] if slot.rows else 0
+    if slot.source_rows is not None:
+        whole = weights.fit((weights.shape[0], *rest))
+        first, length = slot.source_rows
+        if length != out or first + length > whole.shape[0]:
+            raise LoKrShapeError(
+                "The update's rows do not fit the weight",
+                expected=f"rows {first} to {first + out}",
+                found=f"{whole.shape[0]} rows",
+            )
+        pieces = [(start + offset, update) for offset, update in whole.rows(first, length)]
+    elif slot.swap:
+        pieces = [(start + offset, update) for offset, update in weights.fit((out, *rest)).swapped_halves()]
+    else:
+        pieces = [(start, weights.fit((out, *rest)))]
+    return Match(module, known, slot, tuple(pieces))
+
+
+def _guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:
+    """Every module matched by its ending, or None: one prefix is taken away from, or put before, all names alike."""
+    names = {module: adapter.names[module] for module in adapter}
+    flattened = any(name.flattened for name in names.values())
+    sign = "_" if flattened else "."
+    weights = {name[: -len(".weight")]: name for name in target.shapes if name.endswith(".weight")}
+    known = {module.replace(".", sign): module for module in weights}
+    if not names or len(names) > len(known):
+        return None
+    paths = {module: name.path.replace(".", sign) for module, name in names.items()}
+    for cut, put in _prefixes(next(iter(paths.values())), known, sign):
+        matches: dict[str, Match] = {}
+        for module, path in paths.items():
+            place = known.get(put + path[len(cut) :]) if path.startswith(cut) else None
+            if place is None or not adapter[module].fits(target.shapes[weights[place]]):
+                break
+            matches[module] = _match(module, place, Slot(place), adapter[module], target)
+        else:
+            if len({match.weight for match in matches.values()}) == len(matches):
+                return matches
+    return None
+
+
+def _prefixes(path: str, known: Iterable[str], sign: str) -> Iterator[tuple[str, str]]:
+    """(prefix to cut off ``path``, prefix to put before the rest) that lead to a known name, the shortest cut first."""
+    pieces = path.split(sign)
+    for count in range(len(pieces)):
+        rest = sign.join(pieces[count:])
+        cut = path[: len(path) - len(rest)]
+        for name in known:
+            if name == rest or name.endswith(sign + rest):
+                yield cut, name[: len(name) - len(rest)]
+
+
+def _mismatch(adapter: Adapter, target: Target) -> list[str]:
+    """What a person may have mixed up, where something did not match."""
+    base = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
+    if base and target.architectures:
+        return [f"the file names {base} as its base model; this model is {' with '.join(target.architectures)}"]
+    return []

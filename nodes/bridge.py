@@ -5,8 +5,9 @@ from __future__ import annotations
 import comfy.lora
 import comfy.lora_convert
 from comfy.model_patcher import ModelPatcher
+from comfy.utils import swap_scale_shift
 
-from ..lokr_core import Adapter, Report, Slot, Target, resolve
+from ..lokr_core import Adapter, Report, Slot, Target, other_places, resolve, weight_name
 from .patch import LoKrPatch
 
 __all__ = ["apply_adapter"]
@@ -33,19 +34,23 @@ def apply_adapter(model: ModelPatcher | None, clip, adapter: Adapter, strength_m
 
 def _patch(patcher, module, keys: dict, adapter: Adapter, strength: float):
     """A clone of ``patcher`` (a model's or a clip's) with every update that belongs to ``module``, and its report."""
-    shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters() if weight.ndim > 1}
+    shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
     aliases = {name: (_slot(key),) for name, key in keys.items() if _weight(key) in shapes}
-    matches, report = resolve(adapter, Target(shapes, aliases))
-    # What is no LoKr goes to ComfyUI's own loader.
+    target = Target(shapes, aliases)
+    matches, report = resolve(adapter, target)
+    # What is no LoKr goes to ComfyUI's own loader, which is told our names for it.
     other = comfy.lora_convert.convert_lora(dict(adapter.other))
-    handed = comfy.lora.load_lora(other, keys, log_missing=False)
-    report.hand_over(name for name, key in keys.items() if key in handed)
+    places = {name: _key(slot, target.shapes) for name, slot in other_places(adapter, target).items()}
+    handed = comfy.lora.load_lora(other, keys | places, log_missing=False)
+    report.hand_over(name for name, key in (keys | places).items() if key in handed)
     if strength == 0:
         return patcher, report
     patcher = patcher.clone()
     for match in matches:
-        key = keys.get(match.name, match.weight)
-        patcher.add_patches({key: LoKrPatch.of(match.module, match.weights)}, strength)
+        for start, update in match.pieces:
+            rows = (0, start, update.shape[0])
+            key = match.weight if rows[2] == shapes[match.weight][0] else (match.weight, rows)
+            patcher.add_patches({key: LoKrPatch.of(match.module, update)}, strength)
     patcher.add_patches(handed, strength)
     return patcher, report
 
@@ -55,7 +60,18 @@ def _weight(key: str | tuple) -> str:
 
 
 def _slot(key: str | tuple) -> Slot:
-    """ComfyUI's key, a name or (name, (axis, start, length) or None, function), as the core's slot."""
+    """ComfyUI's key, a name or (name, (axis, start, length) or None[, function]), as the core's slot."""
     module, _, parameter = _weight(key).rpartition(".")
-    rows = None if isinstance(key, str) or key[1] is None else tuple(key[1][1:])
-    return Slot(module, rows, parameter=parameter)
+    if isinstance(key, str):
+        return Slot(module, parameter=parameter)
+    rows = None if key[1] is None else tuple(key[1][1:])
+    return Slot(module, rows, swap=len(key) > 2 and key[2] is swap_scale_shift, parameter=parameter)
+
+
+def _key(slot: Slot, shapes) -> str | tuple:
+    """The core's slot as ComfyUI's key."""
+    name = weight_name(slot)
+    if slot.rows is None and not slot.swap:
+        return name
+    rows = (0, *(slot.rows or (0, shapes[name][0])))
+    return (name, rows, swap_scale_shift) if slot.swap else (name, rows)

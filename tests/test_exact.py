@@ -33,11 +33,18 @@ FORMS = {
     ("whole", "whole"): ((24, 40), {"lora_dim": 100000, "factor": 4}),
     ("whole", "low-rank"): ((24, 40), {"lora_dim": 2, "factor": 4}),
     ("whole", "tucker"): ((24, 40), {"lora_dim": 2, "factor": 4, "use_tucker": True}),
-    ("low-rank", "whole"): ((8, 64), {"lora_dim": 3, "factor": 2, "decompose_both": True, "unbalanced_factorization": True}),
+    ("low-rank", "whole"): (
+        (8, 64),
+        {"lora_dim": 3, "factor": 2, "decompose_both": True, "unbalanced_factorization": True},
+    ),
     ("low-rank", "low-rank"): ((96, 80), {"lora_dim": 3, "factor": -1, "decompose_both": True}),
     ("low-rank", "tucker"): ((96, 80), {"lora_dim": 3, "factor": -1, "decompose_both": True, "use_tucker": True}),
 }
-DORA = {"none": {}, "out": {"weight_decompose": True, "wd_on_out": True}, "in": {"weight_decompose": True, "wd_on_out": False}}
+DORA = {
+    "none": {},
+    "out": {"weight_decompose": True, "wd_on_out": True},
+    "in": {"weight_decompose": True, "wd_on_out": False},
+}
 # What a trainer may set besides; the cases take these in turn.
 EXTRAS = [
     {"alpha": 1.0},
@@ -58,10 +65,14 @@ def cases():
         else:
             channels, arguments = FORMS[form]
         extra = next(extras)
-        yield pytest.param(layer, channels, {**arguments, **DORA[dora], **extra}, form, dora, id="-".join((layer, *form, dora)))
+        yield pytest.param(
+            layer, channels, {**arguments, **DORA[dora], **extra}, form, dora, id="-".join((layer, *form, dora))
+        )
     for layer, extra in itertools.product(("linear", "conv2d-3x3"), EXTRAS):
         arguments = {"lora_dim": 4, "factor": 4, "full_matrix": True, **extra}
-        yield pytest.param(layer, (24, 40), arguments, ("whole", "whole"), "none", id=f"{layer}-full_matrix-{'-'.join(extra)}")
+        yield pytest.param(
+            layer, (24, 40), arguments, ("whole", "whole"), "none", id=f"{layer}-full_matrix-{'-'.join(extra)}"
+        )
 
 
 class Model(nn.Module):
@@ -73,22 +84,32 @@ class Model(nn.Module):
         return self.layer(x)
 
 
-def make(layer: str, channels: tuple[int, int], arguments: dict, path) -> tuple[Model, torch.Tensor, torch.Tensor, torch.Tensor]:
+def make(
+    layer: str, channels: tuple[int, int], arguments: dict, path
+) -> tuple[Model, torch.Tensor, torch.Tensor, torch.Tensor]:
     """A layer and the file of a LyCORIS network trained for it: (model, x, base output, LyCORIS' output), in fp64."""
     kind, positional, keywords = LAYERS[layer]
     model = Model(kind(*channels, *positional, **keywords)).double()
-    x = torch.randn(2, channels[0], *SPATIAL[kind.__name__]) if kind.__name__ in SPATIAL else torch.randn(2, 5, channels[0])
+    x = (
+        torch.randn(2, channels[0], *SPATIAL[kind.__name__])
+        if kind.__name__ in SPATIAL
+        else torch.randn(2, 5, channels[0])
+    )
     x = x.double()
     base = model(x).detach()
     lycoris.LycorisNetwork.apply_preset({"target_module": ["Linear", "Conv1d", "Conv2d", "Conv3d"]})
     rank, alpha = arguments["lora_dim"], arguments["alpha"]
     # The network itself, as LyCORIS' kohya entry builds it: ``create_lycoris`` drops rs_lora.
-    network = lycoris.LycorisNetwork(model, conv_lora_dim=rank, conv_alpha=alpha, network_module="lokr", **arguments).double()
+    network = lycoris.LycorisNetwork(
+        model, conv_lora_dim=rank, conv_alpha=alpha, network_module="lokr", **arguments
+    ).double()
     for module in network.loras:
         for name, parameter in module.named_parameters():
             # A trained magnitude stays near the norm it started from; a factor is anything.
             with torch.no_grad():
-                parameter.mul_(1 + 0.3 * torch.rand_like(parameter)) if name == "dora_scale" else parameter.normal_(std=0.5)
+                parameter.mul_(1 + 0.3 * torch.rand_like(parameter)) if name == "dora_scale" else parameter.normal_(
+                    std=0.5
+                )
     network.apply_to()
     network.eval()
     output = model(x).detach()

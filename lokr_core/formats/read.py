@@ -71,7 +71,9 @@ def parse_adapter(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | N
             error.module = module
             error.hint = error.hint or "the file was cut or converted badly; get it again"
             raise
-    return Adapter(modules, names, rest, other_kinds(rest), metadata, producer=", ".join(producers))
+    kinds = other_kinds(rest)
+    other_names = {module: module_name(module)[0] for module in kinds}
+    return Adapter(modules, names, rest, kinds, other_names, metadata, producer=", ".join(producers))
 
 
 def _weights(parts: dict[str, Tensor], metadata: dict[str, str]) -> LoKrWeights:

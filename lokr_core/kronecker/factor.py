@@ -142,6 +142,12 @@ class Factor:
         name = "b" if self.whole is None else "whole"
         return replace(self, **{name: getattr(self, name).narrow(1, start, length)})
 
+    def roll_rows(self, shift: int) -> Factor:
+        """The factor with its rows turned round by ``shift``."""
+        if self.whole is not None:
+            return replace(self, whole=self.whole.roll(shift, 0))
+        return replace(self, a=self.a.roll(shift, 0 if self.t is None else 1))
+
     def rows(self, start: int, stop: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
         """Rows start:stop, whole: (stop - start, cols, *kernel), in ``dtype`` on ``device``."""
         part = self.narrow_rows(start, stop - start).to(device=device, dtype=dtype)

@@ -106,6 +106,17 @@ def test_a_large_half_weight_in_many_blocks(make_factor, product, dtype, form):
     assert_rounded_once(weight, before, w1, w2, 0.01, product)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+@pytest.mark.parametrize("kernel", [(), (3,)])
+def test_a_rank_so_high_that_columns_are_taken_by_turns(make_factor, product, dtype, kernel):
+    torch.manual_seed(0)
+    w1 = make_factor("whole", 2, 2, dtype=torch.float16)
+    w2 = make_factor("low-rank", 90, 200, kernel, rank=300, dtype=torch.float16)
+    before = torch.randn(180, 400, *kernel).to(dtype)
+    weight = add_kron_(before.clone(), w1, w2, 0.01)
+    assert_rounded_once(weight, before, w1, w2, 0.01, product)
+
+
 @pytest.mark.parametrize("dtype", HALF)
 def test_fp32_factors_are_not_rounded_to_a_half_weights_dtype(dtype):
     # 1 + 2^-12 rounds to 1 in either half; a thousand times it does not.

@@ -162,3 +162,21 @@ def test_rows_that_are_not_there_are_refused(make_factor, start, length):
     weights = LoKrWeights(make_factor("whole", 3, 2), make_factor("whole", 4, 2))
     with pytest.raises(LoKrShapeError, match="0 to 12"):
         list(weights.rows(start, length))
+
+
+@pytest.mark.parametrize("dora", [None, (12, 1), (1, 4)])
+@pytest.mark.parametrize("l,k", [(4, 3), (3, 4), (2, 6), (1, 12)])
+@pytest.mark.parametrize("form", ["whole", "low-rank"])
+def test_the_halves_of_an_updates_rows_can_be_swapped(make_factor, form, l, k, dora):
+    w1, w2 = make_factor(form, l, 2), make_factor(form, k, 2)
+    weights = LoKrWeights(w1, w2, 0.5, dora_scale=None if dora is None else torch.rand(dora).double() + 0.5)
+    if dora == (1, 4) and l % 2:
+        with pytest.raises(LoKrShapeError, match="input axis"):
+            list(weights.swapped_halves())
+        return
+    base = torch.randn(12, 4).double()
+    expected = weights.add_to_(base.clone()).roll(6, 0)
+    found = base.roll(6, 0)
+    for row, part in weights.swapped_halves():
+        part.add_to_(found[row : row + part.shape[0]])
+    assert torch.allclose(found, expected)

@@ -61,6 +61,16 @@ def test_a_context_manager_puts_the_weights_back_also_after_an_exception(model, 
     assert bits(model) == before
 
 
+def test_two_adapters_add_what_each_does_to_the_base(model, make_adapter):
+    """Also with DoRA, whose change depends on the weight it is made to."""
+    first, second = make_adapter(1), make_adapter(2)
+    base = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}
+    changed1, changed2 = expected_weights(model, first, 0.5), expected_weights(model, second, 0.8)
+    with merge_adapter(model, first, 0.5), merge_adapter(model, second, 0.8):
+        for name, tensor in model.state_dict().items():
+            assert torch.allclose(tensor.double(), changed1[name] + changed2[name] - base[name], atol=1e-5), name
+
+
 def test_strength_0_is_the_base(model, adapter, bits):
     before = bits(model)
     with merge_adapter(model, adapter, 0) as handle:
@@ -93,10 +103,14 @@ def test_a_removed_handle_cannot_change_the_model(model, adapter, bits):
     before = bits(model)
     handle = merge_adapter(model, adapter)
     handle.remove()
+    assert bits(model) == before
+    with torch.no_grad():
+        model.linear.weight.add_(1)
+    trained = bits(model)
     handle.remove()
     with pytest.raises(LoKrError, match="removed"):
         handle.set_strength(0.5)
-    assert bits(model) == before
+    assert bits(model) == trained
 
 
 def test_signed_zeros_and_nans_come_back_as_they_were(model, adapter, bits):
