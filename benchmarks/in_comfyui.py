@@ -147,7 +147,7 @@ def main() -> None:
                 patch(base)
                 seconds = patch(side(1.0))
                 changed = patch(side(0.9 - turn / 100))
-                print("   ", name, round(seconds,2), round(changed,2), flush=True)
+                print("   ", name, round(seconds, 2), round(changed, 2), flush=True)
                 if turn:
                     first[name].append(seconds)
                     change[name].append(changed)

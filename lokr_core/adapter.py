@@ -74,7 +74,7 @@ class LoKrWeights:
 
     @property
     def dora_axis(self) -> str | None:
-        """"out" or "in", the axis whose norms ``dora_scale`` replaces; None without DoRA.
+        """ "out" or "in", the axis whose norms ``dora_scale`` replaces; None without DoRA.
 
         Where the shape does not tell, it is "out", LyCORIS' default.
         """

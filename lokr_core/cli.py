@@ -108,6 +108,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    # The model is so small that a second thread gains nothing, and waits for its turn on a busy machine.
+    torch.set_num_threads(1)
     with ProgressBar("training", lambda steps: f"{steps:.0f} steps") as progress:
         demo = run_demo(options.out, progress)
     _show(demo, options)

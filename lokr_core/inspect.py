@@ -208,7 +208,7 @@ def _kind(weights: LoKrWeights, name: ModuleName) -> str:
 
 
 def _form(factor: Factor) -> str:
-    """"8×8", or what it is made of: "320×320 of rank 4"."""
+    """ "8×8", or what it is made of: "320×320 of rank 4"."""
     if factor.rank is None:
         return _times(factor.shape)
     return f"{_times(factor.shape)} {'Tucker, rank' if factor.t is not None else 'of rank'} {factor.rank}"

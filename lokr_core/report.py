@@ -141,4 +141,5 @@ class Report:
 
 
 def _numberless(text: str) -> str:
-    return re.sub(r"\d+", "*", text)
+    """``text`` with the numbers of blocks as *; a digit inside a word (``conv1``, ``to_q``'s ``attn2``) tells layers apart."""
+    return re.sub(r"(?<=[._])\d+(?=[._]|$)", "*", text)

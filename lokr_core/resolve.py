@@ -59,7 +59,9 @@ def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
         guessed = _guess(adapter, target)
         if guessed:
             found = {module: ([match], "") for module, match in guessed.items()}
-            report.notes.append("the names of this file are not known: its modules were matched by their endings, a guess")
+            report.notes.append(
+                "the names of this file are not known: its modules were matched by their endings, a guess"
+            )
     matches: list[Match] = []
     for module, (placed, reason) in found.items():
         matches += placed

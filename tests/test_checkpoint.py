@@ -71,8 +71,10 @@ def files(tmp_path, generator):
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and bool(
-        (a.flatten().view(torch.uint8) == b.flatten().view(torch.uint8)).all()
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and bool((a.flatten().view(torch.uint8) == b.flatten().view(torch.uint8)).all())
     )
 
 

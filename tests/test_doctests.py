@@ -16,7 +16,9 @@ MODULES = [info.name for info in pkgutil.walk_packages(lokr_core.__path__, "lokr
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_hold(name):
     module = importlib.import_module(name)
-    found = doctest.testmod(module, extraglobs={k: getattr(lokr_core, k) for k in lokr_core.__all__} | {"torch": __import__("torch")})
+    found = doctest.testmod(
+        module, extraglobs={k: getattr(lokr_core, k) for k in lokr_core.__all__} | {"torch": __import__("torch")}
+    )
     assert found.failed == 0
 
 

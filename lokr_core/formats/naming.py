@@ -1,100 +1,99 @@
-"""Tables: how producers name modules, and what tensors that are no LoKr belong to. A new producer is a new row."""
+"""Module names of a file, taken apart: the prefixes before them, and the name behind."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
 
 from ..adapter import ModuleName
+from .tables import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, Prefix
 
-__all__ = ["LOKR_TENSORS", "describe", "module_name", "other_kinds"]
+__all__ = ["module_names", "producer"]
 
-
-class Naming(NamedTuple):
-    """One row of the table of producers' namings; the first row whose prefix a name begins with is its own."""
-
-    prefix: str
-    component: str
-    flattened: bool
-    producer: str
-
-
-NAMINGS = (
-    Naming("lora_unet_", "unet", True, "kohya-ss / LyCORIS"),
-    Naming("lora_te1_", "te1", True, "kohya-ss / LyCORIS"),
-    Naming("lora_te2_", "te2", True, "kohya-ss / LyCORIS"),
-    Naming("lora_te3_", "te3", True, "kohya-ss / LyCORIS"),
-    Naming("lora_te_", "te", True, "kohya-ss / LyCORIS"),
-    Naming("lycoris_", "", True, "LyCORIS standalone"),
-    Naming("", "", False, "plain module names"),
-)
-
-LOKR_TENSORS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2")
-
-# What a tensor that is no LoKr belongs to, by how its key ends. From LyCORIS' modules and ComfyUI's loaders.
-OTHER_ALGORITHMS = (
-    (("lora_up.weight", "lora_down.weight", "lora_mid.weight", "lora_A.weight", "lora_B.weight"), "LoRA"),
-    (("lora.up.weight", "lora.down.weight", "lora_A.default.weight", "lora_B.default.weight"), "LoRA"),
-    (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"), "LoHa"),
-    (("oft_blocks", "oft_diag", "rescale"), "OFT"),
-    (("a1.weight", "a2.weight", "b1.weight", "b2.weight"), "GLoRA"),
-    (("w_norm", "b_norm"), "norm"),
-    (("diff", "diff_b"), "full difference"),
-    (("on_input",), "IA3"),
-)
+_PLAIN = Prefix("", "", False, "plain module names")
+_PREFIX = re.compile("|".join(f"(?P<p{number}>{row.pattern})" for number, row in enumerate(PREFIXES)))
+_WRAPPERS = re.compile(WRAPPERS.pattern)
+_INNER = re.compile(INNER_WRAPPERS)
+_ROOT = re.compile(rf"(?:{'|'.join(sorted(ROOTS, key=len, reverse=True))})(?:_|$)")
+# These words are also names of modules inside a model (Stable Audio's ``transformer.layers``), so directly below
+# PEFT's wrapper they are the model's own.
+_OWN_WORDS = re.compile(r"(?:transformer|prior|llama)\.")
 
 
-# What a file without any LoKr is, by its names: a mark that ends in "." or "_" is a part of one, any other a whole one.
-WHOLE_FILES = (
-    (("model.diffusion_model.", "first_stage_model.", "cond_stage_model."), "a whole checkpoint"),
-    (("emb_params", "string_to_param", "clip_l", "clip_g"), "a textual inversion embedding"),
-    (("control_model.", "controlnet_"), "a ControlNet"),
-    (("decoder.up.", "decoder.up_blocks.", "encoder.down."), "a VAE"),
-    (("text_model.encoder.",), "a text encoder"),
-)
+def module_names(
+    modules: Collection[str], metadata: Mapping[str, str] | None = None
+) -> tuple[dict[str, ModuleName], dict[str, None]]:
+    """Every module's name taken apart, and what such namings are called, in the order in which they come.
 
-
-def module_name(module: str) -> tuple[ModuleName, str]:
-    """A module's name taken apart, and the producer who names modules like that."""
-    row = next(row for row in NAMINGS if module.startswith(row.prefix))
-    return ModuleName(module, module[len(row.prefix) :], row.component, row.flattened), row.producer
-
-
-def other_kinds(keys: Iterable[str]) -> dict[str, str]:
-    """Module name -> what its tensors, which are no LoKr, are; a key of no known kind stands for itself, "unknown"."""
-    kinds: dict[str, str] = {}
-    unclear = []
-    for key in keys:
-        module, kind = next(
-            (
-                (key[: -len(end) - 1], kind)
-                for ends, kind in OTHER_ALGORITHMS
-                for end in ends
-                if key.endswith("." + end)
-            ),
-            (None, None),
-        )
-        if module is None:
-            unclear.append(key)
+    A prefix that is nobody's but stands before all names with "_" for dots is taken to be the trainer's setting.
+    """
+    names, namings, left = {}, {}, []
+    for module in modules:
+        names[module], row = _taken_apart(module)
+        if row is _PLAIN and "." not in module:
+            left.append(module)
         else:
-            kinds[module] = kind
-    for key in unclear:
-        # alpha, dora_scale and the like belong to the module whose other tensors told what it is.
-        if key.rpartition(".")[0] not in kinds:
-            kinds[key] = "unknown"
-    return kinds
+            namings[row.naming] = None
+    if left:
+        cut = _setting(left, metadata or {})
+        for module in left:
+            if cut is not None:
+                names[module] = ModuleName(module, module[len(cut) :], "", True)
+        namings[_PLAIN.naming if cut is None else f"LyCORIS, prefix {cut}" if cut else "flattened module names"] = None
+    return names, namings
 
 
-def describe(keys: Iterable[str]) -> str:
-    """What a file without LoKr is, in a few words."""
-    keys = list(keys)
-    if not keys:
-        return "no tensors at all"
-    known = Counter(kind for kind in other_kinds(keys).values() if kind != "unknown")
-    if known:
-        return ", ".join(f"{count} modules of {kind}" for kind, count in known.items())
-    for marks, what in WHOLE_FILES:
-        if any(mark in key if mark[-1] in "._" else mark == key for key in keys for mark in marks):
-            return what
-    return f"{len(keys)} tensors such as {', '.join(keys[:3])}"
+def _taken_apart(module: str) -> tuple[ModuleName, Prefix]:
+    path = _INNER.sub("", module)
+    outer = _WRAPPERS.match(path)
+    path = path[outer.end() :] if outer else path
+    match = None if outer and _OWN_WORDS.match(path) else _PREFIX.match(path)
+    if match is None:
+        return ModuleName(module, path, "", False), WRAPPERS if outer else _PLAIN
+    row = PREFIXES[int(match.lastgroup[1:])]
+    path = path[match.end() :]
+    inner = None if row.flattened else _WRAPPERS.match(path)
+    if inner:
+        path = path[inner.end() :]
+    if row.flattened:
+        # LyCORIS writes lora_unet__blocks where the model itself is of a class that it looks for ("Wan Fun" files).
+        path = path.lstrip("_")
+    return ModuleName(module, path, row.component, row.flattened), WRAPPERS if outer or inner else row
+
+
+def _setting(modules: list[str], metadata: Mapping[str, str]) -> str | None:
+    """The prefix before all of ``modules``, names without a dot; "" where the names begin at once; None unknown."""
+    told = _preset_prefix(metadata)
+    if told and all(module.startswith(told + "_") for module in modules):
+        return told + "_"
+    cuts = list(_common_cuts(modules))
+    for cut in cuts:
+        if all(_ROOT.match(module, len(cut)) for module in modules):
+            return cut
+    return cuts[1] if len(modules) > 1 and len(cuts) > 1 else None
+
+
+def _common_cuts(modules: Iterable[str]) -> Iterable[str]:
+    """ "" and every beginning that all of ``modules`` share and that ends in "_", the shortest first."""
+    low, high = min(modules), max(modules)
+    shared = next((at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
+    yield ""
+    yield from (low[: at + 1] for at, sign in enumerate(low[:shared]) if sign == "_" and at + 1 < len(low))
+
+
+def _preset_prefix(metadata: Mapping[str, str]) -> str | None:
+    """``lora_prefix`` of the LyCORIS preset that SimpleTuner keeps in a file's metadata."""
+    try:
+        prefix = json.loads(metadata["lycoris_config"])["apply_preset"]["lora_prefix"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return prefix if isinstance(prefix, str) else None
+
+
+def producer(namings: Iterable[str], metadata: Mapping[str, str]) -> str:
+    """Who wrote a file: what its metadata says, else what its names are called."""
+    for mark in MARKS:
+        if mark.text in metadata.get(mark.key, "") and mark.key in metadata:
+            return mark.producer
+    return ", ".join(namings)

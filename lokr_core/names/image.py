@@ -7,13 +7,17 @@ from .tables import Architecture, Side, block, fused, one
 _JOINT, _TWO = "joint_blocks.{i}", "transformer_blocks.{i}"
 
 SD3 = Architecture(
-    "sd3", "Stable Diffusion 3 and 3.5",
+    "sd3",
+    "Stable Diffusion 3 and 3.5",
     Side(has=("joint_blocks.0.context_block.attn.qkv", "x_embedder.proj")),
     Side(has=("transformer_blocks.0.attn.add_q_proj", "pos_embed.proj", "time_text_embed.text_embedder.linear_1")),
-    (fused(f"{_JOINT}.x_block.attn.qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
-     fused(f"{_JOINT}.x_block.attn2.qkv", f"{_TWO}.attn2.", "to_q to_k to_v"),
-     fused(f"{_JOINT}.context_block.attn.qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
-     *block(_TWO, _JOINT,
+    (
+        fused(f"{_JOINT}.x_block.attn.qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
+        fused(f"{_JOINT}.x_block.attn2.qkv", f"{_TWO}.attn2.", "to_q to_k to_v"),
+        fused(f"{_JOINT}.context_block.attn.qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
+        *block(
+            _TWO,
+            _JOINT,
             ("attn.to_qkv", "x_block.attn.qkv"),  # diffusers after fuse_qkv_projections
             ("attn2.to_qkv", "x_block.attn2.qkv"),
             ("attn.to_added_qkv", "context_block.attn.qkv"),
@@ -30,23 +34,33 @@ SD3 = Architecture(
             ("attn2.norm_q", "x_block.attn2.ln_q"),
             ("attn2.norm_k", "x_block.attn2.ln_k"),
             ("attn.norm_added_q", "context_block.attn.ln_q"),
-            ("attn.norm_added_k", "context_block.attn.ln_k")),
-     one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=6),
-     # The last block's context has shift and scale only, and they stand the other way round, as in the final layer.
-     one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=2, swap=True),
-     *block("time_text_embed", "t_embedder.mlp", ("timestep_embedder.linear_1", "0"),
-            ("timestep_embedder.linear_2", "2")),
-     *block("time_text_embed", "y_embedder.mlp", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")),
-     one("pos_embed.proj", "x_embedder.proj"),
-     one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
-     one("proj_out", "final_layer.linear")),
+            ("attn.norm_added_k", "context_block.attn.ln_k"),
+        ),
+        one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=6),
+        # The last block's context has shift and scale only, and they stand the other way round, as in the final layer.
+        one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=2, swap=True),
+        *block(
+            "time_text_embed",
+            "t_embedder.mlp",
+            ("timestep_embedder.linear_1", "0"),
+            ("timestep_embedder.linear_2", "2"),
+        ),
+        *block("time_text_embed", "y_embedder.mlp", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")),
+        one("pos_embed.proj", "x_embedder.proj"),
+        one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
+        one("proj_out", "final_layer.linear"),
+    ),
 )
 
 AURAFLOW = Architecture(
-    "auraflow", "AuraFlow",
+    "auraflow",
+    "AuraFlow",
     Side(has=("double_layers.0.attn.w1q", "cond_seq_linear")),
     Side(has=("joint_transformer_blocks.0.attn.add_q_proj", "time_step_proj.linear_1")),
-    (*block("joint_transformer_blocks.{i}", "double_layers.{i}",
+    (
+        *block(
+            "joint_transformer_blocks.{i}",
+            "double_layers.{i}",
             ("attn.to_q", "attn.w2q"),
             ("attn.to_k", "attn.w2k"),
             ("attn.to_v", "attn.w2v"),
@@ -62,8 +76,11 @@ AURAFLOW = Architecture(
             ("ff_context.linear_2", "mlpC.c_fc2"),
             ("ff_context.out_projection", "mlpC.c_proj"),
             ("norm1.linear", "modX.1"),
-            ("norm1_context.linear", "modC.1")),
-     *block("single_transformer_blocks.{i}", "single_layers.{i}",
+            ("norm1_context.linear", "modC.1"),
+        ),
+        *block(
+            "single_transformer_blocks.{i}",
+            "single_layers.{i}",
             ("attn.to_q", "attn.w1q"),
             ("attn.to_k", "attn.w1k"),
             ("attn.to_v", "attn.w1v"),
@@ -71,88 +88,113 @@ AURAFLOW = Architecture(
             ("ff.linear_1", "mlp.c_fc1"),
             ("ff.linear_2", "mlp.c_fc2"),
             ("ff.out_projection", "mlp.c_proj"),
-            ("norm1.linear", "modCX.1")),
-     *block("time_step_proj", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-     one("context_embedder", "cond_seq_linear"),
-     one("pos_embed.proj", "init_x_linear"),
-     one("norm_out.linear", "modF.1", swap=True),
-     one("proj_out", "final_linear")),
+            ("norm1.linear", "modCX.1"),
+        ),
+        *block("time_step_proj", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        one("context_embedder", "cond_seq_linear"),
+        one("pos_embed.proj", "init_x_linear"),
+        one("norm_out.linear", "modF.1", swap=True),
+        one("proj_out", "final_linear"),
+    ),
 )
 
 PIXART = Architecture(
-    "pixart", "PixArt Alpha and Sigma",
+    "pixart",
+    "PixArt Alpha and Sigma",
     Side(has=("t_block.1", "blocks.0.cross_attn.kv_linear", "y_embedder.y_proj.fc1")),
-    Side(has=("adaln_single.linear", "caption_projection.linear_1", "pos_embed.proj",
-              "transformer_blocks.0.attn2.to_k")),
-    (fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
-     fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
-     *block(_TWO, "blocks.{i}",
+    Side(
+        has=("adaln_single.linear", "caption_projection.linear_1", "pos_embed.proj", "transformer_blocks.0.attn2.to_k")
+    ),
+    (
+        fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
+        fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
+        *block(
+            _TWO,
+            "blocks.{i}",
             ("attn1.to_out.0", "attn.proj"),
             ("attn2.to_q", "cross_attn.q_linear"),
             ("attn2.to_out.0", "cross_attn.proj"),
             ("ff.net.0.proj", "mlp.fc1"),
-            ("ff.net.2", "mlp.fc2")),
-     *block("adaln_single.emb.timestep_embedder", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-     *block("adaln_single.emb.resolution_embedder", "csize_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-     *block("adaln_single.emb.aspect_ratio_embedder", "ar_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-     *block("caption_projection", "y_embedder.y_proj", ("linear_1", "fc1"), ("linear_2", "fc2")),
-     one("adaln_single.linear", "t_block.1"),
-     one("pos_embed.proj", "x_embedder.proj"),
-     one("proj_out", "final_layer.linear")),
+            ("ff.net.2", "mlp.fc2"),
+        ),
+        *block("adaln_single.emb.timestep_embedder", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("adaln_single.emb.resolution_embedder", "csize_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("adaln_single.emb.aspect_ratio_embedder", "ar_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("caption_projection", "y_embedder.y_proj", ("linear_1", "fc1"), ("linear_2", "fc2")),
+        one("adaln_single.linear", "t_block.1"),
+        one("pos_embed.proj", "x_embedder.proj"),
+        one("proj_out", "final_layer.linear"),
+    ),
 )
 
 QWEN_IMAGE = Architecture(
-    "qwen_image", "Qwen-Image and Qwen-Image-Edit",
+    "qwen_image",
+    "Qwen-Image and Qwen-Image-Edit",
     Side(has=("transformer_blocks.0.img_mod.1", "transformer_blocks.0.txt_mlp.net.0.proj", "txt_in")),
     None,
-    (fused(f"{_TWO}.attn.to_qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
-     fused(f"{_TWO}.attn.to_added_qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj")),
+    (
+        fused(f"{_TWO}.attn.to_qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
+        fused(f"{_TWO}.attn.to_added_qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
+    ),
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
 )
 
 HIDREAM = Architecture(
-    "hidream", "HiDream-I1",
+    "hidream",
+    "HiDream-I1",
     Side(has=("double_stream_blocks.0.block.attn1.to_q_t", "caption_projection.0.linear")),
     None,
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same. The gate of the experts is a bare "
-         "parameter that trainers leave alone.",
+    "parameter that trainers leave alone.",
 )
 
 ERNIE_IMAGE = Architecture(
-    "ernie_image", "ERNIE-Image",
+    "ernie_image",
+    "ERNIE-Image",
     Side(has=("text_proj", "layers.0.self_attention.to_q", "layers.0.mlp.linear_fc2")),
     None,
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
 )
 
 KREA2 = Architecture(
-    "krea2", "Krea 2",
+    "krea2",
+    "Krea 2",
     Side(has=("first", "tproj.1", "txtfusion.projector", "blocks.0.attn.wq")),
     Side(has=("img_in", "time_mod_proj", "text_fusion.projector", "transformer_blocks.0.attn.to_gate")),
-    (*(rule for theirs, ours in ((_TWO, "blocks.{i}"),
-                                 ("text_fusion.layerwise_blocks.{i}", "txtfusion.layerwise_blocks.{i}"),
-                                 ("text_fusion.refiner_blocks.{i}", "txtfusion.refiner_blocks.{i}"))
-       for rule in block(theirs, ours,
-                         ("attn.to_q", "attn.wq"),
-                         ("attn.to_k", "attn.wk"),
-                         ("attn.to_v", "attn.wv"),
-                         ("attn.to_gate", "attn.gate"),
-                         ("attn.to_out.0", "attn.wo"),
-                         ("attn.to_out", "attn.wo"),  # as some trainers write it
-                         ("attn.norm_q", "attn.qknorm.qnorm"),
-                         ("attn.norm_k", "attn.qknorm.knorm"),
-                         ("ff.gate", "mlp.gate"),
-                         ("ff.up", "mlp.up"),
-                         ("ff.down", "mlp.down"),
-                         ("norm1", "prenorm"),
-                         ("norm2", "postnorm"))),
-     one("img_in", "first"),
-     *block("time_embed", "tmlp", ("linear_1", "0"), ("linear_2", "2")),
-     one("time_mod_proj", "tproj.1"),
-     *block("txt_in", "txtmlp", ("norm", "0"), ("linear_1", "1"), ("linear_2", "3")),
-     one("text_fusion.projector", "txtfusion.projector"),
-     one("final_layer.linear", "last.linear"),
-     one("final_layer.norm", "last.norm")),
+    (
+        *(
+            rule
+            for theirs, ours in (
+                (_TWO, "blocks.{i}"),
+                ("text_fusion.layerwise_blocks.{i}", "txtfusion.layerwise_blocks.{i}"),
+                ("text_fusion.refiner_blocks.{i}", "txtfusion.refiner_blocks.{i}"),
+            )
+            for rule in block(
+                theirs,
+                ours,
+                ("attn.to_q", "attn.wq"),
+                ("attn.to_k", "attn.wk"),
+                ("attn.to_v", "attn.wv"),
+                ("attn.to_gate", "attn.gate"),
+                ("attn.to_out.0", "attn.wo"),
+                ("attn.to_out", "attn.wo"),  # as some trainers write it
+                ("attn.norm_q", "attn.qknorm.qnorm"),
+                ("attn.norm_k", "attn.qknorm.knorm"),
+                ("ff.gate", "mlp.gate"),
+                ("ff.up", "mlp.up"),
+                ("ff.down", "mlp.down"),
+                ("norm1", "prenorm"),
+                ("norm2", "postnorm"),
+            )
+        ),
+        one("img_in", "first"),
+        *block("time_embed", "tmlp", ("linear_1", "0"), ("linear_2", "2")),
+        one("time_mod_proj", "tproj.1"),
+        *block("txt_in", "txtmlp", ("norm", "0"), ("linear_1", "1"), ("linear_2", "3")),
+        one("text_fusion.projector", "txtfusion.projector"),
+        one("final_layer.linear", "last.linear"),
+        one("final_layer.norm", "last.norm"),
+    ),
 )
 
 TABLES = (SD3, AURAFLOW, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, KREA2)

@@ -106,7 +106,7 @@ def _canonical(modules: Mapping[str, Weight], side: Side) -> Mapping[str, Weight
     for module, weight in modules.items():
         for prefix, first in used:
             if module.startswith(prefix):
-                module = first + module[len(prefix):]
+                module = first + module[len(prefix) :]
                 break
         canonical[module] = weight
     return canonical
@@ -126,7 +126,7 @@ def _spellings(name: str, side: Side | None) -> Iterator[str]:
         return
     for group in side.prefixes:
         if name.startswith(group.prefixes[0]):
-            rest = name[len(group.prefixes[0]):]
+            rest = name[len(group.prefixes[0]) :]
             yield from (prefix + rest for prefix in group.prefixes[1:])
             break
     for spelling in side.spellings:

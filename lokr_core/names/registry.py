@@ -6,6 +6,12 @@ from . import audio, flux, hunyuan, image, lumina, text, unet, video
 from .tables import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *unet.TABLES, *hunyuan.TABLES, *flux.TABLES, *image.TABLES, *lumina.TABLES, *video.TABLES, *audio.TABLES,
+    *unet.TABLES,
+    *hunyuan.TABLES,
+    *flux.TABLES,
+    *image.TABLES,
+    *lumina.TABLES,
+    *video.TABLES,
+    *audio.TABLES,
     *text.TABLES,
 )

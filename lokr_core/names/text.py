@@ -10,58 +10,80 @@ from .tables import Architecture, Prefix, Side, block, fused, one
 _LAYER, _BLOCK = "text_model.encoder.layers.{i}", "transformer.resblocks.{i}"
 
 CLIP = Architecture(
-    "clip", "CLIP text encoder",
+    "clip",
+    "CLIP text encoder",
     # OpenCLIP (SD2 and SDXL in A1111): query, key and value in one bare parameter of the attention.
-    Side(has=("transformer.resblocks.0.attn", "transformer.resblocks.0.mlp.c_fc"),
-         prefixes=(Prefix("transformer.resblocks.0.mlp.c_fc", ("", "model.")),)),
+    Side(
+        has=("transformer.resblocks.0.attn", "transformer.resblocks.0.mlp.c_fc"),
+        prefixes=(Prefix("transformer.resblocks.0.mlp.c_fc", ("", "model.")),),
+    ),
     # transformers 5 has no `text_model.` in CLIPTextModel, but has it in CLIPTextModelWithProjection.
-    Side(has=("text_model.encoder.layers.0.self_attn.q_proj", "text_model.encoder.layers.0.mlp.fc1"),
-         prefixes=(Prefix("encoder.layers.0.mlp.fc1", ("text_model.", "", "transformer.text_model.")),)),
-    (fused(f"{_BLOCK}.attn", f"{_LAYER}.self_attn.", "q_proj k_proj v_proj"),
-     *block(_LAYER, _BLOCK,
+    Side(
+        has=("text_model.encoder.layers.0.self_attn.q_proj", "text_model.encoder.layers.0.mlp.fc1"),
+        prefixes=(Prefix("encoder.layers.0.mlp.fc1", ("text_model.", "", "transformer.text_model.")),),
+    ),
+    (
+        fused(f"{_BLOCK}.attn", f"{_LAYER}.self_attn.", "q_proj k_proj v_proj"),
+        *block(
+            _LAYER,
+            _BLOCK,
             ("self_attn.out_proj", "attn.out_proj"),
             ("mlp.fc1", "mlp.c_fc"),
             ("mlp.fc2", "mlp.c_proj"),
             ("layer_norm1", "ln_1"),
-            ("layer_norm2", "ln_2")),
-     one("text_model.final_layer_norm", "ln_final"),
-     one("text_model.embeddings.token_embedding", "token_embedding")),
+            ("layer_norm2", "ln_2"),
+        ),
+        one("text_model.final_layer_norm", "ln_final"),
+        one("text_model.embeddings.token_embedding", "token_embedding"),
+    ),
     note="OpenCLIP's text_projection is a bare parameter and transposed against transformers' Linear: not covered.",
 )
 
 T5 = Architecture(
-    "t5", "T5 and UMT5",
-    Side(has=("encoder.block.0.layer.0.SelfAttention.q",),
-         prefixes=(Prefix("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder.")),)),
+    "t5",
+    "T5 and UMT5",
+    Side(
+        has=("encoder.block.0.layer.0.SelfAttention.q",),
+        prefixes=(Prefix("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder.")),),
+    ),
     None,
     note="One name space, several prefixes.",
 )
 
 BERT = Architecture(
-    "bert", "BERT",
-    Side(has=("bert.encoder.layer.0.attention.self.query",),
-         prefixes=(Prefix("encoder.layer.0.attention.self.query", ("bert.", "", "transformer.bert.")),)),
+    "bert",
+    "BERT",
+    Side(
+        has=("bert.encoder.layer.0.attention.self.query",),
+        prefixes=(Prefix("encoder.layer.0.attention.self.query", ("bert.", "", "transformer.bert.")),),
+    ),
     None,
     note="One name space, several prefixes.",
 )
 
-_LANGUAGE = Prefix("layers.0.self_attn.q_proj", (
-    "model.", "", "model.language_model.", "language_model.model.", "language_model.", "transformer.model."))
+_LANGUAGE = Prefix(
+    "layers.0.self_attn.q_proj",
+    ("model.", "", "model.language_model.", "language_model.model.", "language_model.", "transformer.model."),
+)
 _VISION = Prefix("blocks.0.attn.qkv", ("visual.", "model.visual.", "transformer.visual."))
 
 
 def _decoder(name: str, title: str, *has: str) -> Architecture:
     return Architecture(
-        name, title,
-        Side(has=("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj", *has),
-             prefixes=(_LANGUAGE, _VISION)),
+        name,
+        title,
+        Side(
+            has=("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj", *has), prefixes=(_LANGUAGE, _VISION)
+        ),
         None,
         note="One name space, several prefixes.",
     )
 
 
 TABLES = (
-    CLIP, T5, BERT,
+    CLIP,
+    T5,
+    BERT,
     _decoder("qwen_vl", "Qwen-VL", "visual.blocks.0.attn.qkv"),
     _decoder("gemma", "Gemma 2 and 3", "model.layers.0.pre_feedforward_layernorm"),
     _decoder("qwen3", "Qwen3", "model.layers.0.self_attn.q_norm"),

@@ -52,7 +52,7 @@ def _expand(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
         head = _head(module)
         if head in attentions:
             theirs, ours = attentions[head]
-            rules.append(Rule(ours + module[len(head):], (theirs + module[len(head):],)))
+            rules.append(Rule(ours + module[len(head) :], (theirs + module[len(head) :],)))
     return tuple(rules)
 
 
@@ -65,8 +65,10 @@ def _head(module: str) -> str:
 
 
 def _blocks_of_original(modules: Collection[str]) -> Iterator[Block]:
-    for part, side, sampler in (("input_blocks", "down_blocks", "downsamplers"),
-                                ("output_blocks", "up_blocks", "upsamplers")):
+    for part, side, sampler in (
+        ("input_blocks", "down_blocks", "downsamplers"),
+        ("output_blocks", "up_blocks", "upsamplers"),
+    ):
         level = place = 0
         for number in range(_count(modules, part)):
             ended = False
@@ -100,8 +102,10 @@ def _steps(modules: Collection[str], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _blocks_of_diffusers(modules: Collection[str]) -> Iterator[Block]:
-    for part, side, sampler, number in (("input_blocks", "down_blocks", "downsamplers", 1),
-                                        ("output_blocks", "up_blocks", "upsamplers", 0)):
+    for part, side, sampler, number in (
+        ("input_blocks", "down_blocks", "downsamplers", 1),
+        ("output_blocks", "up_blocks", "upsamplers", 0),
+    ):
         for level in range(_count(modules, side)):
             place = 0
             while f"{side}.{level}.resnets.{place}.conv1" in modules:
@@ -136,17 +140,31 @@ def _unet(name: str, title: str, original: Side, diffusers: Side) -> Architectur
 _TIME, _TIME_THEIRS = "time_embed.0", "time_embedding.linear_1"
 
 TABLES = (
-    _unet("sdxl_refiner", "SDXL refiner",
-          Side(has=(_TIME, "label_emb.0.0", "input_blocks.11.0.in_layers.2"), lacks=("input_blocks.1.1.proj_in",)),
-          Side(has=(_TIME_THEIRS, "add_embedding.linear_1", "down_blocks.3.resnets.0.conv1"),
-               lacks=("down_blocks.0.attentions.0.proj_in",))),
-    _unet("sdxl", "SDXL",
-          Side(has=(_TIME, "label_emb.0.0", "input_blocks.0.0"), lacks=("input_blocks.1.1.proj_in",)),
-          Side(has=(_TIME_THEIRS, "add_embedding.linear_1", "down_blocks.0.resnets.0.conv1"))),
-    _unet("sd15", "Stable Diffusion 1.x",
-          Side(has=(_TIME, "input_blocks.0.0", "input_blocks.1.1.proj_in:4")),
-          Side(has=(_TIME_THEIRS, "conv_in", "down_blocks.0.attentions.0.proj_in:4"))),
-    _unet("sd2", "Stable Diffusion 2.x",
-          Side(has=(_TIME, "input_blocks.0.0", "input_blocks.1.1.proj_in:2")),
-          Side(has=(_TIME_THEIRS, "conv_in", "down_blocks.0.attentions.0.proj_in:2"))),
+    _unet(
+        "sdxl_refiner",
+        "SDXL refiner",
+        Side(has=(_TIME, "label_emb.0.0", "input_blocks.11.0.in_layers.2"), lacks=("input_blocks.1.1.proj_in",)),
+        Side(
+            has=(_TIME_THEIRS, "add_embedding.linear_1", "down_blocks.3.resnets.0.conv1"),
+            lacks=("down_blocks.0.attentions.0.proj_in",),
+        ),
+    ),
+    _unet(
+        "sdxl",
+        "SDXL",
+        Side(has=(_TIME, "label_emb.0.0", "input_blocks.0.0"), lacks=("input_blocks.1.1.proj_in",)),
+        Side(has=(_TIME_THEIRS, "add_embedding.linear_1", "down_blocks.0.resnets.0.conv1")),
+    ),
+    _unet(
+        "sd15",
+        "Stable Diffusion 1.x",
+        Side(has=(_TIME, "input_blocks.0.0", "input_blocks.1.1.proj_in:4")),
+        Side(has=(_TIME_THEIRS, "conv_in", "down_blocks.0.attentions.0.proj_in:4")),
+    ),
+    _unet(
+        "sd2",
+        "Stable Diffusion 2.x",
+        Side(has=(_TIME, "input_blocks.0.0", "input_blocks.1.1.proj_in:2")),
+        Side(has=(_TIME_THEIRS, "conv_in", "down_blocks.0.attentions.0.proj_in:2")),
+    ),
 )

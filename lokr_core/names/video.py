@@ -7,11 +7,18 @@ from .tables import Architecture, Rule, Side, block, one
 
 def _wan_stack(stack: str) -> tuple[Rule, ...]:
     return block(
-        stack, stack,
-        *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-          for a, b in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))),
-        *((f"{theirs}.{norm}", f"{ours}.{norm}") for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-          for norm in ("norm_q", "norm_k")),
+        stack,
+        stack,
+        *(
+            (f"{theirs}.{a}", f"{ours}.{b}")
+            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+            for a, b in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
+        ),
+        *(
+            (f"{theirs}.{norm}", f"{ours}.{norm}")
+            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+            for norm in ("norm_q", "norm_k")
+        ),
         ("attn2.add_k_proj", "cross_attn.k_img"),
         ("attn2.add_v_proj", "cross_attn.v_img"),
         ("attn2.norm_added_k", "cross_attn.norm_k_img"),
@@ -22,69 +29,114 @@ def _wan_stack(stack: str) -> tuple[Rule, ...]:
 
 
 WAN = Architecture(
-    "wan", "Wan 2.1 and 2.2",
+    "wan",
+    "Wan 2.1 and 2.2",
     Side(has=("blocks.0.self_attn.q", "blocks.0.cross_attn.o", "head.head", "time_projection.1")),
     Side(has=("blocks.0.attn1.to_q", "blocks.0.ffn.net.0.proj", "condition_embedder.time_proj")),
-    (*_wan_stack("blocks.{i}"), *_wan_stack("vace_blocks.{i}"),
-     *block("vace_blocks.{i}", "vace_blocks.{i}", ("proj_in", "before_proj"), ("proj_out", "after_proj")),
-     *block("condition_embedder", "time_embedding", ("time_embedder.linear_1", "0"), ("time_embedder.linear_2", "2")),
-     *block("condition_embedder", "text_embedding", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")),
-     *block("condition_embedder.image_embedder", "img_emb.proj", ("norm1", "0"), ("ff.net.0.proj", "1"),
-            ("ff.net.2", "3"), ("norm2", "4")),
-     one("condition_embedder.time_proj", "time_projection.1"),
-     one("proj_out", "head.head")),
+    (
+        *_wan_stack("blocks.{i}"),
+        *_wan_stack("vace_blocks.{i}"),
+        *block("vace_blocks.{i}", "vace_blocks.{i}", ("proj_in", "before_proj"), ("proj_out", "after_proj")),
+        *block(
+            "condition_embedder", "time_embedding", ("time_embedder.linear_1", "0"), ("time_embedder.linear_2", "2")
+        ),
+        *block(
+            "condition_embedder", "text_embedding", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")
+        ),
+        *block(
+            "condition_embedder.image_embedder",
+            "img_emb.proj",
+            ("norm1", "0"),
+            ("ff.net.0.proj", "1"),
+            ("ff.net.2", "3"),
+            ("norm2", "4"),
+        ),
+        one("condition_embedder.time_proj", "time_projection.1"),
+        one("proj_out", "head.head"),
+    ),
     note="Covers t2v, i2v, VACE. Of the further variants (camera, S2V, Animate, HuMo, SCAIL) the shared blocks are "
-         "covered and their extra modules are known in original names only.",
+    "covered and their extra modules are known in original names only.",
 )
 
 _LTX_ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
 
 
 def _ltx_modulation(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return block(theirs, ours, *((name, name) for name in (
-        "emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")))
+    return block(
+        theirs,
+        ours,
+        *((name, name) for name in ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")),
+    )
 
 
 _LTX = (
     one("proj_in", "patchify_proj"),
     *_ltx_modulation("time_embed", "adaln_single"),
-    *block("transformer_blocks.{i}", "transformer_blocks.{i}",
-           *((f"{attention}.{a}", f"{attention}.{b}") for attention in _LTX_ATTENTIONS
-             for a, b in (("norm_q", "q_norm"), ("norm_k", "k_norm")))),
+    *block(
+        "transformer_blocks.{i}",
+        "transformer_blocks.{i}",
+        *(
+            (f"{attention}.{a}", f"{attention}.{b}")
+            for attention in _LTX_ATTENTIONS
+            for a, b in (("norm_q", "q_norm"), ("norm_k", "k_norm"))
+        ),
+    ),
 )
 
 LTX_VIDEO = Architecture(
-    "ltx_video", "LTX-Video",
-    Side(has=("patchify_proj", "adaln_single.linear", "transformer_blocks.0.attn2.to_k"),
-         lacks=("audio_patchify_proj",)),
-    Side(has=("proj_in", "time_embed.linear", "caption_projection.linear_1", "transformer_blocks.0.attn2.to_k"),
-         lacks=("audio_proj_in",)),
+    "ltx_video",
+    "LTX-Video",
+    Side(
+        has=("patchify_proj", "adaln_single.linear", "transformer_blocks.0.attn2.to_k"), lacks=("audio_patchify_proj",)
+    ),
+    Side(
+        has=("proj_in", "time_embed.linear", "caption_projection.linear_1", "transformer_blocks.0.attn2.to_k"),
+        lacks=("audio_proj_in",),
+    ),
     _LTX,
 )
 
 LTX2 = Architecture(
-    "ltx2", "LTX-2",
+    "ltx2",
+    "LTX-2",
     Side(has=("patchify_proj", "audio_patchify_proj", "adaln_single.linear")),
     Side(has=("proj_in", "audio_proj_in", "time_embed.linear")),
-    (*_LTX,
-     one("audio_proj_in", "audio_patchify_proj"),
-     *_ltx_modulation("audio_time_embed", "audio_adaln_single"),
-     *_ltx_modulation("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single"),
-     *_ltx_modulation("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single"),
-     *_ltx_modulation("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single"),
-     *_ltx_modulation("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single")),
+    (
+        *_LTX,
+        one("audio_proj_in", "audio_patchify_proj"),
+        *_ltx_modulation("audio_time_embed", "audio_adaln_single"),
+        *_ltx_modulation("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single"),
+        *_ltx_modulation("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single"),
+        *_ltx_modulation("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single"),
+        *_ltx_modulation("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single"),
+    ),
     note="The connectors of the text embeddings are a model of their own in diffusers and have original names here.",
 )
 
 _COSMOS = (
-    *block("transformer_blocks.{i}", "blocks.{i}",
-           *((f"{theirs}.{a}", f"{ours}.{b}") for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-             for a, b in (("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out.0", "output_proj"),
-                          ("norm_q", "q_norm"), ("norm_k", "k_norm"))),
-           *((f"{theirs}.linear_{n}", f"adaln_modulation_{ours}.{n}") for theirs, ours in (
-               ("norm1", "self_attn"), ("norm2", "cross_attn"), ("norm3", "mlp")) for n in (1, 2)),
-           ("ff.net.0.proj", "mlp.layer1"),
-           ("ff.net.2", "mlp.layer2")),
+    *block(
+        "transformer_blocks.{i}",
+        "blocks.{i}",
+        *(
+            (f"{theirs}.{a}", f"{ours}.{b}")
+            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+            for a, b in (
+                ("to_q", "q_proj"),
+                ("to_k", "k_proj"),
+                ("to_v", "v_proj"),
+                ("to_out.0", "output_proj"),
+                ("norm_q", "q_norm"),
+                ("norm_k", "k_norm"),
+            )
+        ),
+        *(
+            (f"{theirs}.linear_{n}", f"adaln_modulation_{ours}.{n}")
+            for theirs, ours in (("norm1", "self_attn"), ("norm2", "cross_attn"), ("norm3", "mlp"))
+            for n in (1, 2)
+        ),
+        ("ff.net.0.proj", "mlp.layer1"),
+        ("ff.net.2", "mlp.layer2"),
+    ),
     *block("time_embed", "t_embedder.1", ("t_embedder.linear_1", "linear_1"), ("t_embedder.linear_2", "linear_2")),
     one("time_embed.norm", "t_embedding_norm"),
     one("patch_embed.proj", "x_embedder.proj.1"),
@@ -96,33 +148,40 @@ _COSMOS = (
 _COSMOS_ORIGINAL = ("blocks.0.adaln_modulation_self_attn.1", "blocks.0.self_attn.output_proj", "t_embedder.1.linear_1")
 
 ANIMA = Architecture(
-    "anima", "Anima",
+    "anima",
+    "Anima",
     Side(has=(*_COSMOS_ORIGINAL, "llm_adapter.out_proj")),
     None,
     _COSMOS,
     note="Cosmos-Predict2 with a text adapter. The transformer has Cosmos' diffusers names; the adapter "
-         "(llm_adapter) has its authors' names only.",
+    "(llm_adapter) has its authors' names only.",
 )
 
 COSMOS_PREDICT2 = Architecture(
-    "cosmos_predict2", "Cosmos-Predict2",
+    "cosmos_predict2",
+    "Cosmos-Predict2",
     Side(has=_COSMOS_ORIGINAL, lacks=("llm_adapter.out_proj",)),
     Side(has=("patch_embed.proj", "time_embed.t_embedder.linear_1", "transformer_blocks.0.norm1.linear_1")),
     _COSMOS,
 )
 
 KANDINSKY5 = Architecture(
-    "kandinsky5", "Kandinsky 5",
+    "kandinsky5",
+    "Kandinsky 5",
     Side(has=("visual_transformer_blocks.0.self_attention.to_query", "text_embeddings.in_layer")),
     None,
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
 )
 
 COGVIDEOX = Architecture(
-    "cogvideox", "CogVideoX",
+    "cogvideox",
+    "CogVideoX",
     Side(has=("blocks.0.norm1.linear", "blocks.0.attn_out", "patch_embed.text_proj")),
     Side(has=("transformer_blocks.0.norm1.linear", "transformer_blocks.0.attn1.to_q", "patch_embed.text_proj")),
-    (*block("transformer_blocks.{i}", "blocks.{i}",
+    (
+        *block(
+            "transformer_blocks.{i}",
+            "blocks.{i}",
             ("attn1.to_q", "q"),
             ("attn1.to_k", "k"),
             ("attn1.to_v", "v"),
@@ -131,11 +190,13 @@ COGVIDEOX = Architecture(
             ("attn1.norm_k", "norm_k"),
             ("ff.net.0.proj", "ff_proj"),
             ("ff.net.2", "ff_out"),
-            *((name, name) for name in ("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm"))),
-     one("time_embedding.linear_1", "time_embedding_linear_1"),
-     one("time_embedding.linear_2", "time_embedding_linear_2"),
-     one("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
-     one("ofs_embedding.linear_2", "ofs_embedding_linear_2")),
+            *((name, name) for name in ("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm")),
+        ),
+        one("time_embedding.linear_1", "time_embedding_linear_1"),
+        one("time_embedding.linear_2", "time_embedding_linear_2"),
+        one("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
+        one("ofs_embedding.linear_2", "ofs_embedding_linear_2"),
+    ),
     note="`original` here is ComfyUI's naming. The authors' own repository has further names, which are not covered.",
 )
 

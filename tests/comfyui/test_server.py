@@ -54,7 +54,9 @@ def server(comfyui, tmp_path_factory):
     save_file(lokr(LAYERS, 1), str(loras / "other.safetensors"))
     save_file(lora(mixed), str(loras / "plain-lora.safetensors"))
     half = dict(list(lokr(LAYERS, 2).items())[:8])
-    save_file({**half, **lora({"lora_unet_mid_block_attentions_0_proj_in": (640, 640)})}, str(loras / "mixed.safetensors"))
+    save_file(
+        {**half, **lora({"lora_unet_mid_block_attentions_0_proj_in": (640, 640)})}, str(loras / "mixed.safetensors")
+    )
     save_file(lokr({**LAYERS, **other_model}, 3), str(loras / "partial.safetensors"))
     save_file(lokr(other_model, 4), str(loras / "nothing.safetensors"))
     (loras / "broken.safetensors").write_bytes((loras / "style.safetensors").read_bytes()[:-100])
@@ -151,13 +153,20 @@ def test_the_report_says_that_everything_was_applied(server):
 
 
 def test_strengths_beyond_the_slider_are_taken(server):
-    assert not np.array_equal(image(server, loader("style.safetensors", 3.5)), image(server, loader("style.safetensors", 2.0)))
-    assert not np.array_equal(image(server, loader("style.safetensors", -5)), image(server, loader("style.safetensors", -2)))
+    assert not np.array_equal(
+        image(server, loader("style.safetensors", 3.5)), image(server, loader("style.safetensors", 2.0))
+    )
+    assert not np.array_equal(
+        image(server, loader("style.safetensors", -5)), image(server, loader("style.safetensors", -2))
+    )
 
 
 def test_text_encoder_and_model_have_their_own_strengths(server):
     both = image(server, loader("style.safetensors", 1.0, 1.0))
-    model_only = {"class_type": "LoKrLoaderModelOnly", "inputs": {"lokr_name": "style.safetensors", "strength_model": 1.0}}
+    model_only = {
+        "class_type": "LoKrLoaderModelOnly",
+        "inputs": {"lokr_name": "style.safetensors", "strength_model": 1.0},
+    }
     without_clip = image(server, loader("style.safetensors", 1.0, 0.0))
     assert not np.array_equal(both, without_clip)
     assert np.array_equal(image(server, model_only), without_clip)
@@ -165,7 +174,9 @@ def test_text_encoder_and_model_have_their_own_strengths(server):
 
 def test_nodes_chain_with_one_another_and_with_cores_lora_loader(server):
     a, b, lora = loader("style.safetensors", 0.7), loader("other.safetensors", -0.4), core_lora(0.6)
-    seen = [image(server, *chain) for chain in ((a,), (b,), (lora,), (a, b), (lora, a), (a, lora), (lora, a, b, a, lora))]
+    seen = [
+        image(server, *chain) for chain in ((a,), (b,), (lora,), (a, b), (lora, a), (a, lora), (lora, a, b, a, lora))
+    ]
     assert all(not np.array_equal(x, y) for i, x in enumerate(seen[:5]) for y in seen[:i])
     # The order of additions matters to rounding alone: a step of one in a few pixels.
     assert np.abs(seen[4].astype(int) - seen[5].astype(int)).max() <= 1

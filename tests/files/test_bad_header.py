@@ -78,7 +78,13 @@ def test_an_empty_file(path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"x", b"1234567", b"12345678", b"<!DOCTYPE html><html>not found</html>", b"version https://git-lfs.github.com/spec/v1"],
+    [
+        b"x",
+        b"1234567",
+        b"12345678",
+        b"<!DOCTYPE html><html>not found</html>",
+        b"version https://git-lfs.github.com/spec/v1",
+    ],
 )
 def test_not_a_safetensors_file(path, content):
     path.write_bytes(content)

@@ -17,9 +17,7 @@ HALVES = [
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 strengths = st.sampled_from([0.0, 0.5, 1.0, -1.3])
-steps = st.lists(
-    st.tuples(st.sampled_from(["merge", "strength", "remove"]), st.integers(0, 2), strengths), max_size=12
-)
+steps = st.lists(st.tuples(st.sampled_from(["merge", "strength", "remove"]), st.integers(0, 2), strengths), max_size=12)
 
 
 @settings(deadline=None, max_examples=120)

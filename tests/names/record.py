@@ -43,8 +43,12 @@ def weights_of(model: Any) -> dict[str, list[int]]:
 def write(path: Path, side: str, names: dict[str, list[int]]) -> None:
     record = json.loads(path.read_text()) if path.exists() else {}
     record[side] = names
-    rows = [f'  "{key}": {{\n' + ",\n".join(f"    {json.dumps(n)}: {json.dumps(s)}" for n, s in record[key].items())
-            + "\n  }" for key in sorted(record)]
+    rows = [
+        f'  "{key}": {{\n'
+        + ",\n".join(f"    {json.dumps(n)}: {json.dumps(s)}" for n, s in record[key].items())
+        + "\n  }"
+        for key in sorted(record)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{\n" + ",\n".join(rows) + "\n}\n")
 

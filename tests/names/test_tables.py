@@ -16,8 +16,15 @@ DATA = Path(__file__).parent / "data"
 RECORDED = sorted(path.stem for path in DATA.glob("*.json"))
 
 TABLE_OF = {
-    "flux2_klein": "flux2", "koala_700m": "sdxl", "pixart_alpha": "pixart", "pixart_sigma": "pixart", "sd35": "sd3",
-    "ssd_1b": "sdxl", "wan_i2v": "wan", "wan_t2v": "wan", "wan_vace": "wan",
+    "flux2_klein": "flux2",
+    "koala_700m": "sdxl",
+    "pixart_alpha": "pixart",
+    "pixart_sigma": "pixart",
+    "sd35": "sd3",
+    "ssd_1b": "sdxl",
+    "wan_i2v": "wan",
+    "wan_t2v": "wan",
+    "wan_vace": "wan",
 }
 """The table of a record, where it is not named like it."""
 
@@ -156,9 +163,14 @@ def test_further_spellings_of_the_original_names() -> None:
     for target, qkv in ((hunyuan[1], 1), (weights_of(hunyuan[0]), 3)):
         names = aliases(target)
         assert len(names["double_blocks.0.img_attn_qkv"]) == qkv
-        assert {"double_blocks.0.img_mod.linear", "double_blocks.1.txt_mlp.fc2", "time_in.mlp.0",
-                "single_blocks.0.modulation.linear", "txt_in.individual_token_refiner.blocks.1.self_attn_qkv",
-                "txt_in.c_embedder.linear_1"} <= set(names)
+        assert {
+            "double_blocks.0.img_mod.linear",
+            "double_blocks.1.txt_mlp.fc2",
+            "time_in.mlp.0",
+            "single_blocks.0.modulation.linear",
+            "txt_in.individual_token_refiner.blocks.1.self_attn_qkv",
+            "txt_in.c_embedder.linear_1",
+        } <= set(names)
     ace = record("ace_step15")
     assert aliases(ace[1])["layers.1.cross_attn.q_proj"] == (Slot("decoder.layers.1.cross_attn.q_proj"),)
     for name in ("layers.1.cross_attn.q_proj", "decoder.layers.1.cross_attn.q_proj"):
@@ -180,15 +192,18 @@ def test_every_weight_is_what_diffusers_makes_of_the_checkpoint(arch: str) -> No
     diffusers, comfyui = record(arch)
     generator = torch.Generator().manual_seed(0)
     # Connectors of LTX-2 are another model's and large.
-    weights = {name: torch.randn(shape, generator=generator) for name, shape in comfyui.items()
-               if "embeddings_connector" not in name}
+    weights = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in comfyui.items()
+        if "embeddings_connector" not in name
+    }
     converted = getattr(converters, CONVERTERS[arch])(dict(weights))
     names = aliases(comfyui)
     for module in diffusers:
         (slot,) = found(names, module, comfyui)
         weight = weights[f"{slot.module}.{slot.parameter}"]
         start, length = slot.rows or (0, len(weight))
-        part = weight[start:start + length]
+        part = weight[start : start + length]
         if slot.swap:
             part = torch.cat(part.chunk(2)[::-1])
         assert torch.equal(part, converted[f"{module}.weight"]), module

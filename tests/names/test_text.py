@@ -12,8 +12,14 @@ from lokr_core.names import Slot, aliases, detect
 DATA = Path(__file__).parent / "data" / "text"
 RECORDED = sorted(path.stem for path in DATA.glob("*.json"))
 
-TABLE_OF = {"clip_bare": "clip", "umt5": "t5", "qwen3_bare": "qwen3", "gemma2": "gemma", "gemma3": "gemma",
-            "qwen25_vl": "qwen_vl"}
+TABLE_OF = {
+    "clip_bare": "clip",
+    "umt5": "t5",
+    "qwen3_bare": "qwen3",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "qwen25_vl": "qwen_vl",
+}
 MARKS = {"qwen3": "layers.0.self_attn.q_norm", "gemma": "layers.0.pre_feedforward_layernorm"}
 """Norms tell these families apart, and the records hold no weights of one axis."""
 
@@ -23,8 +29,7 @@ NOT_IN_COMFYUI = ("lm_head", "model.vision_tower.")
 def record(arch: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """(transformers' modules, ComfyUI's weights) -> shapes."""
     data = json.loads((DATA / f"{arch}.json").read_text())
-    modules, weights = ({name: tuple(shape) for name, shape in data[side].items()}
-                        for side in ("diffusers", "comfyui"))
+    modules, weights = ({name: tuple(shape) for name, shape in data[side].items()} for side in ("diffusers", "comfyui"))
     mark = MARKS.get(TABLE_OF.get(arch, arch))
     return modules, weights | ({f"model.{mark}.weight": (32,)} if mark else {})
 
@@ -57,9 +62,14 @@ def openclip(layers: int = 2, width: int = 6, hidden: int = 10) -> dict[str, tup
     shapes = {"token_embedding.weight": (99, width), "ln_final.weight": (width,)}
     for n in range(layers):
         block = f"transformer.resblocks.{n}"
-        shapes |= {f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.out_proj.weight": (width, width),
-                   f"{block}.mlp.c_fc.weight": (hidden, width), f"{block}.mlp.c_proj.weight": (width, hidden),
-                   f"{block}.ln_1.weight": (width,), f"{block}.ln_2.weight": (width,)}
+        shapes |= {
+            f"{block}.attn.in_proj_weight": (3 * width, width),
+            f"{block}.attn.out_proj.weight": (width, width),
+            f"{block}.mlp.c_fc.weight": (hidden, width),
+            f"{block}.mlp.c_proj.weight": (width, hidden),
+            f"{block}.ln_1.weight": (width,),
+            f"{block}.ln_2.weight": (width,),
+        }
     return shapes
 
 
@@ -80,13 +90,26 @@ def test_openclips_names_are_diffusers_own_conversion() -> None:
     converters = pytest.importorskip("diffusers.loaders.single_file_utils")
     torch.manual_seed(0)
     checkpoint = {name: torch.randn(shape) for name, shape in openclip().items()}
-    checkpoint |= {f"{name.removesuffix('weight')}bias": torch.randn(weight.shape[0])
-                   for name, weight in checkpoint.items() if "resblocks" in name}
-    checkpoint |= {"text_projection": torch.randn(6, 6), "positional_embedding": torch.randn(77, 6),
-                   "ln_final.bias": torch.randn(6)}
-    model = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(
-        vocab_size=99, hidden_size=6, intermediate_size=10, num_hidden_layers=2, num_attention_heads=2,
-        projection_dim=6))
+    checkpoint |= {
+        f"{name.removesuffix('weight')}bias": torch.randn(weight.shape[0])
+        for name, weight in checkpoint.items()
+        if "resblocks" in name
+    }
+    checkpoint |= {
+        "text_projection": torch.randn(6, 6),
+        "positional_embedding": torch.randn(77, 6),
+        "ln_final.bias": torch.randn(6),
+    }
+    model = transformers.CLIPTextModelWithProjection(
+        transformers.CLIPTextConfig(
+            vocab_size=99,
+            hidden_size=6,
+            intermediate_size=10,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            projection_dim=6,
+        )
+    )
     converted = converters.convert_open_clip_checkpoint(model, dict(checkpoint), prefix="")
     names = aliases(openclip())
     compared = 0
@@ -96,6 +119,6 @@ def test_openclips_names_are_diffusers_own_conversion() -> None:
             (slot,) = names[module]
             ours = checkpoint[f"{slot.module}.{slot.parameter}"]
             start, length = slot.rows or (0, len(ours))
-            assert torch.equal(ours[start:start + length], weight), name
+            assert torch.equal(ours[start : start + length], weight), name
             compared += 1
     assert compared == 2 * 8

@@ -39,8 +39,11 @@ def _comfyui() -> tuple[Path, Path]:
     if not (folder / "comfy").is_dir():
         pytest.skip(f"no ComfyUI in {folder}: set COMFYUI_PATH")
     places = [folder / "venv", folder / ".venv", folder.parent / "venv", folder.parent / ".venv"]
-    pythons = [Path(os.environ["COMFYUI_PYTHON"])] if "COMFYUI_PYTHON" in os.environ else [
-        place / inside for place in places for inside in ("bin/python", "Scripts/python.exe")]
+    pythons = (
+        [Path(os.environ["COMFYUI_PYTHON"])]
+        if "COMFYUI_PYTHON" in os.environ
+        else [place / inside for place in places for inside in ("bin/python", "Scripts/python.exe")]
+    )
     python = next((python for python in pythons if python.exists()), None)
     if python is None:
         pytest.skip(f"no interpreter of ComfyUI in {[str(p) for p in pythons]}: set COMFYUI_PYTHON")
@@ -56,8 +59,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("twins")
     for interpreter, step in ((python, "make"), (sys.executable, "diffusers"), (python, "compare")):
         done = subprocess.run(
-            [str(interpreter), str(HERE / "twins.py"), step, str(out)], capture_output=True, text=True,
-            env=os.environ | {"COMFYUI_PATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"})
+            [str(interpreter), str(HERE / "twins.py"), step, str(out)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"COMFYUI_PATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        )
         assert done.returncode == 0, f"twins.py {step}:\n{done.stderr[-4000:]}"
     return out
 

@@ -31,14 +31,20 @@ class Run:
 def _pack(x: Any, patch: int = 2) -> Any:
     """(b, c, h, w) -> (b, tokens, c * patch * patch), as Flux and Qwen-Image take it."""
     b, c, h, w = x.shape
-    return x.view(b, c, h // patch, patch, w // patch, patch).permute(0, 2, 4, 1, 3, 5).reshape(
-        b, h * w // patch ** 2, c * patch ** 2)
+    return (
+        x.view(b, c, h // patch, patch, w // patch, patch)
+        .permute(0, 2, 4, 1, 3, 5)
+        .reshape(b, h * w // patch**2, c * patch**2)
+    )
 
 
 def _unpack(x: Any, h: int, w: int, patch: int = 2) -> Any:
     b, _, c = x.shape
-    return x.view(b, h // patch, w // patch, c // patch ** 2, patch, patch).permute(0, 3, 1, 4, 2, 5).reshape(
-        b, c // patch ** 2, h, w)
+    return (
+        x.view(b, h // patch, w // patch, c // patch**2, patch, patch)
+        .permute(0, 3, 1, 4, 2, 5)
+        .reshape(b, c // patch**2, h, w)
+    )
 
 
 def _ids(h: int, w: int, axes: int = 3) -> Any:
@@ -58,8 +64,15 @@ def _flux(model: Any, i: dict[str, Any]) -> Any:
     more = {"pooled_projections": i["y"]} if "y" in i else {}
     if "guidance" in i:
         more["guidance"] = i["guidance"]
-    out = model(hidden_states=_pack(i["x"]), encoder_hidden_states=i["context"], timestep=i["t"],
-                img_ids=_ids(h // 2, w // 2), txt_ids=torch.zeros(i["context"].shape[1], 3), return_dict=False, **more)
+    out = model(
+        hidden_states=_pack(i["x"]),
+        encoder_hidden_states=i["context"],
+        timestep=i["t"],
+        img_ids=_ids(h // 2, w // 2),
+        txt_ids=torch.zeros(i["context"].shape[1], 3),
+        return_dict=False,
+        **more,
+    )
     return _unpack(out[0], h, w)
 
 
@@ -68,8 +81,14 @@ def _longcat(model: Any, i: dict[str, Any]) -> Any:
 
     h, w = i["x"].shape[-2:]
     text = torch.arange(i["context"].shape[1])[:, None] * torch.tensor([0, 1, 1])
-    out = model(hidden_states=_pack(i["x"]), encoder_hidden_states=i["context"], timestep=i["t"],
-                img_ids=_ids(h // 2, w // 2), txt_ids=text.float(), return_dict=False)
+    out = model(
+        hidden_states=_pack(i["x"]),
+        encoder_hidden_states=i["context"],
+        timestep=i["t"],
+        img_ids=_ids(h // 2, w // 2),
+        txt_ids=text.float(),
+        return_dict=False,
+    )
     return _unpack(out[0], h, w)
 
 
@@ -79,8 +98,15 @@ def _flux2(model: Any, i: dict[str, Any]) -> Any:
     h, w = i["x"].shape[-2:]
     text = torch.zeros(i["context"].shape[1], 4)
     text[:, 3] = torch.arange(len(text))
-    out = model(hidden_states=_pack(i["x"], 1), encoder_hidden_states=i["context"], timestep=i["t"],
-                img_ids=_ids(h, w, 4), txt_ids=text, guidance=i.get("guidance"), return_dict=False)
+    out = model(
+        hidden_states=_pack(i["x"], 1),
+        encoder_hidden_states=i["context"],
+        timestep=i["t"],
+        img_ids=_ids(h, w, 4),
+        txt_ids=text,
+        guidance=i.get("guidance"),
+        return_dict=False,
+    )
     return _unpack(out[0], h, w, 1)
 
 
@@ -106,8 +132,13 @@ def _unet_comfyui(model: Any, i: dict[str, Any]) -> Any:
 
 
 def _sd3(model: Any, i: dict[str, Any]) -> Any:
-    return model(hidden_states=i["x"], encoder_hidden_states=i["context"], pooled_projections=i["y"], timestep=i["t"],
-                 return_dict=False)[0]
+    return model(
+        hidden_states=i["x"],
+        encoder_hidden_states=i["context"],
+        pooled_projections=i["y"],
+        timestep=i["t"],
+        return_dict=False,
+    )[0]
 
 
 def _sd3_comfyui(model: Any, i: dict[str, Any]) -> Any:
@@ -124,8 +155,9 @@ def _plain_comfyui(model: Any, i: dict[str, Any]) -> Any:
 
 def _pixart(model: Any, i: dict[str, Any]) -> Any:
     added = {"resolution": i.get("size"), "aspect_ratio": i.get("ratio")}
-    return model(i["x"], encoder_hidden_states=i["context"], timestep=i["t"], added_cond_kwargs=added,
-                 return_dict=False)[0].chunk(2, 1)[0]
+    return model(
+        i["x"], encoder_hidden_states=i["context"], timestep=i["t"], added_cond_kwargs=added, return_dict=False
+    )[0].chunk(2, 1)[0]
 
 
 def _pixart_comfyui(model: Any, i: dict[str, Any]) -> Any:
@@ -154,8 +186,14 @@ def _qwen(model: Any, i: dict[str, Any]) -> Any:
     import torch
 
     h, w = i["x"].shape[-2:]
-    out = model(_pack(i["x"][:, :, 0]), i["context"], torch.ones(i["context"].shape[:2]), i["t"],
-                img_shapes=[[(1, h // 2, w // 2)]], return_dict=False)[0]
+    out = model(
+        _pack(i["x"][:, :, 0]),
+        i["context"],
+        torch.ones(i["context"].shape[:2]),
+        i["t"],
+        img_shapes=[[(1, h // 2, w // 2)]],
+        return_dict=False,
+    )[0]
     return _unpack(out, h, w).unsqueeze(2)
 
 
@@ -174,8 +212,17 @@ def _ltx(model: Any, i: dict[str, Any]) -> Any:
 
     b, c, frames, h, w = i["x"].shape
     tokens = i["x"].permute(0, 2, 3, 4, 1).reshape(b, -1, c)
-    out = model(tokens, i["context"], i["t"] * 1000, torch.ones(i["context"].shape[:2]), num_frames=frames, height=h,
-                width=w, rope_interpolation_scale=(8 / 25, 32, 32), return_dict=False)[0]
+    out = model(
+        tokens,
+        i["context"],
+        i["t"] * 1000,
+        torch.ones(i["context"].shape[:2]),
+        num_frames=frames,
+        height=h,
+        width=w,
+        rope_interpolation_scale=(8 / 25, 32, 32),
+        return_dict=False,
+    )[0]
     return out.reshape(b, frames, h, w, c).permute(0, 4, 1, 2, 3)
 
 
@@ -186,8 +233,15 @@ def _ltx_comfyui(model: Any, i: dict[str, Any]) -> Any:
 def _hunyuan(model: Any, i: dict[str, Any]) -> Any:
     import torch
 
-    return model(i["x"], i["t"], i["context"], torch.ones(i["context"].shape[:2]), i["y"], i["guidance"] * 1000,
-                 return_dict=False)[0]
+    return model(
+        i["x"],
+        i["t"],
+        i["context"],
+        torch.ones(i["context"].shape[:2]),
+        i["y"],
+        i["guidance"] * 1000,
+        return_dict=False,
+    )[0]
 
 
 def _hunyuan_comfyui(model: Any, i: dict[str, Any]) -> Any:
@@ -198,8 +252,16 @@ def _hunyuan15(model: Any, i: dict[str, Any]) -> Any:
     import torch
 
     masks = [torch.ones(i[name].shape[:2]) for name in ("context", "glyphs")]
-    return model(i["x"], i["t"], i["context"], masks[0], encoder_hidden_states_2=i["glyphs"],
-                 encoder_attention_mask_2=masks[1], image_embeds=i["image"], return_dict=False)[0]
+    return model(
+        i["x"],
+        i["t"],
+        i["context"],
+        masks[0],
+        encoder_hidden_states_2=i["glyphs"],
+        encoder_attention_mask_2=masks[1],
+        image_embeds=i["image"],
+        return_dict=False,
+    )[0]
 
 
 def _hunyuan15_comfyui(model: Any, i: dict[str, Any]) -> Any:
@@ -210,17 +272,31 @@ def _hunyuan_image(model: Any, i: dict[str, Any]) -> Any:
     import torch
 
     masks = [torch.ones(i[name].shape[:2]) for name in ("context", "glyphs")]
-    return model(i["x"], i["t"], i["context"], masks[0], timestep_r=i["next"] * 1000,
-                 encoder_hidden_states_2=i["glyphs"], encoder_attention_mask_2=masks[1],
-                 guidance=i["guidance"] * 1000, return_dict=False)[0]
+    return model(
+        i["x"],
+        i["t"],
+        i["context"],
+        masks[0],
+        timestep_r=i["next"] * 1000,
+        encoder_hidden_states_2=i["glyphs"],
+        encoder_attention_mask_2=masks[1],
+        guidance=i["guidance"] * 1000,
+        return_dict=False,
+    )[0]
 
 
 def _hunyuan_image_comfyui(model: Any, i: dict[str, Any]) -> Any:
     import torch
 
     now = i["t"] / 1000
-    return model(i["x"], i["t"], i["context"], txt_byt5=i["glyphs"], guidance=i["guidance"],
-                 transformer_options={"sigmas": now, "sample_sigmas": torch.cat([now, i["next"]])})
+    return model(
+        i["x"],
+        i["t"],
+        i["context"],
+        txt_byt5=i["glyphs"],
+        guidance=i["guidance"],
+        transformer_options={"sigmas": now, "sample_sigmas": torch.cat([now, i["next"]])},
+    )
 
 
 def _hunyuan_dit(model: Any, i: dict[str, Any]) -> Any:
@@ -258,8 +334,7 @@ def _cosmos(model: Any, i: dict[str, Any]) -> Any:
 
     # diffusers asks torchvision to resize the mask; ours has the size already, so torchvision is not needed.
     same = SimpleNamespace(resize=lambda mask, size, **_: mask)
-    transformer_cosmos.transforms = SimpleNamespace(
-        functional=same, InterpolationMode=SimpleNamespace(NEAREST=None))
+    transformer_cosmos.transforms = SimpleNamespace(functional=same, InterpolationMode=SimpleNamespace(NEAREST=None))
     h, w = i["x"].shape[-2:]
     return model(i["x"], i["t"], i["context"], padding_mask=torch.zeros(1, 1, h, w), return_dict=False)[0]
 
@@ -270,8 +345,7 @@ def _cogvideox(model: Any, i: dict[str, Any]) -> Any:
     _, _, t, h, w = i["x"].shape
     grid = (h // 2, w // 2)
     rope = get_3d_rotary_pos_embed(16, ((0, 0), grid), grid, t)
-    return model(i["x"].movedim(1, 2), i["context"], i["t"], image_rotary_emb=rope,
-                 return_dict=False)[0].movedim(1, 2)
+    return model(i["x"].movedim(1, 2), i["context"], i["t"], image_rotary_emb=rope, return_dict=False)[0].movedim(1, 2)
 
 
 def _ernie(model: Any, i: dict[str, Any]) -> Any:
@@ -285,8 +359,16 @@ def _kandinsky(model: Any, i: dict[str, Any]) -> Any:
 
     _, _, t, h, w = i["x"].shape
     places = tuple(torch.arange(n) for n in (t, h // 2, w // 2))
-    out = model(i["x"].permute(0, 2, 3, 4, 1), i["context"], i["t"], i["y"], places,
-                torch.arange(i["context"].shape[1]), scale_factor=(1.0, 2.0, 2.0), return_dict=False)
+    out = model(
+        i["x"].permute(0, 2, 3, 4, 1),
+        i["context"],
+        i["t"],
+        i["y"],
+        places,
+        torch.arange(i["context"].shape[1]),
+        scale_factor=(1.0, 2.0, 2.0),
+        return_dict=False,
+    )
     return out.permute(0, 4, 1, 2, 3)
 
 
@@ -314,8 +396,15 @@ def _stable_audio_comfyui(model: Any, i: dict[str, Any]) -> Any:
 
 
 def _cascade(model: Any, i: dict[str, Any]) -> Any:
-    return model(i["x"], i["t"], i["pooled"], clip_text=i.get("context"), clip_img=i.get("image"),
-                 effnet=i.get("effnet"), return_dict=False)[0]
+    return model(
+        i["x"],
+        i["t"],
+        i["pooled"],
+        clip_text=i.get("context"),
+        clip_img=i.get("image"),
+        effnet=i.get("effnet"),
+        return_dict=False,
+    )[0]
 
 
 def _cascade_comfyui(model: Any, i: dict[str, Any]) -> Any:
@@ -330,11 +419,13 @@ _SD3_INPUTS = {"x": (1, 5, 12, 16), "t": 700, "context": (1, 9, 40), "y": (1, 24
 _WAN_INPUTS = {"x": (1, 5, 3, 8, 12), "t": 400, "context": (1, 9, 40)}
 _UNET = {"converter": "convert_ldm_unet_checkpoint", "prefix": "model.diffusion_model."}
 _WAN_EXTRA = {"scale_shift_table": "head.modulation"} | {
-    f"{stack}.{n}.scale_shift_table": f"{stack}.{n}.modulation" for stack in ("blocks", "vace_blocks") for n in (0, 1)}
+    f"{stack}.{n}.scale_shift_table": f"{stack}.{n}.modulation" for stack in ("blocks", "vace_blocks") for n in (0, 1)
+}
 
 _COSMOS_INPUTS = {"x": (1, 5, 3, 8, 12), "t": 0.7, "context": (1, 9, 40)}
 _PIXART_EXTRA = {"scale_shift_table": "final_layer.scale_shift_table"} | {
-    f"transformer_blocks.{n}.scale_shift_table": f"blocks.{n}.scale_shift_table" for n in (0, 1)}
+    f"transformer_blocks.{n}.scale_shift_table": f"blocks.{n}.scale_shift_table" for n in (0, 1)
+}
 
 RUNS: dict[str, Run] = {
     "sd15": Run(_UNET_INPUTS, _unet, _unet_comfyui, **_UNET),
@@ -346,57 +437,114 @@ RUNS: dict[str, Run] = {
     "sd3": Run(_SD3_INPUTS, _sd3, _sd3_comfyui, extra={"pos_embed.pos_embed": "pos_embed"}),
     "sd35": Run(_SD3_INPUTS, _sd3, _sd3_comfyui, extra={"pos_embed.pos_embed": "pos_embed"}),
     "flux": Run(_IMAGE | {"y": (1, 24), "guidance": 3.5}, _flux, _flux_comfyui),
-    "flux2": Run(_IMAGE | {"x": (1, 20, 6, 8), "guidance": 3.5}, _flux2, _flux_comfyui,
-                 "convert_flux2_transformer_checkpoint_to_diffusers"),
-    "flux2_klein": Run(_IMAGE | {"x": (1, 20, 6, 8)}, _flux2, _flux_comfyui,
-                       "convert_flux2_transformer_checkpoint_to_diffusers"),
+    "flux2": Run(
+        _IMAGE | {"x": (1, 20, 6, 8), "guidance": 3.5},
+        _flux2,
+        _flux_comfyui,
+        "convert_flux2_transformer_checkpoint_to_diffusers",
+    ),
+    "flux2_klein": Run(
+        _IMAGE | {"x": (1, 20, 6, 8)}, _flux2, _flux_comfyui, "convert_flux2_transformer_checkpoint_to_diffusers"
+    ),
     "longcat_image": Run(_IMAGE, _longcat, _flux_comfyui),
     "chroma": Run(_IMAGE, _flux, _chroma_comfyui),
-    "z_image": Run({"x": (1, 5, 16, 16), "t": 0.7, "context": (1, 32, 40)}, _z_image, _lumina_comfyui,
-                   "convert_z_image_transformer_checkpoint_to_diffusers"),
+    "z_image": Run(
+        {"x": (1, 5, 16, 16), "t": 0.7, "context": (1, 32, 40)},
+        _z_image,
+        _lumina_comfyui,
+        "convert_z_image_transformer_checkpoint_to_diffusers",
+    ),
     "lumina2": Run({"x": (1, 5, 16, 16), "t": 0.7, "context": (1, 9, 40)}, _lumina2, _lumina_comfyui),
     "qwen_image": Run({"x": (1, 5, 1, 12, 16), "t": 0.7, "context": (1, 9, 40)}, _qwen, _plain_comfyui),
     "wan_t2v": Run(_WAN_INPUTS, _wan, _wan_comfyui, extra=_WAN_EXTRA),
-    "wan_i2v": Run(_WAN_INPUTS | {"context": (1, 512, 40), "image": (1, 257, 1280)}, _wan, _wan_comfyui,
-                   extra=_WAN_EXTRA),
+    "wan_i2v": Run(
+        _WAN_INPUTS | {"context": (1, 512, 40), "image": (1, 257, 1280)}, _wan, _wan_comfyui, extra=_WAN_EXTRA
+    ),
     "wan_vace": Run(_WAN_INPUTS | {"control": (1, 9, 3, 8, 12)}, _wan, _wan_comfyui, extra=_WAN_EXTRA),
-    "ltx_video": Run({"x": (1, 5, 3, 4, 6), "t": 0.7, "context": (1, 9, 40)}, _ltx, _ltx_comfyui,
-                     "convert_ltx_transformer_checkpoint_to_diffusers"),
-    "hunyuan_video": Run({"x": (1, 5, 3, 8, 12), "t": 700, "context": (1, 9, 40), "y": (1, 24), "guidance": 6.0},
-                         _hunyuan, _hunyuan_comfyui),
-    "auraflow": Run({"x": (1, 5, 16, 24), "t": 0.7, "context": (1, 9, 40)}, _plain, _plain_comfyui,
-                    "convert_auraflow_transformer_checkpoint_to_diffusers"),
-    "pixart_sigma": Run({"x": (1, 5, 64, 64), "t": 400, "context": (1, 9, 40)}, _pixart, _pixart_comfyui,
-                        extra=_PIXART_EXTRA),
-    "pixart_alpha": Run({"x": (1, 5, 64, 64), "t": 400, "context": (1, 9, 40), "size": (1, 2), "ratio": (1, 1)},
-                        _pixart, _pixart_comfyui, extra=_PIXART_EXTRA),
+    "ltx_video": Run(
+        {"x": (1, 5, 3, 4, 6), "t": 0.7, "context": (1, 9, 40)},
+        _ltx,
+        _ltx_comfyui,
+        "convert_ltx_transformer_checkpoint_to_diffusers",
+    ),
+    "hunyuan_video": Run(
+        {"x": (1, 5, 3, 8, 12), "t": 700, "context": (1, 9, 40), "y": (1, 24), "guidance": 6.0},
+        _hunyuan,
+        _hunyuan_comfyui,
+    ),
+    "auraflow": Run(
+        {"x": (1, 5, 16, 24), "t": 0.7, "context": (1, 9, 40)},
+        _plain,
+        _plain_comfyui,
+        "convert_auraflow_transformer_checkpoint_to_diffusers",
+    ),
+    "pixart_sigma": Run(
+        {"x": (1, 5, 64, 64), "t": 400, "context": (1, 9, 40)}, _pixart, _pixart_comfyui, extra=_PIXART_EXTRA
+    ),
+    "pixart_alpha": Run(
+        {"x": (1, 5, 64, 64), "t": 400, "context": (1, 9, 40), "size": (1, 2), "ratio": (1, 1)},
+        _pixart,
+        _pixart_comfyui,
+        extra=_PIXART_EXTRA,
+    ),
     "hunyuan_video15": Run(
         {"x": (1, 5, 3, 4, 6), "t": 700, "context": (1, 9, 40), "glyphs": (1, 7, 1472), "image": (1, 8, 36)},
-        _hunyuan15, _hunyuan15_comfyui),
+        _hunyuan15,
+        _hunyuan15_comfyui,
+    ),
     "hunyuan_image": Run(
         {"x": (1, 5, 4, 6), "t": 700, "next": 0.5, "context": (1, 9, 40), "glyphs": (1, 7, 1472), "guidance": 3.5},
-        _hunyuan_image, _hunyuan_image_comfyui),
-    "hunyuan_dit": Run({"x": (1, 4, 16, 16), "t": 400, "context": (1, 5, 40), "t5": (1, 7, 56)},
-                       _hunyuan_dit, _hunyuan_dit_comfyui,
-                       extra={"time_extra_emb.pooler.positional_embedding": "pooler.positional_embedding"} | {
-                           f"blocks.{n}.norm{a}.{p}": f"blocks.{n}.norm{b}.{p}" for n in range(4)
-                           for a, b in ((2, 3), (3, 2)) for p in ("weight", "bias")}),
-    "hidream": Run({"x": (1, 5, 16, 16), "t": 400, "context": (1, 9, 40), "y": (1, 24), "llama": (1, 4, 8, 36)},
-                   _hidream, _hidream_comfyui),
+        _hunyuan_image,
+        _hunyuan_image_comfyui,
+    ),
+    "hunyuan_dit": Run(
+        {"x": (1, 4, 16, 16), "t": 400, "context": (1, 5, 40), "t5": (1, 7, 56)},
+        _hunyuan_dit,
+        _hunyuan_dit_comfyui,
+        extra={"time_extra_emb.pooler.positional_embedding": "pooler.positional_embedding"}
+        | {
+            f"blocks.{n}.norm{a}.{p}": f"blocks.{n}.norm{b}.{p}"
+            for n in range(4)
+            for a, b in ((2, 3), (3, 2))
+            for p in ("weight", "bias")
+        },
+    ),
+    "hidream": Run(
+        {"x": (1, 5, 16, 16), "t": 400, "context": (1, 9, 40), "y": (1, 24), "llama": (1, 4, 8, 36)},
+        _hidream,
+        _hidream_comfyui,
+    ),
     # Anima is the same transformer with a text adapter, and its random weights would be half a gigabyte.
-    "cosmos_predict2": Run(_COSMOS_INPUTS, _cosmos, _plain_comfyui,
-                           "convert_cosmos_transformer_checkpoint_to_diffusers"),
+    "cosmos_predict2": Run(
+        _COSMOS_INPUTS, _cosmos, _plain_comfyui, "convert_cosmos_transformer_checkpoint_to_diffusers"
+    ),
     "cogvideox": Run({"x": (1, 5, 3, 8, 12), "t": 400, "context": (1, 9, 40)}, _cogvideox, _plain_comfyui),
     "ernie_image": Run({"x": (1, 20, 6, 8), "t": 400, "context": (1, 9, 40)}, _ernie, _plain_comfyui),
-    "kandinsky5": Run({"x": (1, 5, 3, 8, 12), "t": 7, "context": (1, 9, 40), "y": (1, 24)},
-                      _kandinsky, _kandinsky_comfyui, tolerance=2e-3),  # diffusers rotates queries in bfloat16
-    "ace_step15": Run({"x": (1, 10, 6), "t": 0.7, "next": 0.5, "context": (1, 9, 64), "latents": (1, 10, 12)},
-                      _ace, _ace_comfyui, extra={"scale_shift_table": "decoder.scale_shift_table"} | {
-                          f"layers.{n}.scale_shift_table": f"decoder.layers.{n}.scale_shift_table" for n in (0, 1)}),
-    "stable_audio": Run({"x": (1, 6, 15), "t": 0.7, "context": (1, 9, 128), "y": (1, 40)},
-                        _stable_audio, _stable_audio_comfyui, extra={"time_proj.weight": "timestep_features.weight"}),
-    "stable_cascade_c": Run({"x": (1, 5, 8, 12), "t": 0.7, "context": (1, 9, 40), "pooled": (1, 1, 36),
-                             "image": (1, 1, 28)}, _cascade, _cascade_comfyui),
-    "stable_cascade_b": Run({"x": (1, 5, 32, 48), "t": 0.7, "pooled": (1, 1, 36), "effnet": (1, 7, 4, 6)},
-                            _cascade, _cascade_comfyui),
+    "kandinsky5": Run(
+        {"x": (1, 5, 3, 8, 12), "t": 7, "context": (1, 9, 40), "y": (1, 24)},
+        _kandinsky,
+        _kandinsky_comfyui,
+        tolerance=2e-3,
+    ),  # diffusers rotates queries in bfloat16
+    "ace_step15": Run(
+        {"x": (1, 10, 6), "t": 0.7, "next": 0.5, "context": (1, 9, 64), "latents": (1, 10, 12)},
+        _ace,
+        _ace_comfyui,
+        extra={"scale_shift_table": "decoder.scale_shift_table"}
+        | {f"layers.{n}.scale_shift_table": f"decoder.layers.{n}.scale_shift_table" for n in (0, 1)},
+    ),
+    "stable_audio": Run(
+        {"x": (1, 6, 15), "t": 0.7, "context": (1, 9, 128), "y": (1, 40)},
+        _stable_audio,
+        _stable_audio_comfyui,
+        extra={"time_proj.weight": "timestep_features.weight"},
+    ),
+    "stable_cascade_c": Run(
+        {"x": (1, 5, 8, 12), "t": 0.7, "context": (1, 9, 40), "pooled": (1, 1, 36), "image": (1, 1, 28)},
+        _cascade,
+        _cascade_comfyui,
+    ),
+    "stable_cascade_b": Run(
+        {"x": (1, 5, 32, 48), "t": 0.7, "pooled": (1, 1, 36), "effnet": (1, 7, 4, 6)}, _cascade, _cascade_comfyui
+    ),
 }

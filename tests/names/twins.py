@@ -138,8 +138,9 @@ def _load(model: Any, weights: dict[str, Any]) -> None:
             raise KeyError(f"no weight for {name}; not used: {[n for n in weights if n not in state][:5]}")
         if name in dict(model.named_parameters()):
             weights[name] = torch.zeros_like(state[name])
-    model.load_state_dict({name: weights[name].reshape(state[name].shape) for name in state if name in weights},
-                          strict=False)
+    model.load_state_dict(
+        {name: weights[name].reshape(state[name].shape) for name in state if name in weights}, strict=False
+    )
 
 
 def compare(arch: str, folder: Path) -> None:
@@ -154,11 +155,15 @@ def compare(arch: str, folder: Path) -> None:
     with torch.no_grad():
         model.load_state_dict(weights)
         base = RUNS[arch].comfyui(model, inputs)
-        model.load_state_dict({name: weight + updates[name] if name in updates else weight
-                               for name, weight in weights.items()})
+        model.load_state_dict(
+            {name: weight + updates[name] if name in updates else weight for name, weight in weights.items()}
+        )
         updated = RUNS[arch].comfyui(model, inputs)
-    result = {"base": _relative(base, theirs["base"]), "updated": _relative(updated, theirs["updated"]),
-              "change": _relative(updated, base)}
+    result = {
+        "base": _relative(base, theirs["base"]),
+        "updated": _relative(updated, theirs["updated"]),
+        "change": _relative(updated, base),
+    }
     (folder / "result.json").write_text(json.dumps(result))
     if not os.environ.get("KEEP_TWINS"):
         for file in folder.glob("*.safetensors"):
