@@ -56,9 +56,10 @@ def show(results: dict) -> None:
         )
     for row in results.get("comfyui", []):
         print(row["case"])
-        for what in ("first patch s", "change s", "peak MiB"):
-            floor = row[what]["nothing (the floor)"]
-            print(f"    {what}: " + ", ".join(f"{n} {v:.2f} ({v / floor:.2f}x)" for n, v in row[what].items()))
+        for what in ("first patch", "change"):
+            ratio = row[f"{what}, of the floor"]
+            print(f"    {what}: " + ", ".join(f"{n} {v:.2f} s ({ratio[n]:.2f}x)" for n, v in row[f"{what} s"].items()))
+        print("    peak MiB over the base: " + ", ".join(f"{n} {v:.0f}" for n, v in row["peak MiB"].items()))
         for line in row["profile"]:
             print(f"      {line['own']:6.1%} own {line['with callees']:6.1%} in all  {line['call']}")
 

@@ -40,6 +40,8 @@ spec = importlib.util.spec_from_file_location("measure", Path(__file__).with_nam
 measure = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(measure)
 
+FLOOR = "nothing (the floor)"
+TURNS = 8  # the first is for warming up
 KINDS = ("attentions", "resnets", "downsamplers", "upsamplers")  # the modules that LyCORIS' preset "full" trains
 
 
@@ -102,15 +104,17 @@ def lokr_file(patcher, path: Path, rank: int | None) -> int:
     return len(chosen)
 
 
+def of_the_floor(times: dict[str, list[float]]) -> dict[str, float]:
+    """Median over the turns of each side's time as a multiple of the floor's in the same turn."""
+    floor = times[FLOOR]
+    return {n: statistics.median(a / b for a, b in zip(seen, floor, strict=True)) for n, seen in times.items()}
+
+
 def patch(patcher) -> float:
     """Seconds to bring ``patcher``'s weights into force."""
     start = time.perf_counter()
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
     return time.perf_counter() - start
-
-
-def uptime():
-    return open("/proc/loadavg").read()
 
 
 def main() -> None:
@@ -137,21 +141,20 @@ def main() -> None:
             clone.add_patches({key: Nothing() for key in patched}, strength)
             return clone
 
-        sides = {"nothing (the floor)": nothing_at, "ComfyUI's LoKr": core_at, "ours": ours_at}
+        sides = {FLOOR: nothing_at, "ComfyUI's LoKr": core_at, "ours": ours_at}
         first = {name: [] for name in sides}
         change = {name: [] for name in sides}
         peak = {}
-        for turn in range(6):
-            print("turn", turn, uptime(), flush=True)
+        for turn in range(TURNS):
             for name, side in sides.items():
                 patch(base)
                 seconds = patch(side(1.0))
                 changed = patch(side(0.9 - turn / 100))
-                print("   ", name, round(seconds, 2), round(changed, 2), flush=True)
                 if turn:
                     first[name].append(seconds)
                     change[name].append(changed)
-                if turn == 5:
+                if turn == TURNS - 1:
+                    patch(base)
                     peak[name] = measure.peak_extra(lambda side=side: patch(side(0.5)))
         profile = cProfile.Profile()
         again = ours_at(0.31)
@@ -163,7 +166,9 @@ def main() -> None:
             {
                 "case": f"SD1.5 UNet fp16, {modules} modules, {form}",
                 "first patch s": {name: statistics.median(times) for name, times in first.items()},
+                "first patch, of the floor": of_the_floor(first),
                 "change s": {name: statistics.median(times) for name, times in change.items()},
+                "change, of the floor": of_the_floor(change),
                 "peak MiB": {name: value / 2**20 for name, value in peak.items()},
                 "profile": [
                     {"call": call, "own": own / total, "with callees": whole / total}

@@ -10,6 +10,7 @@ from .adapter import Adapter, LoKrWeights
 from .errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrShapeError, LoKrValueError
 from .formats import load_adapter, save_adapter
 from .kronecker import Factor, factorization
+from .live import LiveHandle, attach
 from .merge import MergeHandle, merge_adapter
 from .names import Slot
 from .report import Report
@@ -19,6 +20,7 @@ from .targets import Target, weight_name
 __all__ = [
     "Adapter",
     "Factor",
+    "LiveHandle",
     "LoKrError",
     "LoKrFileError",
     "LoKrMatchError",
@@ -30,6 +32,7 @@ __all__ = [
     "Report",
     "Slot",
     "Target",
+    "attach",
     "factorization",
     "load_adapter",
     "merge_adapter",

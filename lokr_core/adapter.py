@@ -173,10 +173,15 @@ class LoKrWeights:
         half, odd = divmod(self.shape[0], 2)
         if odd:
             raise LoKrShapeError("Halves cannot be swapped", expected="an even number of rows", found=self.shape[0])
-        if self.dora_axis == "in" and self.w1.shape[0] % 2 == 0:
-            # Half of the product's rows is half of w1's: one product, as the norms over all rows want it.
-            yield 0, replace(self, w1=self.w1.roll_rows(self.w1.shape[0] // 2))
-            return
+        if self.dora_axis == "in":
+            # Its norms run over all rows, so it stays one product, with a factor turned round: half of the product's
+            # rows is half of w1's, or of w2's where w1 has but one.
+            if self.w1.shape[0] % 2 == 0:
+                yield 0, replace(self, w1=self.w1.roll_rows(self.w1.shape[0] // 2))
+                return
+            if self.w1.shape[0] == 1:
+                yield 0, replace(self, w2=self.w2.roll_rows(half))
+                return
         for row, start in ((0, half), (half, 0)):
             yield from ((row + offset, update) for offset, update in self.rows(start, half))
 
@@ -186,7 +191,7 @@ class ModuleName:
     """A module's name in a file, taken apart.
 
     ``path`` is the name behind the prefix; ``flattened`` tells that its dots were written as ``_``. ``component`` is
-    the part of a pipeline that the prefix names: "unet" (any denoiser), "te", "te1", "te2", "te3", or "" unknown.
+    the part of a pipeline that the prefix names: "unet" (any denoiser), "te", "te1" to "te4", or "" unknown.
     """
 
     full: str
@@ -200,7 +205,8 @@ class Adapter(Mapping[str, LoKrWeights]):
     """Module name (as the file spells it) -> ``LoKrWeights``, and everything else the file held.
 
     ``other``: the tensors that are no LoKr, under their keys; ``other_kinds``: module name -> what they are
-    ("LoRA", "full difference", ...); ``other_names``: the same modules' names taken apart. ``notes``: what was assumed
+    ("LoRA", "full difference", ...); ``other_names``: the same modules' names taken apart; ``other_keys``: key ->
+    (module, tensor name as consumers know it), or (key, "") where nothing is known of it. ``notes``: what was assumed
     or is suspicious. ``producer``: who wrote the file, as far as it tells.
     """
 
@@ -213,10 +219,15 @@ class Adapter(Mapping[str, LoKrWeights]):
     producer: str = "unknown"
     path: Path | None = None
     notes: list[str] = field(default_factory=list)
+    other_keys: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self):
         for module in self.modules:
             self.names.setdefault(module, ModuleName(module, module))
+
+    # By identity: tensors have no equality of their own to compare by, and hosts key caches by adapter.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __getitem__(self, module: str) -> LoKrWeights:
         return self.modules[module]

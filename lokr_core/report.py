@@ -17,7 +17,10 @@ APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
 
 @dataclass(frozen=True)
 class Entry:
-    """One module of a file: what became of it, where it went, and why not where it did not."""
+    """One module of a file: what became of it, where it went, and why not where it did not.
+
+    ``reason`` is the same for all modules that fail alike, ``detail`` its own; ``note``: what was assumed of it.
+    """
 
     module: str
     status: str
@@ -25,6 +28,7 @@ class Entry:
     where: str = ""
     reason: str = ""
     note: str = ""
+    detail: str = ""
 
 
 @dataclass
@@ -83,12 +87,18 @@ class Report:
                 hint="use the adapter with the base model it was trained for",
             )
 
-    def groups(self) -> list[tuple[int, str, Entry]]:
-        """Entries that differ in their block numbers alone, together: (how many, their common name, one of them)."""
+    def groups(self, coarse: bool = False) -> list[tuple[int, str, Entry]]:
+        """Entries that differ in their block numbers alone, together: (how many, their common name, one of them).
+
+        ``coarse``: by their names up to the first block number alone, for files with many kinds of layers.
+        """
         counts: Counter[tuple] = Counter()
         first: dict[tuple, Entry] = {}
         for entry in self.entries:
-            key = (_numberless(entry.module), entry.status, entry.kind, _numberless(entry.reason), entry.note)
+            name = _numberless(entry.module)
+            if coarse and "*" in name:
+                name = f"{name[: name.index('*') + 1]}…"
+            key = name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)
             counts[key] += 1
             first.setdefault(key, entry)
         order = {REFUSED: 0, HANDED: 1, APPLIED: 2}
@@ -99,11 +109,15 @@ class Report:
         """The report for a person: the headline, what was assumed, then groups of modules, the refused ones first."""
         out = [self.headline]
         out += [f"note: {note}" for note in (*self.adapter.notes, *self.notes)]
+        assumed = Counter(note for entry in self.entries for note in entry.note.split("; ") if note)
+        out += [f"note: {note} ({count} modules)" for note, count in assumed.most_common(3)]
         groups = self.groups()
+        if len(groups) > lines:
+            groups = self.groups(coarse=True)
         for count, name, entry in groups[:lines]:
             detail = ": ".join(part for part in (entry.status, entry.reason) if part)
-            note = f" ({entry.note})" if entry.note else ""
-            out.append(f"{count} × {name} [{entry.kind}]: {detail}{note}")
+            example = f" ({entry.detail})" if entry.detail else ""
+            out.append(f"{count} × {name} [{entry.kind}]: {detail}{example}")
         if len(groups) > lines:
             rest = sum(count for count, _, _ in groups[lines:])
             out.append(f"… and {rest} more modules in {len(groups) - lines} groups")

@@ -55,19 +55,19 @@ def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
     """
     report = Report(adapter)
     found = {module: _place(module, weights, adapter.names[module], target) for module, weights in adapter.items()}
-    if not any(matches for matches, _ in found.values()):
+    if not any(matches for matches, _, _ in found.values()):
         guessed = _guess(adapter, target)
         if guessed:
-            found = {module: ([match], "") for module, match in guessed.items()}
+            found = {module: ([match], "", "") for module, match in guessed.items()}
             report.notes.append(
                 "the names of this file are not known: its modules were matched by their endings, a guess"
             )
     matches: list[Match] = []
-    for module, (placed, reason) in found.items():
+    for module, (placed, reason, detail) in found.items():
         matches += placed
         note = "; ".join(adapter[module].notes)
         where = ", ".join(dict.fromkeys(match.weight for match in placed))
-        report.add(module, APPLIED if placed else REFUSED, where=where, reason=reason, note=note)
+        report.add(module, APPLIED if placed else REFUSED, where=where, reason=reason, note=note, detail=detail)
     for module, kind in adapter.other_kinds.items():
         report.add(module, REFUSED, kind=kind, reason=f"{kind} is not LoKr")
     if report.refused:
@@ -86,18 +86,20 @@ def other_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
     return places
 
 
-def _place(module: str, weights: LoKrWeights, name: ModuleName, target: Target) -> tuple[list[Match], str]:
-    """The matches of one module, or none and the reason."""
+def _place(
+    module: str, weights: LoKrWeights, name: ModuleName, target: Target
+) -> tuple[list[Match], str, str]:
+    """(the matches of one module, or none, why, and with which shapes)."""
     if not target.has(name.component):
         what = "text encoder" if name.component.startswith("te") else "diffusion model"
-        return [], f"it belongs to a {what}, which is not connected here"
-    reason = "no such weight in this model"
+        return [], f"it belongs to a {what}, which is not connected here", ""
+    reason, detail = "no such weight in this model", ""
     for known, slots in target.candidates(name):
         try:
-            return [_match(module, known, slot, weights, target) for slot in slots], ""
+            return [_match(module, known, slot, weights, target) for slot in slots], "", ""
         except LoKrShapeError as error:
-            reason = f"{error.problem} (expected {error.expected}, found {error.found})"
-    return [], reason
+            reason, detail = error.problem, f"expected {error.expected}, found {error.found}"
+    return [], reason, detail
 
 
 def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target) -> Match:

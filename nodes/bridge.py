@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
 import comfy.lora
 import comfy.lora_convert
 from comfy.model_patcher import ModelPatcher
 from comfy.utils import swap_scale_shift
 
-from ..lokr_core import Adapter, Report, Slot, Target, other_places, resolve, weight_name
+from ..lokr_core import Adapter, Match, Report, Slot, Target, other_places, resolve, weight_name
 from .patch import LoKrPatch
 
 __all__ = ["apply_adapter"]
@@ -32,12 +35,33 @@ def apply_adapter(model: ModelPatcher | None, clip, adapter: Adapter, strength_m
     return model, clip, report
 
 
+# What matches what is worked out once per model and file; both go with whichever is forgotten first.
+_targets: WeakKeyDictionary = WeakKeyDictionary()
+_resolved: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def target_of(module, keys: dict) -> Target:
+    """The model's weights under its own names, our tables' and ComfyUI's."""
+    if module not in _targets:
+        shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
+        aliases = {name: (_slot(key),) for name, key in keys.items() if _weight(key) in shapes}
+        _targets[module] = Target(shapes, aliases)
+    return _targets[module]
+
+
+def matches_of(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
+    """``resolve``, once per pair; the report is the caller's to write in."""
+    known = _resolved.setdefault(adapter, WeakKeyDictionary())
+    if target not in known:
+        known[target] = resolve(adapter, target)
+    matches, report = known[target]
+    return matches, replace(report, entries=list(report.entries), notes=list(report.notes))
+
+
 def _patch(patcher, module, keys: dict, adapter: Adapter, strength: float):
     """A clone of ``patcher`` (a model's or a clip's) with every update that belongs to ``module``, and its report."""
-    shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
-    aliases = {name: (_slot(key),) for name, key in keys.items() if _weight(key) in shapes}
-    target = Target(shapes, aliases)
-    matches, report = resolve(adapter, target)
+    target = target_of(module, keys)
+    matches, report = matches_of(adapter, target)
     # What is no LoKr goes to ComfyUI's own loader, which is told our names for it.
     other = comfy.lora_convert.convert_lora(dict(adapter.other))
     places = {name: _key(slot, target.shapes) for name, slot in other_places(adapter, target).items()}
@@ -46,13 +70,23 @@ def _patch(patcher, module, keys: dict, adapter: Adapter, strength: float):
     if strength == 0:
         return patcher, report
     patcher = patcher.clone()
+    for patches in (*_patches(matches, target), handed):
+        patcher.add_patches(patches, strength)
+    return patcher, report
+
+
+def _patches(matches: list[Match], target: Target) -> list[dict]:
+    """ComfyUI's key -> patch; a second dict holds what a second module adds to the same rows, and so on."""
+    layers: list[dict] = []
     for match in matches:
         for start, update in match.pieces:
             rows = (0, start, update.shape[0])
-            key = match.weight if rows[2] == shapes[match.weight][0] else (match.weight, rows)
-            patcher.add_patches({key: LoKrPatch.of(match.module, update)}, strength)
-    patcher.add_patches(handed, strength)
-    return patcher, report
+            key = match.weight if rows[2] == target.shapes[match.weight][0] else (match.weight, rows)
+            layer = next((layer for layer in layers if key not in layer), None)
+            if layer is None:
+                layers.append(layer := {})
+            layer[key] = LoKrPatch.of(match.module, update)
+    return layers
 
 
 def _weight(key: str | tuple) -> str:

@@ -7,12 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..errors import LoKrFileError
 from .tables import ALGORITHMS, WHOLE_FILES
 
-__all__ = ["Parts", "describe", "split_keys"]
+__all__ = ["Parts", "describe", "same_numbers", "split_keys"]
 
 # ``MODULE.lokr_w1``; with PEFT's name of an adapter behind it where a model's state dict was saved as it is; and
 # ``MODULE_lokr_w1``, as OneTrainer wrote it from 2026-05-29 to 2026-07-03 (its ``__get_legacy_diffusers``).
@@ -70,7 +71,7 @@ def split_keys(tensors: Mapping[str, Tensor]) -> Parts:
                     hint="save them one by one: PEFT's save_pretrained(selected_adapters=[NAME])",
                 )
             before = parts.lokr[module].setdefault(name, tensor)
-            if before is not tensor:
+            if before is not tensor and not same_numbers(before, tensor):
                 raise LoKrFileError(
                     f"A module has {name} twice",
                     module=module,
@@ -90,6 +91,10 @@ def split_keys(tensors: Mapping[str, Tensor]) -> Parts:
             parts.lokr[module][name] = parts.other.pop(key)
     _sort_others(parts)
     return parts
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _sort_others(parts: Parts) -> None:
@@ -123,7 +128,7 @@ def _algorithm(key: str) -> tuple[str, str, str] | None:
     if name not in row.ends:
         first, _, rest = name.partition(".")
         last = rest.rpartition(".")[2]
-        name = next(end for end in row.named if end in (name, f"{first}.{last}", first))
+        name = f"{first}.{last}" if f"{first}.{last}" in row.named else first
     return match.group(1), name, row.kind
 
 

@@ -15,7 +15,7 @@ _PLAIN = Prefix("", "", False, "plain module names")
 _PREFIX = re.compile("|".join(f"(?P<p{number}>{row.pattern})" for number, row in enumerate(PREFIXES)))
 _WRAPPERS = re.compile(WRAPPERS.pattern)
 _INNER = re.compile(INNER_WRAPPERS)
-_ROOT = re.compile(rf"(?:{'|'.join(sorted(ROOTS, key=len, reverse=True))})(?:_|$)")
+_ROOT = re.compile(rf"(?:{'|'.join(sorted(ROOTS, key=len, reverse=True))})(?:_(\d+)(?=_|$)|_|$)")
 # These words are also names of modules inside a model (Stable Audio's ``transformer.layers``), so directly below
 # PEFT's wrapper they are the model's own.
 _OWN_WORDS = re.compile(r"(?:transformer|prior|llama)\.")
@@ -49,8 +49,9 @@ def _taken_apart(module: str) -> tuple[ModuleName, Prefix]:
     outer = _WRAPPERS.match(path)
     path = path[outer.end() :] if outer else path
     match = None if outer and _OWN_WORDS.match(path) else _PREFIX.match(path)
+    peft = WRAPPERS if "base_model." in module else None
     if match is None:
-        return ModuleName(module, path, "", False), WRAPPERS if outer else _PLAIN
+        return ModuleName(module, path, "", False), peft or _PLAIN
     row = PREFIXES[int(match.lastgroup[1:])]
     path = path[match.end() :]
     inner = None if row.flattened else _WRAPPERS.match(path)
@@ -59,7 +60,7 @@ def _taken_apart(module: str) -> tuple[ModuleName, Prefix]:
     if row.flattened:
         # LyCORIS writes lora_unet__blocks where the model itself is of a class that it looks for ("Wan Fun" files).
         path = path.lstrip("_")
-    return ModuleName(module, path, row.component, row.flattened), WRAPPERS if outer or inner else row
+    return ModuleName(module, path, row.component, row.flattened), peft or row
 
 
 def _setting(modules: list[str], metadata: Mapping[str, str]) -> str | None:
@@ -69,7 +70,9 @@ def _setting(modules: list[str], metadata: Mapping[str, str]) -> str | None:
         return told + "_"
     cuts = list(_common_cuts(modules))
     for cut in cuts:
-        if all(_ROOT.match(module, len(cut)) for module in modules):
+        # A known word alone may be chance (``unet_head``); one with the number of a block is none.
+        found = [_ROOT.match(module, len(cut)) for module in modules]
+        if all(found) and any(match.group(1) for match in found):
             return cut
     return cuts[1] if len(modules) > 1 and len(cuts) > 1 else None
 

@@ -4,80 +4,152 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..adapter import Adapter, LoKrWeights
+from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrError, LoKrFileError, LoKrShapeError, LoKrValueError
-from ..files import load_tensors
 from ..kronecker import Factor
-from .naming import LOKR_TENSORS, describe, module_name, other_kinds
+from .keys import Parts, describe, split_keys
+from .naming import module_names, producer
+from .peft import CONFIG_NAME, PeftConfig, as_trained, configs_in_metadata, parse_config, target_notes
 from .scaling import scaling_of
+from .sources import find_source
+from .twice import drop_repeated
 
 __all__ = ["load_adapter", "parse_adapter"]
 
 
 def load_adapter(path: str | os.PathLike) -> Adapter:
-    """Read a LoKr adapter from a ``.safetensors`` file.
+    """Read a LoKr adapter: a ``.safetensors`` file, a folder with one in it, an index, or one of several shards.
 
     Returns an ``Adapter``: module name -> ``LoKrWeights`` in the file's own dtype (fp8 as fp16, which holds every fp8
-    number), with metadata and everything else in the file. Raises LoKrFileError, LoKrShapeError or LoKrValueError.
+    number), with metadata and everything else in the file. PEFT's ``adapter_config.json`` in the same folder is read
+    where the file needs it. Raises LoKrFileError, LoKrShapeError or LoKrValueError.
     """
-    path = Path(path)
-    tensors, metadata = load_tensors(path)
+    source = find_source(Path(path))
+    tensors, metadata = source.tensors()
     try:
-        adapter = parse_adapter(tensors, metadata)
+        text = _read(source.config) if source.config and _without_alpha(tensors) else None
+        adapter = parse_adapter(tensors, metadata, text)
     except LoKrError as error:
-        error.file = path
+        error.file = error.file or source.path
         raise
-    adapter.path = path
+    adapter.path = source.path
     return adapter
 
 
-def parse_adapter(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Adapter:
-    """``load_adapter`` for tensors that are in memory already."""
+def _without_alpha(keys: Iterable[str]) -> bool:
+    """PEFT alone stores no alpha, so a configuration beside a file with alphas is another file's."""
+    return not any(key.endswith(".alpha") for key in keys)
+
+
+def _read(config: Path) -> str:
+    try:
+        return config.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise LoKrFileError(
+            f"PEFT's configuration cannot be read: {error}",
+            file=config,
+            expected="a JSON object with r and alpha",
+            hint="get it again, or take it away: then alpha = r is assumed",
+        ) from None
+
+
+def parse_adapter(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, peft_config: str | None = None
+) -> Adapter:
+    """``load_adapter`` for tensors that are in memory already; ``peft_config`` is the text of adapter_config.json."""
     metadata = dict(metadata or {})
-    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    rest: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        module, _, name = key.rpartition(".")
-        if name in LOKR_TENSORS and module:
-            parts[module][name] = tensor
-        else:
-            rest[key] = tensor
-    for module, found in parts.items():
-        for name in ("alpha", "dora_scale"):
-            tensor = rest.pop(f"{module}.{name}", None)
-            if tensor is not None:
-                found[name] = tensor
-    if not parts:
+    parts = split_keys(tensors)
+    if not parts.lokr:
         raise LoKrFileError(
             "There is no LoKr in this file",
             expected="tensors named …lokr_w1, …lokr_w2 and the like",
-            found=describe(rest),
+            found=describe(parts),
             hint="load it with the loader for what it is",
         )
-    modules, names, producers = {}, {}, {}
-    for module, found in parts.items():
-        names[module], producer = module_name(module)
-        producers[producer] = None
+    known = [module for module, kind in parts.other_kinds.items() if kind != "unknown"]
+    every, namings = module_names(dict.fromkeys((*parts.lokr, *known)), metadata)
+    names = {module: every[module] for module in parts.lokr}
+    notes: list[str] = []
+    configs = _configs(parts, metadata, peft_config, notes)
+    modules = {}
+    for module, found in parts.lokr.items():
         try:
-            modules[module] = _weights(found, metadata)
+            peft = bool(parts.adapter_names) or "base_model.model." in module
+            modules[module] = _weights(module, found, metadata, configs, peft)
         except LoKrError as error:
             error.module = module
             error.hint = error.hint or "the file was cut or converted badly; get it again"
             raise
-    kinds = other_kinds(rest)
-    other_names = {module: module_name(module)[0] for module in kinds}
-    return Adapter(modules, names, rest, kinds, other_names, metadata, producer=", ".join(producers))
+    notes += _doubts(modules, metadata, configs)
+    notes += drop_repeated(modules, names)
+    return Adapter(
+        modules=modules,
+        names=names,
+        other=parts.other,
+        other_kinds=parts.other_kinds,
+        other_names={module: every.get(module) or ModuleName(module, module) for module in parts.other_kinds},
+        other_keys=parts.other_keys,
+        metadata=metadata,
+        producer="PEFT" if any(config.beside for config in configs) else producer(namings, metadata),
+        notes=notes,
+    )
 
 
-def _weights(parts: dict[str, Tensor], metadata: dict[str, str]) -> LoKrWeights:
-    """One module's ``LoKrWeights`` out of its tensors by name."""
+def _configs(parts: Parts, metadata: Mapping[str, str], text: str | None, notes: list[str]) -> list[PeftConfig]:
+    """PEFT's configurations for the modules that have no alpha; those of the file itself count before one beside it."""
+    if all("alpha" in found for found in parts.lokr.values()):
+        return []
+    configs = configs_in_metadata(metadata)
+    if not configs and text is not None:
+        config = parse_config(text, CONFIG_NAME)
+        if config is None:
+            notes.append(f"{CONFIG_NAME} is for another method than LoKr, and was not used")
+        else:
+            configs = [config]
+    return configs
+
+
+def _config_of(module: str, configs: Iterable[PeftConfig]) -> PeftConfig | None:
+    """The configuration with the longest prefix that the module has."""
+    return max((c for c in configs if module.startswith(c.prefix)), key=lambda c: len(c.prefix), default=None)
+
+
+def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], configs: list[PeftConfig]) -> list[str]:
+    """What a user has to know of the file as a whole."""
+    notes = []
+    bare = [module for module, weights in modules.items() if weights.alpha is None]
+    for config in configs:
+        notes += target_notes(config, [module for module in bare if _config_of(module, configs) is config])
+    assumed = [module for module in bare if _config_of(module, configs) is None]
+    if assumed:
+        notes.append(
+            f"{len(assumed)} modules have no alpha, as in PEFT's files, and there is no adapter_config.json beside the "
+            "file: scaling 1 (alpha = r, PEFT's default) is assumed"
+        )
+    alphas = {(w.alpha, w.rank) for w in modules.values() if w.alpha is not None and w.rank is not None}
+    ranks = {rank for _, rank in alphas}
+    if (
+        len(ranks) > 1
+        and len({alpha for alpha, _ in alphas}) == 1
+        and "lora_reg_dims" not in metadata.get("ss_network_args", "")
+    ):
+        notes.append(
+            f"the rank differs by layer ({min(ranks)} to {max(ranks)}) and alpha does not: alpha / rank is taken. If "
+            "low ranks come out far too strong, the trainer changed ranks after it had set the scale (lora_reg_dims)"
+        )
+    return notes
+
+
+def _weights(
+    module: str, parts: dict[str, Tensor], metadata: dict[str, str], configs: list[PeftConfig], peft: bool
+) -> LoKrWeights:
+    """One module's ``LoKrWeights`` out of its tensors by name; ``peft``: its name is as PEFT makes them."""
     notes = []
     if "lokr_t1" in parts:
         notes.append("lokr_t1 is ignored: no trainer gives it a meaning")
@@ -86,7 +158,10 @@ def _weights(parts: dict[str, Tensor], metadata: dict[str, str]) -> LoKrWeights:
     w2 = _factor(parts, "lokr_w2", parts.get("lokr_t2"), notes)
     alpha = parts.get("alpha")
     alpha = None if alpha is None else float(alpha)
-    scaling = scaling_of(alpha, w1, w2, metadata, notes)
+    config = _config_of(module, configs) if alpha is None else None
+    scaling = config.scaling(module, w1, w2, notes) if config else scaling_of(alpha, w1, w2, metadata, notes)
+    if alpha is None and (config or peft):
+        w1, w2 = as_trained(w1, w2, notes)
     return LoKrWeights(w1, w2, scaling, parts.get("dora_scale"), alpha, tuple(dict.fromkeys(notes)))
 
 
@@ -124,7 +199,7 @@ def _factor(parts: dict[str, Tensor], name: str, core: Tensor | None, notes: lis
     whole, a, b = (parts.get(name + end) for end in ("", "_a", "_b"))
     if whole is not None:
         if a is not None or b is not None or core is not None:
-            notes.append(f"{name} is stored whole and low-rank; the whole one is taken, as LyCORIS does")
+            notes.append(f"{name} is stored whole and low-rank: the whole one is taken, as LyCORIS does")
         return Factor(whole=whole)
     if a is None or b is None:
         raise LoKrFileError(

@@ -1,15 +1,16 @@
-"""y = (w1 ⊗ w2) x, factored: for Linear inputs and as a convolution.
+"""y = (w1 ⊗ w2) x, factored: for Linear inputs, as a convolution, and as an embedding.
 
 With X = x as (m, n): (w1 ⊗ w2) x = w1 X w2^T. Both factors are chains of one to three matrices (whole: one, low-rank:
 b then a, Tucker: b, core, a), one chain acts on X's first axis and the other on its second, and the two can be
-interleaved in any order. ``_plan`` finds the cheapest order by counting multiplications.
+interleaved in any order. ``plan`` finds the cheapest order by counting multiplications.
+
+``apply_kron`` gives the result by itself, differentiable. ``accumulate_kron_`` adds it into a tensor that is there
+already: the last step of the chain is a matrix product that accumulates, so the result itself is never held.
 """
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
 from math import prod
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,63 +19,23 @@ from torch import Tensor
 from ..errors import LoKrShapeError
 from .add import materialize
 from .factor import Factor
+from .order import chain, has_kernel, plan
 
-__all__ = ["apply_kron"]
+__all__ = ["accumulate_kron_", "apply_kron", "embed_kron"]
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-
-class _Step(NamedTuple):
-    """One matrix of a chain, or the one convolution: (cols -> rows), ``taps`` numbers of kernel each."""
-
-    rows: int
-    cols: int
-    taps: int = 0
-
-
-def _chain(factor: Factor) -> list[Tensor]:
-    """The factor's matrices in the order in which they act, each (rows, cols) or (rows, cols, *kernel)."""
-    if factor.whole is not None:
-        return [factor.whole]
-    if factor.t is not None:
-        # The core is stored (row rank, col rank, *kernel), its row half transposed (see Factor).
-        return [factor.b, factor.t, factor.a.T]
-    return [factor.b, factor.a]
-
-
-@lru_cache(maxsize=4096)
-def _plan(chain1: tuple[_Step, ...], chain2: tuple[_Step, ...], inputs: int, outputs: int) -> str:
-    """The cheapest order of the steps as a word of 1s and 2s. ``inputs``, ``outputs``: positions before and after
-    the convolution (the same for a Linear)."""
-
-    @cache
-    def best(i: int, j: int) -> tuple[int, str]:
-        if i == len(chain1) and j == len(chain2):
-            return 0, ""
-        options = []
-        passed = any(step.taps for step in chain2[:j])
-        positions = outputs if passed or not any(step.taps for step in chain2) else inputs
-        if i < len(chain1):
-            step = chain1[i]
-            size2 = chain2[j].cols if j < len(chain2) else chain2[-1].rows
-            cost, rest = best(i + 1, j)
-            options.append((cost + step.rows * step.cols * size2 * positions, "1" + rest))
-        if j < len(chain2):
-            step = chain2[j]
-            size1 = chain1[i].cols if i < len(chain1) else chain1[-1].rows
-            where = outputs if step.taps else positions
-            cost, rest = best(i, j + 1)
-            options.append((cost + step.rows * step.cols * max(step.taps, 1) * size1 * where, "2" + rest))
-        return min(options)
-
-    return best(0, 0)[1]
+# Numbers an intermediate may have before the work is done by parts, which are not made smaller than a quarter of the
+# output: each call costs. On a CPU a Linear's parts stay in a core's cache; a convolution turns its weight and images
+# into a layout of its own at each call, so fewer of them are faster. On other devices it is the calls that cost.
+_LINEAR, _CONV, _ELSEWHERE = 1 << 18, 1 << 20, 1 << 25
 
 
 def apply_kron(
     x: Tensor,
     w1: Factor | Tensor,
     w2: Factor | Tensor,
-    scale: float = 1.0,
+    scale: float | Tensor = 1.0,
     *,
     stride: int | tuple[int, ...] = 1,
     padding: int | str | tuple[int, ...] = 0,
@@ -93,28 +54,108 @@ def apply_kron(
     >>> torch.allclose(apply_kron(x, w1, w2), x @ torch.kron(w1, w2).T, atol=1e-5)
     True
     """
-    w1, w2 = Factor.of(w1).without_kernel(), Factor.of(w2)
-    w1, w2 = (factor.to(device=x.device, dtype=x.dtype) for factor in (w1, w2))
+    w1, w2 = _ready(x, w1, w2)
     (l, m), (k, n, *kernel) = w1.shape, w2.shape
+    w1, w2 = _scaled(w1, w2, scale)
     if not kernel:
         _check(x, -1, m * n, w1, w2)
         lead = x.shape[:-1]
         y = _apply(x.reshape(prod(lead), m, n, 1), w1, w2, 1, None)
-        return y.reshape(*lead, l * k) * scale
-    if x.ndim == len(kernel) + 1:  # one sample without a batch axis, as torch's own convolutions take it
-        return apply_kron(x[None], w1, w2, scale, stride=stride, padding=padding, dilation=dilation, groups=groups)[0]
-    _check(x, 1, groups * m * n, w1, w2)
+        return y.reshape(*lead, l * k)
     conv = {"stride": stride, "padding": padding, "dilation": dilation}
+    if x.ndim == len(kernel) + 1:  # one sample without a batch axis, as torch's own convolutions take it
+        return apply_kron(x[None], w1, w2, groups=groups, **conv)[0]
+    _check(x, 1, groups * m * n, w1, w2)
     if l % groups:
         # Rows of w1 straddle two groups: such a grouped weight is small, so it is built.
-        return _CONV[len(kernel)](x, materialize(w1, w2) * scale, groups=groups, **conv)
+        return CONV[len(kernel)](x, materialize(w1, w2), groups=groups, **conv)
     batch, _, *size = x.shape
     y = _apply(x.reshape(batch * groups, m, n, *size), w1, w2, groups, conv)
-    return y.reshape(batch, l * k, *y.shape[3:]) * scale
+    return y.reshape(batch, l * k, *y.shape[3:])
 
 
-def _check(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor) -> None:
+@torch.no_grad()
+def accumulate_kron_(
+    y: Tensor,
+    x: Tensor,
+    w1: Factor | Tensor,
+    w2: Factor | Tensor,
+    scale: float = 1.0,
+    *,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | str | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """``y += scale * (w1 ⊗ w2) x`` in place; returns ``y``. Shapes and errors as for ``apply_kron``.
+
+    y: (..., l*k) or (batch, l*k, *size'), any strides: a slice of the last axis, or of the channels, is fine.
+    Computed in x's dtype. Not recorded by autograd. Extra memory is about a quarter of y's at most where y is large,
+    for a factored w2 far less.
+
+    >>> x, w1, w2, y = torch.randn(5, 6), torch.randn(4, 2), torch.randn(2, 3), torch.zeros(5, 8)
+    >>> torch.allclose(accumulate_kron_(y, x, w1, w2, 0.5), apply_kron(x, w1, w2, 0.5), atol=1e-5)
+    True
+    """
+    w1, w2 = _ready(x, w1, w2)
+    kernel = w2.kernel
+    channels = groups * w1.shape[1] * w2.shape[1]
+    _check(x, 1 if kernel else -1, channels, w1, w2, lenient=True)
+    by_parts = y.dtype == x.dtype and y.device == x.device and x.numel() and y.numel()
+    if by_parts and not kernel and y.shape == (*x.shape[:-1], w1.shape[0] * w2.shape[0]):
+        rows = _as_rows(y)
+        if rows is not None:
+            _accumulate_linear(rows, x.reshape(-1, channels), w1, w2, scale)
+            return y
+    conv = {"stride": stride, "padding": padding, "dilation": dilation}
+    if by_parts and kernel and groups == 1 and y.ndim == x.ndim == len(kernel) + 2 and _channels_first(y):
+        _accumulate_conv(y, x, w1, w2, scale, conv)
+        return y
+    arguments = {**conv, "groups": groups} if kernel else {}
+    return y.add_(apply_kron(x, w1, w2, scale, **arguments))
+
+
+def embed_kron(index: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows ``index`` (...) of w1 (l, m) ⊗ w2 (k, n), an embedding's update: (..., m*n) in ``dtype``.
+
+    >>> w1, w2 = torch.randn(2, 3), torch.randn(4, 5)
+    >>> torch.allclose(embed_kron(torch.tensor([6, 1]), w1, w2, torch.float32), torch.kron(w1, w2)[[6, 1]])
+    True
+    """
+    w1, w2 = (Factor.of(f).without_kernel().to(index.device, dtype) for f in (w1, w2))
+    first = torch.div(index, w2.shape[0], rounding_mode="floor")
+    first, second = (
+        f.whole[at] if f.whole is not None else f.a[at] @ f.b for f, at in ((w1, first), (w2, index % w2.shape[0]))
+    )
+    return (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(-2)
+
+
+def _ready(x: Tensor, w1: Factor | Tensor, w2: Factor | Tensor) -> tuple[Factor, Factor]:
+    """Both factors on x's device in its dtype; no call is made for those that are there already."""
+    factors = []
+    for factor in (Factor.of(w1), Factor.of(w2)):
+        if any(t.dtype != x.dtype or t.device != x.device for t in factor.tensors.values()):
+            factor = factor.to(device=x.device, dtype=x.dtype)
+        factors.append(factor)
+    return factors[0].without_kernel(), factors[1]
+
+
+def _scaled(w1: Factor, w2: Factor, scale: float | Tensor) -> tuple[Factor, Factor]:
+    """The factors with ``scale`` in the smallest of their tensors."""
+    if isinstance(scale, (int, float)) and scale == 1:
+        return w1, w2
+    sizes = [(tensor.numel(), i, name) for i, f in enumerate((w1, w2)) for name, tensor in f.tensors.items()]
+    _, i, name = min(sizes)
+    factors = [w1, w2]
+    tensors = factors[i].tensors
+    factors[i] = Factor(**{**tensors, name: tensors[name] * scale})
+    return factors[0], factors[1]
+
+
+def _check(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor, lenient: bool = False) -> None:
     """LoKrShapeError where x has another number of channels: reshaping could take it for another number of inputs."""
+    if lenient and axis == 1 and x.ndim == len(w2.kernel) + 1:
+        axis = 0  # one sample without a batch axis
     if x.ndim == 0 or (axis == 1 and x.ndim != len(w2.kernel) + 2) or x.shape[axis] != channels:
         raise LoKrShapeError(
             "The input does not fit the factors",
@@ -123,20 +164,18 @@ def _check(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor) -> None:
         )
 
 
+def _order(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], list[Tensor], list[bool], str]:
+    """(w1's chain, w2's chain, which of its steps is the convolution, the order of all steps)."""
+    chain1, chain2 = chain(w1), chain(w2)
+    kernels = has_kernel(chain2, conv)
+    # Positions before the convolution for each one after it: the order does not depend on the input's size.
+    inputs = prod(_each(conv["stride"], len(w2.kernel))) if conv else 1
+    return chain1, chain2, kernels, plan(chain1, chain2, kernels, inputs, 1)
+
+
 def _apply(x: Tensor, w1: Factor, w2: Factor, groups: int, conv: dict | None) -> Tensor:
     """x (batch * groups, m, n, *size) -> (batch * groups, l / groups, k, *size')."""
-    chain1, chain2 = _chain(w1), _chain(w2)
-    kernels = [conv is not None and any(d != 1 for d in step.shape[2:]) for step in chain2]
-    if conv is not None and not any(kernels):
-        # A pointwise convolution with a stride still drops positions.
-        kernels[next(i for i, step in enumerate(chain2) if step.ndim > 2)] = True
-    inputs = x.shape[0] * prod(x.shape[3:])
-    outputs = inputs // (prod(_each(conv["stride"], x.ndim - 3)) if conv else 1)
-    steps1 = tuple(_Step(*step.shape) for step in chain1)
-    steps2 = tuple(
-        _Step(*step.shape[:2], prod(step.shape[2:]) if at else 0) for step, at in zip(chain2, kernels, strict=True)
-    )
-    order = _plan(steps1, steps2, inputs, outputs)
+    chain1, chain2, kernels, order = _order(w1, w2, conv)
     todo1, todo2 = iter(enumerate(chain1)), iter(zip(chain2, kernels, strict=True))
     for which in order:
         if which == "1":
@@ -171,5 +210,103 @@ def _cols_step(x: Tensor, matrix: Tensor) -> Tensor:
 
 def _conv_step(x: Tensor, weight: Tensor, conv: dict) -> Tensor:
     """The convolution with weight (n', n, *kernel) on axis 2 of x (batch, m, n, *size)."""
-    y = _CONV[weight.ndim - 2](x.flatten(0, 1), weight, **conv)
+    y = CONV[weight.ndim - 2](x.flatten(0, 1), weight, **conv)
     return y.unflatten(0, x.shape[:2])
+
+
+def _as_rows(y: Tensor) -> Tensor | None:
+    """y (..., out) as a view (rows, out), None where its strides do not allow it."""
+    try:
+        return y.view(-1, y.shape[-1])
+    except RuntimeError:
+        return None
+
+
+def _channels_first(y: Tensor) -> bool:
+    """Whether each sample's positions lie densely one after another, channel after channel."""
+    return y[0].is_contiguous()
+
+
+def _at_a_time(y: Tensor, each: int, count: int, least: int) -> int:
+    """How many of ``count`` things are worked on at a time, where each of them has ``each`` numbers of intermediate."""
+    budget = max(y.numel() // 4, least if y.device.type == "cpu" else _ELSEWHERE)
+    parts = -(-count * each // budget)
+    return max(1, -(-count // parts)) if parts > 1 else count
+
+
+def _accumulate_linear(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
+    """y (rows, l*k) += scale * (w1 ⊗ w2) x for x (rows, m*n)."""
+    (l, m), (k, n) = w1.shape, w2.shape
+    chain1, chain2, _, order = _order(w1, w2, None)
+    todo, size, widest = {"1": iter(chain1), "2": iter(chain2)}, {"1": m, "2": n}, 0
+    steps = []
+    for which in order:
+        widest = max(widest, size["1"] * size["2"] if steps else 0)
+        steps.append((which, next(todo[which])))
+        size[which] = steps[-1][1].shape[0]
+    rows = _at_a_time(y, widest, len(x), _LINEAR)
+    for at in range(0, len(x), rows):
+        z = x[at : at + rows].reshape(-1, m, n)
+        for which, matrix in steps[:-1]:
+            z = torch.matmul(matrix, z) if which == "1" else torch.matmul(z, matrix.T)
+        which, matrix = steps[-1]
+        to = y[at : at + rows]
+        if which == "1":
+            to.unflatten(1, (l, k)).baddbmm_(matrix.expand(len(z), *matrix.shape), z, alpha=scale)
+        elif to.is_contiguous():
+            to.view(-1, k).addmm_(z.reshape(len(z) * l, -1), matrix.T, alpha=scale)
+        else:
+            # Rows of a wider y: the l blocks of columns one after another, each a matrix with y's row stride.
+            to = to.unflatten(1, (l, k)).transpose(0, 1)
+            to.baddbmm_(z.transpose(0, 1), matrix.T.expand(l, *matrix.T.shape), alpha=scale)
+
+
+def _accumulate_conv(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float, conv: dict) -> None:
+    """y (batch, l*k, *size') += scale * conv(x, w1 ⊗ w2) for x (batch, m*n, *size), without groups."""
+    (l, m), (k, n) = w1.shape, w2.shape[:2]
+    batch, _, *size = x.shape
+    x = x.reshape(batch, m, n, *size)
+    chain1, chain2, kernels, order = _order(w1, w2, conv)
+    samples, images = batch, m
+    if order[-1] == "1" and order.count("1") == 1:
+        # All of w2 acts before w1 does in one step, so the intermediate is m images of k channels: a sum over parts.
+        image = k * prod(y.shape[2:])
+        samples = _at_a_time(y, m * image, batch, _CONV)
+        images = _at_a_time(y, image, m, _CONV) if samples == 1 else m
+    for at in range(0, batch, samples):
+        to = y[at : at + samples]
+        for i in range(0, m, images):
+            z = x[at : at + samples] if images == m else x[at : at + samples, i : i + images]
+            todo1, todo2 = iter(chain1), iter(zip(chain2, kernels, strict=True))
+            for which in order[:-1]:
+                if which == "1":
+                    z = _rows_step(z, next(todo1), 1)
+                else:
+                    matrix, at_kernel = next(todo2)
+                    z = _conv_by_parts(z, matrix, conv, y) if at_kernel else _cols_step(z, matrix.flatten(1))
+            if order[-1] == "1":
+                matrix = next(todo1) if images == m else next(todo1)[:, i : i + images]
+                to.view(len(to), l, -1).baddbmm_(matrix.expand(len(to), *matrix.shape), z.flatten(2), alpha=scale)
+                continue
+            matrix, at_kernel = next(todo2)
+            if at_kernel:
+                to.unflatten(1, (l, k)).add_(_conv_step(z, matrix, conv), alpha=scale)
+                continue
+            matrix, z = matrix.flatten(1), z.flatten(3)
+            if to.is_contiguous():
+                into, z = to.view(len(to) * l, k, -1), z.flatten(0, 1)
+                into.baddbmm_(matrix.expand(len(z), *matrix.shape), z, alpha=scale)
+            else:  # some channels of a wider y
+                for sample, image in zip(to, z, strict=True):
+                    sample.view(l, k, -1).baddbmm_(matrix.expand(l, *matrix.shape), image, alpha=scale)
+
+
+def _conv_by_parts(x: Tensor, weight: Tensor, conv: dict, y: Tensor) -> Tensor:
+    """``_conv_step`` on some of the images at a time: a CPU's convolution makes copies of its input and output."""
+    if y.device.type != "cpu":
+        return _conv_step(x, weight, conv)
+    flat = x.flatten(0, 1)
+    images = _at_a_time(y, flat[0].numel(), len(flat), _CONV)
+    parts = [CONV[weight.ndim - 2](flat[at : at + images], weight, **conv) for at in range(0, len(flat), images)]
+    z = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return z.unflatten(0, x.shape[:2])

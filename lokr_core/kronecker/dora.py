@@ -17,7 +17,7 @@ from .add import add_block_
 from .blocks import blocks, check_dtype, compute_dtype, fit, full_precision, kron_view
 from .factor import Factor
 
-__all__ = ["add_dora_"]
+__all__ = ["add_dora_", "dora_ratio"]
 
 
 def _merged_blocks(base: Tensor, w1: Factor, w2: Factor, scale: float) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
@@ -33,6 +33,52 @@ def _merged_blocks(base: Tensor, w1: Factor, w2: Factor, scale: float) -> Iterat
         v = w.clone() if w.dtype == base.dtype else view[i, j].to(compute)
         add_block_(v, w1.rows(i.start, i.stop, compute, base.device), w2_rows, scale)
         yield i, j, w, v
+
+
+@torch.no_grad()
+def dora_ratio(
+    base: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: float, dora_scale: Tensor, axis: str
+) -> Tensor:
+    """dora_scale / (‖V‖ + eps), what the rows (axis "out") or columns ("in") of V are multiplied by to give W'.
+
+    base: W (l*k, m*n, *kernel); the rest as for ``add_dora_``. Returns l*k or m*n numbers in the computing dtype, on
+    base's device. V is made block by block and never whole; its norm is taken of its numbers, since
+    ‖W‖² + 2 <W, ΔW> + ‖ΔW‖² loses them all where ΔW undoes W.
+
+    >>> w, w1, w2 = torch.randn(8, 6), torch.randn(4, 3), torch.randn(2, 2)
+    >>> v = w + 0.5 * torch.kron(w1, w2)
+    >>> torch.allclose(dora_ratio(w, w1, w2, 0.5, torch.ones(8), "out"), 1 / v.norm(dim=1))
+    True
+
+    Raises LoKrShapeError where factors or dora_scale do not fit, LoKrValueError where base has no real numbers.
+    """
+    check_dtype(base)
+    w1, w2 = fit(Factor.of(w1), Factor.of(w2), tuple(base.shape))
+    magnitude = _magnitude(base, dora_scale, axis)
+    norm = torch.zeros_like(magnitude)
+    with full_precision(base.device):
+        if axis == "in":
+            squares = norm.view(w1.shape[1], w2.shape[1])
+            for _, _, _, v in _merged_blocks(base, w1, w2, scale):
+                squares += v.square_().sum((0, 1, *range(4, v.ndim)))
+            norm.sqrt_()
+        else:
+            rows = norm.view(w1.shape[0], w2.shape[0])
+            for i, j, _, v in _merged_blocks(base, w1, w2, scale):
+                rows[i, j] = torch.linalg.vector_norm(v, dim=tuple(range(2, v.ndim)))
+        return magnitude / (norm + torch.finfo(norm.dtype).eps)
+
+
+def _magnitude(weight: Tensor, dora_scale: Tensor, axis: str) -> Tensor:
+    """dora_scale, flat, in the computing dtype on the weight's device. LoKrShapeError where it is of another size."""
+    size = weight.shape[0 if axis == "out" else 1]
+    if dora_scale.numel() != size:
+        raise LoKrShapeError(
+            f"dora_scale does not fit the weight's {axis}put axis",
+            expected=f"{size} numbers for weight {tuple(weight.shape)}",
+            found=f"{dora_scale.numel()} numbers, shape {tuple(dora_scale.shape)}",
+        )
+    return dora_scale.to(weight.device, compute_dtype(weight.dtype)).flatten()
 
 
 @torch.no_grad()
@@ -66,23 +112,13 @@ def add_dora_(
     compute = compute_dtype(weight.dtype)
     ones = (1,) * (view.ndim - 4)
     grid = {"out": (*view.shape[:2], 1, 1, *ones), "in": (1, 1, *view.shape[2:4], *ones)}[axis]
-    if dora_scale.numel() != weight.shape[0 if axis == "out" else 1]:
-        raise LoKrShapeError(
-            f"dora_scale does not fit the weight's {axis}put axis",
-            expected=f"{weight.shape[0 if axis == 'out' else 1]} numbers for weight {tuple(weight.shape)}",
-            found=f"{dora_scale.numel()} numbers, shape {tuple(dora_scale.shape)}",
-        )
+    magnitude = _magnitude(weight, dora_scale, axis).reshape(grid)
     if strength == 0 or weight.numel() == 0:
         return weight
-    magnitude = dora_scale.to(weight.device, compute).reshape(grid)
     eps = torch.finfo(compute).eps
     with full_precision(weight.device):
         if axis == "in":
-            squares = torch.zeros(grid, dtype=compute, device=weight.device)
-            rest = (0, 1, *range(4, view.ndim))
-            for _, _, _, v in _merged_blocks(base, w1, w2, scale):
-                squares += v.square_().sum(rest, keepdim=True)
-            ratio = magnitude / (squares.sqrt_() + eps)
+            ratio = dora_ratio(base, w1, w2, scale, dora_scale, axis).reshape(grid)
         for i, j, w, v in _merged_blocks(base, w1, w2, scale):
             if axis == "out":
                 norm = torch.linalg.vector_norm(v, dim=tuple(range(2, v.ndim)), keepdim=True)

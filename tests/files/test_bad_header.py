@@ -50,8 +50,9 @@ def test_a_missing_file(path):
     assert "No such file" in (text := refused(path)) and "what to do: check the path" in text
 
 
-def test_a_folder(tmp_path):
-    assert "This is a folder" in (text := refused(tmp_path)) and "expected: a .safetensors file" in text
+def test_a_folder_without_an_adapter(tmp_path):
+    text = refused(tmp_path)
+    assert "There is no adapter in this folder" in text and "or one .safetensors file" in text
 
 
 def test_a_file_that_may_not_be_read(path, monkeypatch):

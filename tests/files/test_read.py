@@ -168,7 +168,8 @@ def test_metadata_is_kept(tmp_path):
         ("lora_te_text_model", "text_model", "te", True, "kohya-ss / LyCORIS"),
         ("lora_te1_text_model", "text_model", "te1", True, "kohya-ss / LyCORIS"),
         ("lycoris_mid_block", "mid_block", "", True, "LyCORIS standalone"),
-        ("transformer.blocks.0", "transformer.blocks.0", "", False, "plain module names"),
+        ("transformer.blocks.0", "blocks.0", "unet", False, "diffusers names"),
+        ("blocks.0", "blocks.0", "", False, "plain module names"),
     ],
 )
 def test_names_are_taken_apart(name, path, component, flattened, producer):

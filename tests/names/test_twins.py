@@ -76,3 +76,13 @@ def test_an_update_by_our_names_does_the_same_in_both_twins(arch: str, results: 
     assert result["base"] <= RUNS[arch], "the twins differ without an update: the weights were converted wrongly"
     assert result["change"] > CHANGE, "the update does not show"
     assert result["updated"] <= RUNS[arch], "the update went to other places in ComfyUI's twin"
+
+
+@pytest.mark.parametrize("maker", ["peft", "lycoris"])
+@pytest.mark.parametrize("arch", RUNS)
+def test_a_trainers_file_does_the_same_in_comfyuis_twin(arch: str, maker: str, results: Path) -> None:
+    error = results / arch / "error.txt"
+    assert not error.exists(), error.read_text()
+    result = json.loads((results / arch / "result.json").read_text())
+    assert result["trained change"][maker] > CHANGE, "the adapter does not show"
+    assert result["trained"][maker] <= max(RUNS[arch], 1e-4), "the adapter does something else than in training"

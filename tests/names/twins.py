@@ -2,7 +2,8 @@
 
 Found by name is not yet right: a swapped half, exchanged query and key, a shifted slice all fit by shape. So both
 models run on the same input, before and after a dense random update of EVERY Linear and Conv of the diffusers model,
-carried to ComfyUI's weights by `lokr_core.names.aliases`. Three steps, in two interpreters, exchanging files in
+carried to ComfyUI's weights by `lokr_core.names.aliases`; and with the LoKr files that PEFT and LyCORIS make on the
+diffusers model (`trained.py`), read and merged into ComfyUI's twin as a user's would be. Three steps, in two interpreters, exchanging files in
 FOLDER/<arch>/, which the last one removes but for result.json (or error.txt):
 
     python twins.py make FOLDER [ARCH ...]       ComfyUI's: random weights and inputs
@@ -65,6 +66,7 @@ def diffusers(arch: str, folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
     from tiny_models import build_diffusers
+    from trained import MAKERS
     from twin_runs import RUNS
 
     from lokr_core.names import aliases
@@ -88,8 +90,12 @@ def diffusers(arch: str, folder: Path) -> None:
                 weight, rows, swap = _place(name, names, shapes)
                 updates[weight][rows] += update.roll(len(update) // 2, 0) if swap else update
         updated = run.diffusers(model, inputs)
+        outputs = {"base": base, "updated": updated}
+        for maker, make_file in MAKERS.items():
+            file, outputs[maker], layers = make_file(model, lambda model: run.diffusers(model, inputs), folder)
+            (folder / f"{maker}.json").write_text(json.dumps({"file": str(file), "layers": len(layers)}))
     save_file({name: update for name, update in updates.items() if update.any()}, folder / "updates.safetensors")
-    save_file({"base": base.contiguous(), "updated": updated.contiguous()}, folder / "outputs.safetensors")
+    save_file({name: output.contiguous() for name, output in outputs.items()}, folder / "outputs.safetensors")
 
 
 def _place(module: str, names: Any, shapes: Any) -> tuple[str, slice, bool]:
@@ -147,6 +153,7 @@ def compare(arch: str, folder: Path) -> None:
     import torch
     from safetensors.torch import load_file
     from tiny_models import build_comfyui
+    from trained import MAKERS
     from twin_runs import RUNS
 
     weights, updates = load_file(folder / "weights.safetensors"), load_file(folder / "updates.safetensors")
@@ -159,15 +166,31 @@ def compare(arch: str, folder: Path) -> None:
             {name: weight + updates[name] if name in updates else weight for name, weight in weights.items()}
         )
         updated = RUNS[arch].comfyui(model, inputs)
+        # The same weights, already changed once, with what PEFT and LyCORIS trained on them.
+        trained = {maker: _with_file(folder, maker, model, RUNS[arch], inputs) for maker in MAKERS}
     result = {
         "base": _relative(base, theirs["base"]),
         "updated": _relative(updated, theirs["updated"]),
         "change": _relative(updated, base),
+        "trained": {maker: _relative(output, theirs[maker]) for maker, output in trained.items()},
+        "trained change": {maker: _relative(output, updated) for maker, output in trained.items()},
     }
     (folder / "result.json").write_text(json.dumps(result))
     if not os.environ.get("KEEP_TWINS"):
-        for file in folder.glob("*.safetensors"):
+        for file in folder.rglob("*.safetensors"):
             file.unlink()
+
+
+def _with_file(folder: Path, maker: str, model: Any, run: Any, inputs: dict[str, Any]) -> Any:
+    """The model's output with a trainer's file merged in, every layer of which must find its place."""
+    from lokr_core import load_adapter, merge_adapter
+
+    made = json.loads((folder / f"{maker}.json").read_text())
+    adapter = load_adapter(made["file"])
+    with merge_adapter(model, adapter) as handle:
+        if not handle.report.complete or len(handle.report.applied) != made["layers"]:
+            raise ValueError(f"{maker}: {made['layers']} layers were trained\n{handle.report.text()}")
+        return run.comfyui(model, inputs)
 
 
 def _relative(a: Any, b: Any) -> float:
@@ -181,12 +204,12 @@ def main() -> None:
     from twin_runs import RUNS
 
     step, folder, wanted = sys.argv[1], Path(sys.argv[2]), sys.argv[3:] or list(RUNS)
-    if step == "diffusers":
-        sys.path.insert(1, str(Path(__file__).parents[2]))
-    else:
+    if step != "diffusers":
         from record import start_comfyui
 
         start_comfyui()
+    # Behind ComfyUI, whose own ``nodes`` must be found first.
+    sys.path.append(str(Path(__file__).parents[2]))
     import torch
 
     torch.set_num_threads(1)

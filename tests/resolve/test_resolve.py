@@ -1,0 +1,141 @@
+"""Modules to weights: by name, checked by shape; what does not match is named with its reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lokr_core import Adapter, Factor, LoKrMatchError, LoKrWeights, Target, merge_adapter, resolve
+from lokr_core.formats import parse_adapter
+from tests.resolve.cells import NAMINGS, adapter, comfyui_target, lokr_keys, recorded
+
+
+def weights(out: int, columns: int, **more) -> LoKrWeights:
+    return LoKrWeights(Factor(torch.randn(2, 2)), Factor(torch.randn(out // 2, columns // 2)), **more)
+
+
+def test_an_ambiguous_flattened_name_is_settled_by_the_targets_weights():
+    target = Target({"a.b_c.weight": (4, 6), "a_b.c.weight": (8, 6)})
+    tensors = lokr_keys({"lora_unet_a_b_c": (8, 6)})
+    matches, _ = resolve(parse_adapter(tensors), target)
+    assert [match.weight for match in matches] == ["a_b.c.weight"]
+
+
+def test_a_wrong_shape_is_refused_and_both_shapes_are_said():
+    _, report = resolve(Adapter({"layer": weights(8, 6)}), Target({"layer.weight": (8, 10)}))
+    (entry,) = report.refused
+    assert "(8, 10)" in entry.detail
+    assert "(8, 6" in entry.detail
+
+
+def test_an_adapter_of_one_architecture_is_refused_by_another():
+    modules, _ = recorded("sdxl")
+    _, weights_of_sd15 = recorded("sd15")
+    with_metadata = adapter(modules, "lora_unet_+diffusers")
+    with_metadata.metadata["ss_base_model_version"] = "sdxl_base_v1-0"
+    _, report = resolve(with_metadata, comfyui_target(weights_of_sd15))
+    assert report.refused
+    assert "sdxl_base_v1-0" in report.text()
+    assert "Stable Diffusion 1" in report.text()
+    assert len(report.text().splitlines()) <= 20
+
+
+def test_names_of_an_unknown_architecture_are_matched_by_their_endings_and_said_to_be_guessed():
+    target = Target({f"net.body.{i}.{part}.weight": (8, 6) for i in range(3) for part in ("up", "down")})
+    file = Adapter({f"other.{i}.{part}": weights(8, 6) for i in range(3) for part in ("up", "down")})
+    matches, report = resolve(file, target)
+    assert {m.module: m.weight for m in matches}["other.2.down"] == "net.body.2.down.weight"
+    assert "guess" in report.text()
+
+
+@pytest.mark.parametrize("change", ["a shape", "a name", "two to one"])
+def test_a_guess_is_all_or_nothing(change):
+    shapes = {f"net.{i}.up.weight": (8, 6) for i in range(3)}
+    modules = {f"other.{i}.up": weights(8, 6) for i in range(3)}
+    if change == "a shape":
+        modules["other.1.up"] = weights(8, 10)
+    elif change == "a name":
+        modules["other.9.up"] = weights(8, 6)
+    else:
+        shapes = {"net.0.up.weight": (8, 6)}
+    matches, report = resolve(Adapter(modules), Target(shapes))
+    assert not matches
+    with pytest.raises(LoKrMatchError):
+        report.raise_if_nothing_matched()
+
+
+def test_a_text_encoder_that_is_not_there_is_named_as_the_reason():
+    modules, shapes = recorded("flux")
+    tensors = lokr_keys({NAMINGS["lora_unet_+diffusers"](n): s for n, s in modules.items()})
+    tensors |= lokr_keys({"lora_te1_text_model_encoder_layers_0_mlp_fc1": (8, 8)})
+    _, report = resolve(parse_adapter(tensors), comfyui_target(shapes))
+    (entry,) = report.refused
+    assert "text encoder" in entry.reason
+    assert "not connected" in entry.reason
+
+
+def swap_halves(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.cat(tuple(reversed(tensor.chunk(2))))
+
+
+@pytest.mark.parametrize("dora", [None, "out", "in"])
+@pytest.mark.parametrize("l", [1, 2, 3, 8])
+def test_swapped_halves_are_swapped(l, dora):
+    torch.manual_seed(0)
+    k = 12 // l if 12 % l == 0 else 2
+    out = l * k
+    scale = {None: None, "out": torch.rand(out, 1) + 0.5, "in": torch.rand(1, 6) + 0.5}[dora]
+    update = LoKrWeights(Factor(torch.randn(l, 2)), Factor(torch.randn(k, 3)), 0.7, scale)
+    base = torch.randn(out, 6)
+    expected = swap_halves(update.add_to_(swap_halves(base).clone(), 0.8))
+    if dora == "in" and l % 2 and l > 1:
+        with pytest.raises(ValueError, match="input axis"):
+            list(update.swapped_halves())
+        return
+    found = base.clone()
+    for start, part in update.swapped_halves():
+        rows = found.narrow(0, start, part.shape[0])
+        part.add_to_(rows, 0.8, base.narrow(0, start, part.shape[0]))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_fused_module_of_the_file_goes_to_the_split_weights_of_a_diffusers_model():
+    modules, shapes = recorded("flux")
+    target = Target({f"{name}.weight": shape for name, shape in modules.items()})
+    original = {n.removesuffix(".weight"): s for n, s in shapes.items() if n.endswith(".weight") and len(s) > 1}
+    tensors = lokr_keys({"lora_unet_" + name.replace(".", "_"): shape for name, shape in original.items()})
+    matches, report = resolve(parse_adapter(tensors), target)
+    assert report.complete, report.text()
+    qkv = [m for m in matches if m.module == "lora_unet_double_blocks_0_img_attn_qkv"]
+    assert [m.weight for m in qkv] == [f"transformer_blocks.0.attn.to_{x}.weight" for x in "qkv"]
+    covered = {match.weight for match in matches}
+    assert covered == {f"{name}.weight" for name in modules}
+
+
+def test_a_fused_update_merges_into_split_weights_as_its_rows():
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self, widths):
+            super().__init__()
+            for name, (out, columns) in widths.items():
+                parent = self
+                *path, last = name.split(".")
+                for step in path:
+                    if not hasattr(parent, step):
+                        parent.add_module(step, nn.Module())
+                    parent = getattr(parent, step)
+                parent.add_module(last, nn.Linear(columns, out, bias=False))
+
+    modules, _ = recorded("flux")
+    model = Block(modules)
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    out, columns = 3 * modules["transformer_blocks.0.attn.to_q"][0], modules["transformer_blocks.0.attn.to_q"][1]
+    update = LoKrWeights(Factor(torch.randn(8, 4)), Factor(torch.randn(out // 8, columns // 4)), 0.3)
+    file = parse_adapter({f"{name}.lokr_w1": update.w1.whole, f"{name}.lokr_w2": update.w2.whole})
+    before = [getattr(model.transformer_blocks, "0").attn.get_submodule(f"to_{x}").weight.clone() for x in "qkv"]
+    with merge_adapter(model, file):
+        after = [getattr(model.transformer_blocks, "0").attn.get_submodule(f"to_{x}").weight for x in "qkv"]
+        change = torch.cat([a - b for a, b in zip(after, before, strict=True)])
+        torch.testing.assert_close(change, update.delta() / 0.3, rtol=1e-4, atol=1e-5)
