@@ -195,7 +195,35 @@ def through_loader(model: str, lokr: str, strength: float, out: str, reference: 
     Path(out).with_suffix(".txt").write_text(report)
 
 
-JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader)}
+def cells(architectures: list[str], out: str) -> None:
+    """Tiny models of ComfyUI's own classes: {architecture: {naming: [modules found, modules of the file]}}."""
+    import importlib
+
+    project = Path(__file__).resolve().parents[2]
+    # By its folder: ``tests`` is a package of ComfyUI's own here.
+    sys.path += [str(project), str(project / "tests" / "names"), str(project / "tests" / "resolve")]
+    from cells import NAMINGS, lokr_keys, recorded
+    from tiny_models import build_comfyui
+
+    pack = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"].__module__.removesuffix(".nodes.loader")
+    bridge = importlib.import_module(f"{pack}.nodes.bridge")
+    formats = importlib.import_module(f"{pack}.lokr_core.formats")
+    table = {}
+    for architecture in architectures:
+        model = torch.nn.Module()
+        model.diffusion_model = build_comfyui(architecture)
+        modules, _ = recorded(architecture)
+        table[architecture] = {}
+        for naming, spell in NAMINGS.items():
+            adapter = formats.parse_adapter(lokr_keys({spell(name): shape for name, shape in modules.items()}))
+            matches, report = bridge.matches_of(adapter, bridge.target_of(model, {}))
+            weights = dict(model.named_parameters())
+            assert all(weights[m.weight].shape[1:] == u.shape[1:] for m in matches for _, u in m.pieces)
+            table[architecture][naming] = [len(report.applied), len(modules)]
+    Path(out).write_text(json.dumps(table))
+
+
+JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells)}
 
 
 def main() -> None:
