@@ -50,7 +50,8 @@ def show(results: dict) -> None:
         ms = ", ".join(f"{name} {value:.2f}" for name, value in row["ms"].items())
         print(f"{row['case']}\n    ms: {ms}")
         print(
-            f"    {row['times faster than torch.kron']:.1f}x faster than torch.kron, {row['of a bare add']:.2f}x a bare add, "
+            f"    {row['times faster than torch.kron']:.1f}x faster than torch.kron, "
+            f"{row['of a bare add']:.2f}x a bare add, "
             f"extra memory {row['extra memory / weight']:.3f} of the weight "
             f"(torch.kron {row['extra memory / weight, torch.kron']:.1f})"
         )

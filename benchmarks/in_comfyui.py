@@ -26,15 +26,15 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.cli_args  # noqa: E402, F401
-import torch  # noqa: E402
-
 import comfy.lora  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
-import nodes  # noqa: E402
+import torch  # noqa: E402
 from comfy.weight_adapter import WeightAdapterBase  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+
+import nodes  # noqa: E402
 
 spec = importlib.util.spec_from_file_location("measure", Path(__file__).with_name("measure.py"))
 measure = importlib.util.module_from_spec(spec)

@@ -238,6 +238,15 @@ class Adapter(Mapping[str, LoKrWeights]):
     def __len__(self) -> int:
         return len(self.modules)
 
+    def only_lokr(self) -> Adapter:
+        """The same modules without what else the file held, for a host that has a loader of its own for that."""
+        return replace(self, other={}, other_kinds={}, other_names={}, other_keys={})
+
+    def other_by_name(self) -> dict[str, Tensor]:
+        """``other`` under "module.tensor name" as consumers expect it: PEFT's names of adapters are left out."""
+        places = {key: self.other_keys.get(key, (key, "")) for key in self.other}
+        return {f"{module}.{name}" if name else key: self.other[key] for key, (module, name) in places.items()}
+
     def __repr__(self) -> str:
         where = f" from {self.path}" if self.path else ""
         return f"<Adapter: {len(self)} LoKr modules, {self.producer}{where}>"

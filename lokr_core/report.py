@@ -83,7 +83,7 @@ class Report:
                 f"None of the {len(self.entries)} modules of this adapter belongs to this model",
                 file=self.adapter.path,
                 expected=f"modules such as {self.refused[0].module}",
-                found=self.refused[0].reason,
+                found=": ".join(part for part in (self.refused[0].reason, self.refused[0].detail) if part),
                 hint="use the adapter with the base model it was trained for",
             )
 
@@ -155,5 +155,5 @@ class Report:
 
 
 def _numberless(text: str) -> str:
-    """``text`` with the numbers of blocks as *; a digit inside a word (``conv1``, ``to_q``'s ``attn2``) tells layers apart."""
+    """``text`` with the numbers of blocks as *; a digit inside a word (``conv1``, ``attn2``) tells layers apart."""
     return re.sub(r"(?<=[._])\d+(?=[._]|$)", "*", text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from .adapter import Adapter, LoKrWeights, ModuleName
 from .errors import LoKrShapeError
 from .names import Slot
+from .others import other_updates
 from .report import APPLIED, REFUSED, Report
 from .targets import Target, weight_name
 
@@ -21,13 +22,14 @@ class Match:
     """One module of a file and the weight, or rows of a weight, that its update goes to.
 
     ``name`` is the target's name for the module. ``pieces``: (row of the weight, update) pairs that make up the
-    change, each update as tall as the rows it goes to.
+    change, each update as tall as the rows it goes to. ``kind`` is the report's: what the module is in the file.
     """
 
     module: str
     name: str
     slot: Slot
     pieces: tuple[tuple[int, LoKrWeights], ...]
+    kind: str = "LoKr"
 
     @property
     def weight(self) -> str:
@@ -41,6 +43,8 @@ class Match:
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor | None = None) -> None:
         """Add the change to ``weight``, whose unpatched numbers are ``base`` (its own where that is None)."""
+        if weight.ndim == 1:  # a bias or a norm: updates have two axes
+            weight, base = weight.unsqueeze(1), None if base is None else base.unsqueeze(1)
         for start, update in self.pieces:
             rows = (0, start, update.shape[0])
             update.add_to_(weight.narrow(*rows), strength, None if base is None else base.narrow(*rows))
@@ -68,11 +72,30 @@ def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
         note = "; ".join(adapter[module].notes)
         where = ", ".join(dict.fromkeys(match.weight for match in placed))
         report.add(module, APPLIED if placed else REFUSED, where=where, reason=reason, note=note, detail=detail)
-    for module, kind in adapter.other_kinds.items():
-        report.add(module, REFUSED, kind=kind, reason=f"{kind} is not LoKr")
+    matches += _place_others(adapter, target, report)
     if report.refused:
         report.notes += _mismatch(adapter, target)
     return matches, report
+
+
+def _place_others(adapter: Adapter, target: Target, report: Report) -> list[Match]:
+    """The matches of what is no LoKr but an update of the same form, reported like the rest."""
+    updates = other_updates(adapter)
+    matches: list[Match] = []
+    for module, kind in adapter.other_kinds.items():
+        if module not in updates:
+            report.add(module, REFUSED, kind=kind, reason=f"{kind} is not LoKr, and not applied by this library")
+            continue
+        name = adapter.other_names[module]
+        placed = [_place(module, weights, name, target, kind, on) for on, weights in updates[module].items()]
+        missing = next(((reason, detail) for found, reason, detail in placed if not found), None)
+        if missing:  # half a module's change is another change
+            report.add(module, REFUSED, kind=kind, reason=missing[0], detail=missing[1])
+            continue
+        found = [match for matches_of_one, _, _ in placed for match in matches_of_one]
+        report.add(module, APPLIED, kind=kind, where=", ".join(dict.fromkeys(match.weight for match in found)))
+        matches += found
+    return matches
 
 
 def other_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
@@ -87,16 +110,17 @@ def other_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
 
 
 def _place(
-    module: str, weights: LoKrWeights, name: ModuleName, target: Target
+    module: str, weights: LoKrWeights, name: ModuleName, target: Target, kind: str = "LoKr", on: str = "weight"
 ) -> tuple[list[Match], str, str]:
-    """(the matches of one module, or none, why, and with which shapes)."""
+    """(the matches of one module's weight or bias, or none, why, and with which shapes)."""
     if not target.has(name.component):
         what = "text encoder" if name.component.startswith("te") else "diffusion model"
         return [], f"it belongs to a {what}, which is not connected here", ""
     reason, detail = "no such weight in this model", ""
     for known, slots in target.candidates(name):
         try:
-            return [_match(module, known, slot, weights, target) for slot in slots], "", ""
+            slots = [replace(slot, parameter=slot.parameter.replace("weight", on)) for slot in slots]
+            return [replace(_match(module, known, slot, weights, target), kind=kind) for slot in slots], "", ""
         except LoKrShapeError as error:
             reason, detail = error.problem, f"expected {error.expected}, found {error.found}"
     return [], reason, detail

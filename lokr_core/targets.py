@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .adapter import ModuleName
+from .errors import LoKrShapeError
 from .names import Architecture, Slot, aliases, detect
 
 __all__ = ["Target", "weight_name"]
@@ -103,9 +104,12 @@ class Target:
                         yield known, part.names[known]
 
     def shape_of(self, slot: Slot) -> tuple[int, ...]:
-        """Shape of the rows that ``slot`` names."""
-        out, *rest = self.shapes[weight_name(slot)]
-        return (slot.rows[1] if slot.rows else out, *rest)
+        """Shape of the rows that ``slot`` names, (n, 1) for a bias. Raises LoKrShapeError where there is none."""
+        shape = self.shapes.get(weight_name(slot))
+        if not shape:
+            raise LoKrShapeError("The model has no such parameter", expected=weight_name(slot))
+        out, *rest = shape
+        return (slot.rows[1] if slot.rows else out, *(rest or (1,)))
 
 
 def weight_name(slot: Slot) -> str:

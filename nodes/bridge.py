@@ -10,7 +10,7 @@ import comfy.lora_convert
 from comfy.model_patcher import ModelPatcher
 from comfy.utils import swap_scale_shift
 
-from ..lokr_core import Adapter, Match, Report, Slot, Target, other_places, resolve, weight_name
+from ..lokr_core import REFUSED, Adapter, Match, Report, Slot, Target, other_places, resolve, weight_name
 from .patch import LoKrPatch
 
 __all__ = ["apply_adapter"]
@@ -53,7 +53,9 @@ def matches_of(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
     """``resolve``, once per pair; the report is the caller's to write in."""
     known = _resolved.setdefault(adapter, WeakKeyDictionary())
     if target not in known:
-        known[target] = resolve(adapter, target)
+        known[target] = resolve(adapter.only_lokr(), target)
+        for module, kind in adapter.other_kinds.items():
+            known[target][1].add(module, REFUSED, kind=kind, reason="ComfyUI's own loader finds no place for it")
     matches, report = known[target]
     return matches, replace(report, entries=list(report.entries), notes=list(report.notes))
 
@@ -63,7 +65,7 @@ def _patch(patcher, module, keys: dict, adapter: Adapter, strength: float):
     target = target_of(module, keys)
     matches, report = matches_of(adapter, target)
     # What is no LoKr goes to ComfyUI's own loader, which is told our names for it.
-    other = comfy.lora_convert.convert_lora(dict(adapter.other))
+    other = comfy.lora_convert.convert_lora(adapter.other_by_name())
     places = {name: _key(slot, target.shapes) for name, slot in other_places(adapter, target).items()}
     handed = comfy.lora.load_lora(other, keys | places, log_missing=False)
     report.hand_over(name for name, key in (keys | places).items() if key in handed)

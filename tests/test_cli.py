@@ -108,10 +108,13 @@ def test_check(folder, capsys):
     assert (found["applied"], found["refused"]) == (1, 1)
 
 
-def test_check_counts_what_is_no_lokr_as_unmatched(folder):
+def test_check_counts_what_the_library_does_not_apply_as_unmatched(folder):
     lora = {"b.lora_up.weight": torch.zeros(4, 1), "b.lora_down.weight": torch.zeros(1, 8)}
-    save_adapter(Adapter({"a": lokr()}, other=lora), "mixed.safetensors")
-    assert main(["check", "model.safetensors", "mixed.safetensors"]) == 1
+    save_adapter(Adapter({"a": lokr()}, other=lora), "with-lora.safetensors")
+    assert main(["check", "model.safetensors", "with-lora.safetensors"]) == 0
+    loha = {f"b.hada_w{i}_{x}": torch.zeros(4, 8) for i in (1, 2) for x in "ab"}
+    save_adapter(Adapter({"a": lokr()}, other=loha), "with-loha.safetensors")
+    assert main(["check", "model.safetensors", "with-loha.safetensors"]) == 1
 
 
 def test_exit_codes_of_the_process(folder):

@@ -93,7 +93,8 @@ def test_as_dict_is_json(report):
         "modules": [
             {"module": f"double_blocks_{i}_img_attn", "status": "applied", "kind": "LoKr", "where": "x.weight",
              "reason": "", "note": "n", "detail": ""} for i in range(2)
-        ] + [{"module": "no_0", "status": "refused", "kind": "LoRA", "where": "", "reason": "why", "note": "", "detail": ""}],
+        ] + [{"module": "no_0", "status": "refused", "kind": "LoRA", "where": "", "reason": "why", "note": "",
+              "detail": ""}],
     }  # fmt: skip
     assert json.loads(json.dumps(Report(Adapter({})).as_dict()))["file"] is None
 

@@ -100,7 +100,7 @@ def configs_in_metadata(metadata: Mapping[str, str]) -> list[PeftConfig]:
     return [config for config in found if config]
 
 
-def parse_config(text: str, source: str) -> PeftConfig | None:
+def parse_config(text: str | bytes, source: str) -> PeftConfig | None:
     """The text of an ``adapter_config.json``; None where it is for another method than LoKr.
 
     Raises LoKrFileError where it is no JSON, or r or alpha are no numbers.
@@ -108,7 +108,7 @@ def parse_config(text: str, source: str) -> PeftConfig | None:
     return _config(_json(text, source), source)
 
 
-def _json(text: str, source: str) -> dict:
+def _json(text: str | bytes, source: str) -> dict:
     try:
         entries = json.loads(text)
         if not isinstance(entries, dict):

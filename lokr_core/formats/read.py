@@ -33,8 +33,7 @@ def load_adapter(path: str | os.PathLike) -> Adapter:
     source = find_source(Path(path))
     tensors, metadata = source.tensors()
     try:
-        text = _read(source.config) if source.config and _without_alpha(tensors) else None
-        adapter = parse_adapter(tensors, metadata, text)
+        adapter = parse_adapter(tensors, metadata, _text(source.config))
     except LoKrError as error:
         error.file = error.file or source.path
         raise
@@ -42,25 +41,16 @@ def load_adapter(path: str | os.PathLike) -> Adapter:
     return adapter
 
 
-def _without_alpha(keys: Iterable[str]) -> bool:
-    """PEFT alone stores no alpha, so a configuration beside a file with alphas is another file's."""
-    return not any(key.endswith(".alpha") for key in keys)
-
-
-def _read(config: Path) -> str:
+def _text(config: Path | None) -> bytes | None:
+    """PEFT's configuration as it lies there. What is wrong with it matters only to a file that needs it."""
     try:
-        return config.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise LoKrFileError(
-            f"PEFT's configuration cannot be read: {error}",
-            file=config,
-            expected="a JSON object with r and alpha",
-            hint="get it again, or take it away: then alpha = r is assumed",
-        ) from None
+        return None if config is None else config.read_bytes()
+    except OSError:
+        return b""
 
 
 def parse_adapter(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, peft_config: str | None = None
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, peft_config: str | bytes | None = None
 ) -> Adapter:
     """``load_adapter`` for tensors that are in memory already; ``peft_config`` is the text of adapter_config.json."""
     metadata = dict(metadata or {})
@@ -101,7 +91,7 @@ def parse_adapter(
     )
 
 
-def _configs(parts: Parts, metadata: Mapping[str, str], text: str | None, notes: list[str]) -> list[PeftConfig]:
+def _configs(parts: Parts, metadata: Mapping[str, str], text: str | bytes | None, notes: list[str]) -> list[PeftConfig]:
     """PEFT's configurations for the modules that have no alpha; those of the file itself count before one beside it."""
     if all("alpha" in found for found in parts.lokr.values()):
         return []

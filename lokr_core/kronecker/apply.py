@@ -132,12 +132,14 @@ def embed_kron(index: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, dtype: t
 
 def _ready(x: Tensor, w1: Factor | Tensor, w2: Factor | Tensor) -> tuple[Factor, Factor]:
     """Both factors on x's device in its dtype; no call is made for those that are there already."""
-    factors = []
-    for factor in (Factor.of(w1), Factor.of(w2)):
-        if any(t.dtype != x.dtype or t.device != x.device for t in factor.tensors.values()):
-            factor = factor.to(device=x.device, dtype=x.dtype)
-        factors.append(factor)
-    return factors[0].without_kernel(), factors[1]
+    w1, w2 = (f if _is_there(f, x) else f.to(device=x.device, dtype=x.dtype) for f in (Factor.of(w1), Factor.of(w2)))
+    return w1.without_kernel(), w2
+
+
+def _is_there(factor: Factor, x: Tensor) -> bool:
+    dtype, device = x.dtype, x.device
+    tensors = (factor.whole, factor.a, factor.b, factor.t)
+    return all(t is None or (t.dtype == dtype and t.device == device) for t in tensors)
 
 
 def _scaled(w1: Factor, w2: Factor, scale: float | Tensor) -> tuple[Factor, Factor]:

@@ -63,7 +63,7 @@ def plan(chain1: list[Tensor], chain2: list[Tensor], kernels: list[bool], inputs
 @lru_cache(maxsize=4096)
 def _cheapest(chain1: tuple[_Step, ...], chain2: tuple[_Step, ...], inputs: int, outputs: int) -> str:
     def best(i: int, j: int) -> tuple[int, str]:
-        # Of two orders that cost the same, the one in which w2 acts first: w1's step is the one that adds into a result.
+        # Of two orders that cost the same, the one in which w2 acts first: the step of w1 adds into a result.
         if i == len(chain1) and j == len(chain2):
             return 0, ""
         options = []

@@ -10,11 +10,11 @@ from torch import nn
 
 from ..adapter import Adapter, check_strength
 from ..errors import LoKrValueError
-from ..report import REFUSED, Report
+from ..report import APPLIED, REFUSED, Report
 from ..resolve import Match, resolve
 from ..targets import Target
 from .hook import InputHook, LiveHook, hook_of
-from .layers import ATTENTION, CONV, EMBEDDING, WeightOf, kind_of, shape_of
+from .layers import ATTENTION, CONV, EMBEDDING, LINEAR, WeightOf, kind_of, shape_of
 from .parts import Control, Part, Piece
 
 __all__ = ["LiveHandle", "attach"]
@@ -184,30 +184,33 @@ def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, s
     if isinstance(parent, nn.MultiheadAttention) and parent._modules.get(path.rpartition(".")[2]) is module:
         module, parameter = parent, f"{path.rpartition('.')[2]}.{parameter}"
     kind = kind_of(module)
-    if kind == ATTENTION:
-        owner, _, name = parameter.rpartition(".")
-        weight = (module._modules[owner] if owner else module)._parameters.get(name)
-        if weight is None or not weight.is_floating_point():
-            return "this attention's weight is quantised, and it is used without a layer of its own"
+    if kind in (LINEAR, CONV, EMBEDDING) and parameter == "weight":
+        sliced = match.slot.rows is not None or len(match.pieces) > 1
+        if sliced and (kind == EMBEDDING or (kind == CONV and module.groups > 1)):
+            return f"rows of a weight, in a {'grouped convolution' if kind == CONV else 'table of embeddings'}"
         return module, parameter
-    if kind is None or parameter != "weight":
-        return f"{type(module).__name__}.{parameter} is no weight of a layer whose output can be added to"
-    sliced = match.slot.rows is not None or len(match.pieces) > 1
-    if sliced and (kind == EMBEDDING or (kind == CONV and module.groups > 1)):
-        return f"rows of a weight, in a {'grouped convolution' if kind == CONV else 'table of embeddings'}"
+    if kind in (LINEAR, CONV) and parameter == "bias":
+        return (module, parameter) if getattr(module, "bias", None) is not None else "the layer has no bias"
+    # Anything else runs again with other weights, so these must be plain tensors, and the run short.
+    owner, _, name = parameter.rpartition(".")
+    weight = (module._modules[owner] if owner else module)._parameters.get(name)
+    if kind not in (None, ATTENTION) or weight is None or not weight.is_floating_point():
+        return f"live can't follow {parameter} of a {type(module).__name__}"
+    if kind is None and module._modules:
+        return f"{parameter} belongs to a {type(module).__name__} with modules of its own, and not to a layer"
     return module, parameter
 
 
 def _part(control: Control, match: Match, module: nn.Module, parameter: str) -> Part:
     whole = match.slot.rows is None and len(match.pieces) == 1
     pieces = tuple(Piece(None if whole else start, weights) for start, weights in match.pieces)
-    return Part(control, match.module, match.slot.module, parameter, pieces)
+    return Part(control, match.module, match.slot.module, parameter, kind_of(module), pieces)
 
 
 def _refuse(report: Report, reasons: Mapping[str, str]) -> None:
     report.entries = [
         replace(entry, status=REFUSED, where="", reason=reasons[entry.module])
-        if entry.module in reasons and entry.kind == "LoKr"
+        if entry.module in reasons and entry.status == APPLIED
         else entry
         for entry in report.entries
     ]
@@ -218,7 +221,7 @@ def _hook(module: nn.Module, part: Part) -> bool:
     hook = hook_of(module)
     fresh = hook is None
     if fresh:
-        hook = LiveHook()
+        hook = LiveHook(kind_of(module))
         module.register_forward_hook(hook, with_kwargs=True)
     if part.scales_input and not any(other.scales_input for other in hook.parts):
         module.register_forward_pre_hook(InputHook(hook), with_kwargs=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..kronecker import accumulate_kron_, apply_kron, embed_kron
 from ..kronecker.blocks import full_precision
-from .layers import ATTENTION, CONV, EMBEDDING, conv_arguments, input_of, kind_of, padded, with_input
+from .layers import CONV, EMBEDDING, LINEAR, conv_arguments, input_of, kernel_axes, padded, with_input
 from .parts import Part, Piece
 
 __all__ = ["InputHook", "LiveHook", "hook_of"]
@@ -33,8 +33,8 @@ _FLOATS = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16
 class LiveHook:
     """Adds the ``parts`` to the output of the module it is called with. ``parts`` is replaced whole, never changed."""
 
-    def __init__(self, parts: tuple[Part, ...] = ()):
-        self.parts = parts
+    def __init__(self, kind: str | None, parts: tuple[Part, ...] = ()):
+        self.kind, self.parts = kind, parts
 
     def active(self) -> list[tuple[Part, float]]:
         return [(part, strength) for part in self.parts if (strength := part.strength()) != 0]
@@ -48,11 +48,10 @@ class LiveHook:
             active, carried = self.active(), None
         if not active:
             return None
-        kind = kind_of(module)
-        if kind == ATTENTION:
-            return _attention(module, active, args, kwargs)
-        if kind == EMBEDDING:
+        if self.kind == EMBEDDING:
             return _embedding(module, active, x, output)
+        if self.kind not in (LINEAR, CONV):
+            return _with_other_weights(module, active, args, kwargs)
         if carried is None and any(part.scales_input for part, _ in active):
             # Another hook made an input of its own out of ours.
             args, kwargs = with_input(x * _input_scale(module, active, x), args, kwargs)
@@ -104,11 +103,10 @@ def _input_scale(module: nn.Module, active: list[tuple[Part, float]], x: Tensor)
 def _along(module: nn.Module, vector: Tensor, tensor: Tensor, inputs: bool = False) -> Tensor:
     """``vector``, a number per channel, in ``tensor``'s dtype, shaped to be multiplied with it."""
     vector = vector.to(tensor.device, tensor.dtype)
-    if kind_of(module) != CONV:
-        return vector
-    if inputs:  # of a group, the same for each
+    axes = kernel_axes(module)
+    if axes and inputs:  # of a group, the same for each
         vector = vector.repeat(module.groups)
-    return vector.reshape(-1, *(1,) * len(module.kernel_size))
+    return vector.reshape(-1, *(1,) * axes)
 
 
 def _layer(module: nn.Module, active: list[tuple[Part, float]], x: Tensor, output: Tensor, again: Callable) -> Tensor:
@@ -133,6 +131,11 @@ def _add_all(module: nn.Module, active: list, x: Tensor, seen: Tensor, adder: _A
         mixed = any(part.scales_input for part, _ in active)  # then the output is not W x
         base = again(x) if mixed else _without_bias(module, adder.output)
     for part, strength in active:
+        if part.parameter == "bias":
+            for piece, (w1, w2) in zip(part.pieces, part.factors(seen.device, seen.dtype), strict=True):
+                change = apply_kron(seen.new_ones(1), w1, w2, strength)
+                adder.add_rows(piece, _along(module, change, adder.output))
+            continue
         factors, ratios = part.factors(seen.device, seen.dtype), part.ratios(module, seen.device)
         for piece, (w1, w2), ratio in zip(part.pieces, factors, ratios, strict=True):
             if ratio is None:
@@ -150,7 +153,7 @@ def _add_all(module: nn.Module, active: list, x: Tensor, seen: Tensor, adder: _A
 
 def _without_bias(module: nn.Module, output: Tensor) -> Tensor:
     bias = getattr(module, "bias", None)
-    return output if bias is None else output - _along(module, bias.detach(), output)
+    return output if bias is None else output - _along(module, bias, output)
 
 
 class _Adder:
@@ -158,16 +161,15 @@ class _Adder:
 
     def __init__(self, module: nn.Module, output: Tensor, x: Tensor):
         self.module, self.output = module, output
-        self.is_conv = kind_of(module) == CONV
-        self.axis = -1 - (len(module.kernel_size) if self.is_conv else 0)
-        self.arguments = conv_arguments(module) if self.is_conv else {}
+        axes = kernel_axes(module)
+        self.axis, self.arguments = -1 - axes, conv_arguments(module) if axes else {}
         recorded = torch.is_grad_enabled() and (output.requires_grad or x.requires_grad)
         # A graph's compiler makes the additions in place by itself.
         self.in_place = not torch.compiler.is_compiling() and not recorded and output.data_ptr() != x.data_ptr()
 
     def add(self, piece: Piece, x: Tensor, w1, w2, scale: float, by: Tensor | None = None) -> None:
         """The output's rows += by * scale * (w1 ⊗ w2) x."""
-        x = padded(self.module, x) if self.is_conv else x
+        x = padded(self.module, x)
         if by is None and self.in_place:
             accumulate_kron_(piece.of(self.output, self.axis), x, w1, w2, scale, **self.arguments)
             return
@@ -206,16 +208,20 @@ def _embedding(module: nn.Module, active, index: Tensor, output: Tensor) -> Tens
     return output
 
 
-def _attention(module: nn.Module, active, args: tuple, kwargs: dict):
-    """MultiheadAttention hands its weights to a function, and no layer of its own is ever called: so it runs again, on
-    a shallow twin of the module that holds the changed weights. The module itself is not touched."""
+def _with_other_weights(module: nn.Module, active: list[tuple[Part, float]], args: tuple, kwargs: dict):
+    """What the module puts out with changed weights, where nothing can be added to its output: norms, and
+    MultiheadAttention, which hands its weights to a function, so that no layer of its own is ever called.
+
+    It runs again, on a shallow twin that holds the changed weights. The module itself is not touched.
+    """
     twin = _twin(module)
     for name in dict.fromkeys(part.parameter for part, _ in active):
         owner, _, parameter = name.rpartition(".")
+        holder = twin
         if owner:
-            holder = twin._modules[owner] = _twin(module._modules[owner])
-        else:
-            holder = twin
+            holder = twin._modules[owner]
+            if holder is module._modules[owner]:
+                holder = twin._modules[owner] = _twin(holder)
         base = holder._parameters[parameter]
         with torch.no_grad():
             weight = base.detach().clone()
@@ -232,5 +238,6 @@ def _twin(module: nn.Module) -> nn.Module:
     """Another module object around the same parameters and submodules."""
     twin = module.__new__(type(module))
     twin.__dict__.update(module.__dict__)
+    twin.__dict__.pop("forward", None)  # one that somebody put there is bound to the module itself
     twin._parameters, twin._modules = dict(module._parameters), dict(module._modules)
     return twin

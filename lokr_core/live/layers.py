@@ -11,7 +11,21 @@ from torch import Tensor, nn
 
 from ..errors import LoKrValueError
 
-__all__ = ["WeightOf", "base_weight", "conv_arguments", "input_of", "kind_of", "padded", "shape_of"]
+__all__ = [
+    "ATTENTION",
+    "CONV",
+    "EMBEDDING",
+    "LINEAR",
+    "WeightOf",
+    "base_weight",
+    "conv_arguments",
+    "input_of",
+    "kernel_axes",
+    "kind_of",
+    "padded",
+    "shape_of",
+    "with_input",
+]
 
 WeightOf = Callable[[nn.Module], "Tensor | None"]
 """A host's way to the numbers of a module's quantised or offloaded weight; None leaves it to ``base_weight``."""
@@ -24,8 +38,7 @@ def kind_of(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         return ATTENTION
     if _has_ints(module, "in_channels", "out_channels", "groups") and hasattr(module, "stride"):
-        axes = len(getattr(module, "kernel_size", ()))
-        return CONV if 1 <= axes <= 3 and not getattr(module, "transposed", False) else None
+        return CONV if 1 <= kernel_axes(module) <= 3 and not getattr(module, "transposed", False) else None
     if _has_ints(module, "in_features", "out_features"):
         return LINEAR
     # An EmbeddingBag has a mode: it sums rows, so an index is no row of its output.
@@ -35,7 +48,8 @@ def kind_of(module: nn.Module) -> str | None:
 
 
 def _has_ints(module: nn.Module, *names: str) -> bool:
-    return all(isinstance(getattr(module, name, None), int) for name in names)
+    # Its own attributes: a whole model may answer for its configuration's.
+    return all(isinstance(vars(module).get(name), int) for name in names)
 
 
 def shape_of(module: nn.Module) -> tuple[int, ...] | None:
@@ -48,6 +62,11 @@ def shape_of(module: nn.Module) -> tuple[int, ...] | None:
     if kind == EMBEDDING:
         return (module.num_embeddings, module.embedding_dim)
     return None
+
+
+def kernel_axes(module: nn.Module) -> int:
+    """How many axes of positions lie behind the channels: 0 for all but convolutions."""
+    return len(vars(module).get("kernel_size", ()))
 
 
 def conv_arguments(module: nn.Module) -> dict:

@@ -16,7 +16,7 @@ from ..errors import LoKrError
 from ..kronecker import Factor, dora_ratio
 from ..kronecker.blocks import compute_dtype, full_precision
 from ..report import Report
-from .layers import WeightOf, base_weight
+from .layers import CONV, LINEAR, WeightOf, base_weight
 
 __all__ = ["Control", "Part", "Piece"]
 
@@ -83,17 +83,19 @@ class Piece:
 class Part:
     """What one adapter does to one weight. Its factors are kept for each device and dtype they were used on.
 
-    module: the file's name of the module; path, parameter: where the weight is in the model
+    module: the file's name of the module; path, parameter: where the weight is in the model; kind: its layer's
     """
 
-    def __init__(self, control: Control, module: str, path: str, parameter: str, pieces: tuple[Piece, ...]):
+    def __init__(
+        self, control: Control, module: str, path: str, parameter: str, kind: str | None, pieces: tuple[Piece, ...]
+    ):
         self.control, self.module, self.path, self.parameter = control, module, path, parameter
-        self.pieces = pieces
+        self.kind, self.pieces = kind, pieces
         self.factor = 1.0
         axes = {piece.weights.dora_axis for piece in pieces}
         self.has_dora, self.scales_rows = axes != {None}, "out" in axes
-        # DoRA on the input axis goes into the layer's input where it is for all rows.
-        self.scales_input = pieces[0].start is None and "in" in axes
+        # DoRA on the input axis goes into the input of a layer that is linear in it, where it is for all rows.
+        self.scales_input = pieces[0].start is None and "in" in axes and kind in (LINEAR, CONV)
         self.no_ratios = [None] * len(pieces)
         self._clear()
 
@@ -120,6 +122,8 @@ class Part:
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor) -> None:
         """Add the update to ``weight``, whose unpatched numbers are ``base``."""
+        if weight.ndim == 1:  # a bias, a norm: one column
+            weight, base = weight.unsqueeze(1), base.unsqueeze(1)
         for piece in self.pieces:
             piece.weights.add_to_(piece.of(weight, 0), strength, piece.of(base, 0))
 
@@ -163,7 +167,7 @@ class Part:
         if control is None:
             control = memo[id(self.control)] = self.control.__deepcopy__(memo)
         # The updates never change, so a copy shares them.
-        copy = Part(control, self.module, self.path, self.parameter, self.pieces)
+        copy = Part(control, self.module, self.path, self.parameter, self.kind, self.pieces)
         copy.factor = self.factor
         return copy
 

@@ -30,8 +30,9 @@ import comfy.model_management  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
-import nodes  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+
+import nodes  # noqa: E402
 
 folder_paths.set_output_directory(str(BASE / "output"))
 

@@ -88,7 +88,7 @@ def test_two_adapters_in_one_file():
 
 
 METADATA = {
-    "transformer.r": 2, "transformer.alpha": 8, "transformer.rank_pattern": {}, "transformer.alpha_pattern": {"mlp": 2},
+    "transformer.r": 2, "transformer.alpha": 8, "transformer.alpha_pattern": {"^blocks.0.mlp": 2},
     "text_encoder_2.r": 2, "text_encoder_2.alpha": 1, "text_encoder_2.peft_type": "LOKR", "unet.peft_type": "LORA",
     "unet.lora_alpha": 64, "unet.r": 4,
 }  # fmt: skip
@@ -99,6 +99,12 @@ def test_configurations_in_the_metadata_are_for_their_parts():
     adapter = parse_adapter(file_of(*modules, alpha=None), {"lora_adapter_metadata": json.dumps(METADATA)})
     assert [w.scaling for w in adapter.values()] == [4, 1, 0.5, 1]
     assert "1 modules have no alpha" in adapter.notes[0]
+
+
+def test_the_configuration_with_the_longer_prefix_counts():
+    metadata = {"lora_adapter_metadata": json.dumps({"r": 2, "alpha": 1, **METADATA, "transformer.base.alpha": 20})}
+    modules = ("transformer.blocks.0.q", "other.q")
+    assert [w.scaling for w in parse_adapter(file_of(*modules, alpha=None), metadata).values()] == [4, 0.5]
 
 
 def test_the_files_own_configuration_counts_before_one_beside_it():
@@ -116,11 +122,19 @@ def test_the_configuration_beside_the_file(tmp_path, given):
     assert {m: w.scaling for m, w in adapter.items()} == {A: 3, C: 2} and adapter.producer == "PEFT"
 
 
-def test_a_configuration_beside_a_file_that_needs_none(tmp_path):
+@pytest.mark.parametrize("content", [b"{ this is no JSON", b"\xff\xfe", config(r=77).encode()])
+def test_a_configuration_beside_a_file_that_needs_none(tmp_path, content):
     """In a folder of many adapters it is another's, and may be anything."""
     save_file(file_of("lora_unet_a_b", alpha=1), str(tmp_path / "kohya.safetensors"))
-    (tmp_path / "adapter_config.json").write_text("{ this is no JSON")
+    (tmp_path / "adapter_config.json").write_bytes(content)
     assert [w.scaling for w in load_adapter(tmp_path / "kohya.safetensors").values()] == [0.5]
+
+
+def test_alphas_of_other_algorithms_do_not_hide_the_need_for_it(tmp_path):
+    tensors = {**file_of(A, alpha=None), "x.lora_up.weight": torch.ones(2, 2), "x.alpha": torch.ones(())}
+    save_file(tensors, str(tmp_path / "a.safetensors"))
+    (tmp_path / "adapter_config.json").write_text(config())
+    assert load_adapter(tmp_path / "a.safetensors")[A].scaling == 3
 
 
 def test_a_configuration_of_another_method():

@@ -3,8 +3,8 @@
 Found by name is not yet right: a swapped half, exchanged query and key, a shifted slice all fit by shape. So both
 models run on the same input, before and after a dense random update of EVERY Linear and Conv of the diffusers model,
 carried to ComfyUI's weights by `lokr_core.names.aliases`; and with the LoKr files that PEFT and LyCORIS make on the
-diffusers model (`trained.py`), read and merged into ComfyUI's twin as a user's would be. Three steps, in two interpreters, exchanging files in
-FOLDER/<arch>/, which the last one removes but for result.json (or error.txt):
+diffusers model (`trained.py`), read and merged into ComfyUI's twin as a user's would be. Three steps, in two
+interpreters, exchanging files in FOLDER/<arch>/, which the last one removes but for result.json (or error.txt):
 
     python twins.py make FOLDER [ARCH ...]       ComfyUI's: random weights and inputs
     python twins.py diffusers FOLDER [ARCH ...]  diffusers': converts the weights, runs, makes and carries over updates

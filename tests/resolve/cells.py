@@ -44,7 +44,7 @@ NAMINGS = {
 
 
 def recorded(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """(diffusers' module -> shape, ComfyUI's weight -> shape); modules of diffusers that ComfyUI has not are left out."""
+    """(diffusers' module -> shape, ComfyUI's weight -> shape)"""
     data = json.loads((DATA / f"{architecture}.json").read_text())
     return tuple({name: tuple(shape) for name, shape in data[side].items()} for side in ("diffusers", "comfyui"))
 

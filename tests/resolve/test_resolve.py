@@ -75,31 +75,6 @@ def test_a_text_encoder_that_is_not_there_is_named_as_the_reason():
     assert "not connected" in entry.reason
 
 
-def swap_halves(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.cat(tuple(reversed(tensor.chunk(2))))
-
-
-@pytest.mark.parametrize("dora", [None, "out", "in"])
-@pytest.mark.parametrize("l", [1, 2, 3, 8])
-def test_swapped_halves_are_swapped(l, dora):
-    torch.manual_seed(0)
-    k = 12 // l if 12 % l == 0 else 2
-    out = l * k
-    scale = {None: None, "out": torch.rand(out, 1) + 0.5, "in": torch.rand(1, 6) + 0.5}[dora]
-    update = LoKrWeights(Factor(torch.randn(l, 2)), Factor(torch.randn(k, 3)), 0.7, scale)
-    base = torch.randn(out, 6)
-    expected = swap_halves(update.add_to_(swap_halves(base).clone(), 0.8))
-    if dora == "in" and l % 2 and l > 1:
-        with pytest.raises(ValueError, match="input axis"):
-            list(update.swapped_halves())
-        return
-    found = base.clone()
-    for start, part in update.swapped_halves():
-        rows = found.narrow(0, start, part.shape[0])
-        part.add_to_(rows, 0.8, base.narrow(0, start, part.shape[0]))
-    torch.testing.assert_close(found, expected)
-
-
 def test_a_fused_module_of_the_file_goes_to_the_split_weights_of_a_diffusers_model():
     modules, shapes = recorded("flux")
     target = Target({f"{name}.weight": shape for name, shape in modules.items()})
