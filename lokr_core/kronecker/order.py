@@ -7,6 +7,7 @@ from math import prod
 from operator import itemgetter
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .factor import Factor
@@ -57,7 +58,8 @@ def plan(chain1: list[Tensor], chain2: list[Tensor], kernels: list[bool], inputs
     steps2 = tuple(
         _Step(*step.shape[:2], prod(step.shape[2:]) if at else 0) for step, at in zip(chain2, kernels, strict=True)
     )
-    return _cheapest(steps1, steps2, inputs, outputs)
+    cheapest = _cheapest.__wrapped__ if torch.compiler.is_compiling() else _cheapest  # a compiler warns of caches
+    return cheapest(steps1, steps2, inputs, outputs)
 
 
 @lru_cache(maxsize=4096)

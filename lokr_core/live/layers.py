@@ -34,7 +34,7 @@ LINEAR, CONV, EMBEDDING, ATTENTION = "linear", "convolution", "embedding", "atte
 
 
 def kind_of(module: nn.Module) -> str | None:
-    """"linear", "convolution", "embedding", "attention" (its own projections), or None for what live can't follow."""
+    """ "linear", "convolution", "embedding", "attention" (its own projections), or None for what live can't follow."""
     if isinstance(module, nn.MultiheadAttention):
         return ATTENTION
     if _has_ints(module, "in_channels", "out_channels", "groups") and hasattr(module, "stride"):

@@ -143,24 +143,25 @@ class Part:
         known = self._ratios.get(device)
         if known is not None and known[0]() is weight and known[1] == _state(weight):
             return known[2]
-        base = base_weight(module, self.parameter, self.control.weight_of)
-        with torch.inference_mode(False):
-            base = base.clone() if base.is_inference() else base
-            ratios = [self._ratio(piece, base) for piece in self.pieces]
-        self._ratios[device] = (weakref.ref(weight) if weight is not None else lambda: None, _state(weight), ratios)
-        return ratios
-
-    def _ratio(self, piece: Piece, base: Tensor) -> Tensor | None:
-        weights = piece.weights
-        if weights.dora_axis is None:
-            return None
-        arguments = (weights.w1, weights.w2, weights.scaling, weights.dora_scale, weights.dora_axis)
         try:
-            return dora_ratio(piece.of(base, 0), *arguments)
+            base = base_weight(module, self.parameter, self.control.weight_of)
+            with torch.inference_mode(False):
+                base = base.clone() if base.is_inference() else base
+                ratios = [self._ratio(piece, base) for piece in self.pieces]
         except LoKrError as error:
             error.module = error.module or self.module
             error.file = error.file or self.control.report.adapter.path
             raise
+        self._ratios[device] = (weakref.ref(weight) if weight is not None else lambda: None, _state(weight), ratios)
+        return ratios
+
+    @staticmethod
+    def _ratio(piece: Piece, base: Tensor) -> Tensor | None:
+        weights = piece.weights
+        if weights.dora_axis is None:
+            return None
+        arguments = (weights.w1, weights.w2, weights.scaling, weights.dora_scale, weights.dora_axis)
+        return dora_ratio(piece.of(base, 0), *arguments)
 
     def __deepcopy__(self, memo: dict) -> Part:
         control = memo.get(id(self.control))
@@ -218,4 +219,3 @@ def _whole(factor: Factor, dtype: torch.dtype, device: torch.device) -> Factor:
 
 def _own(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
-

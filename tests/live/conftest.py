@@ -48,7 +48,9 @@ def _lokr(shape: tuple[int, ...], generator: torch.Generator, form: str, dora: s
 @pytest.fixture(scope="session")
 def make_lokr():
     """(shape, seed, form "whole" or "low-rank", DoRA axis) -> an update for a weight of that shape."""
-    return lambda shape, seed=0, form="low-rank", dora=None: _lokr(shape, torch.Generator().manual_seed(seed), form, dora)
+    return lambda shape, seed=0, form="low-rank", dora=None: _lokr(
+        shape, torch.Generator().manual_seed(seed), form, dora
+    )
 
 
 @pytest.fixture
@@ -72,6 +74,8 @@ def make_adapter(everything, make_lokr):
     def make(seed: int = 1, dora: str | None = None, names=LAYERS) -> Adapter:
         weights = {name: everything.get_submodule(name).weight for name in names}
         form = "whole" if seed % 2 else "low-rank"
-        return Adapter({name: make_lokr(tuple(w.shape), seed + i, form, dora) for i, (name, w) in enumerate(weights.items())})
+        return Adapter(
+            {name: make_lokr(tuple(w.shape), seed + i, form, dora) for i, (name, w) in enumerate(weights.items())}
+        )
 
     return make

@@ -46,7 +46,9 @@ def test_projections_inside_attention(make_lokr, name, dora, grad):
     sizes = {} if name == "in_proj_weight" else {"kdim": 6, "vdim": 4}
     model = nn.Sequential(nn.MultiheadAttention(8, 2, batch_first=True, **sizes)).double().eval()
     weight = getattr(model[0], name)
-    target = Target({f"0.{n}": tuple(t.shape) for n, t in model[0].named_parameters()}, {"file": (Slot("0", parameter=name),)})
+    target = Target(
+        {f"0.{n}": tuple(t.shape) for n, t in model[0].named_parameters()}, {"file": (Slot("0", parameter=name),)}
+    )
     adapter = Adapter({"file": make_lokr(tuple(weight.shape), 3, dora=dora)})
     (match,) = resolve(adapter, target)[0]
     inputs = [torch.randn(2, 5, n).double() for n in (8, sizes.get("kdim", 8), sizes.get("vdim", 8))]
@@ -65,7 +67,12 @@ def test_a_transformer_layers_fast_path_does_not_pass_the_adapter_by(make_lokr):
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).double().eval()
     x = torch.randn(2, 5, 8).double()
-    adapter = Adapter({name: make_lokr(tuple(model.get_submodule(name).weight.shape), 2) for name in ("linear1", "self_attn.out_proj")})
+    adapter = Adapter(
+        {
+            name: make_lokr(tuple(model.get_submodule(name).weight.shape), 2)
+            for name in ("linear1", "self_attn.out_proj")
+        }
+    )
     with torch.no_grad():
         with attach(model, adapter):
             live = model(x)
@@ -132,7 +139,12 @@ def test_adapters_add_up_and_go_in_any_order(everything, index, make_adapter, do
         assert torch.equal(everything(index), base)
     for name, module in everything.named_modules():
         assert vars(module).keys() == plain[name].keys()
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+        for hooks in (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_forward_hooks_with_kwargs",
+            "_forward_pre_hooks_with_kwargs",
+        ):
             assert not getattr(module, hooks), (name, hooks)
 
 
