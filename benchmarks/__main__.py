@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--out FOLDER] [--only kron|names|comfyui]``: a table, a JSON file and a plot."""
+"""``python -m benchmarks [--out FOLDER] [--only kron|live|names|comfyui]``: a table, a JSON file and a plot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from tests.hosts import base_directory, find_comfyui
 
-from . import kron, names
+from . import kron, live, names
 
 
 def machine() -> dict:
@@ -57,6 +57,8 @@ def show(results: dict) -> None:
         )
     for row in results.get("names", []):
         print(f"{row['case']}: " + ", ".join(f"{name} {value:.0f} ms" for name, value in row["ms"].items()))
+    if "live" in results:
+        print("\n".join(live.lines(results["live"])))
     for row in results.get("comfyui", []):
         print(row["case"])
         for what in ("first patch", "change"):
@@ -74,6 +76,8 @@ def plot(results: dict, path: Path) -> None:
     from matplotlib import pyplot
 
     panels = [(row["case"], row["ms"], "ms") for row in results.get("kron", []) + results.get("names", [])]
+    rows = [row for part in results.get("live", {}).values() for row in part if "ms" in row]
+    panels += [(row["case"], row["ms"], "ms") for row in rows]
     panels += [(row["case"], row["change s"], "s, strength changed") for row in results.get("comfyui", [])]
     columns = 4
     lines = -(-len(panels) // columns)
@@ -95,9 +99,9 @@ def plot(results: dict, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results.json and results.png")
-    parser.add_argument("--only", choices=("kron", "names", "comfyui"))
+    parser.add_argument("--only", choices=("kron", "live", "names", "comfyui"))
     arguments = parser.parse_args()
-    parts = {"kron": kron.run, "names": names.run, "comfyui": comfyui}
+    parts = {"kron": kron.run, "live": live.run, "names": names.run, "comfyui": comfyui}
     results: dict = {"machine": machine()}
     results |= {name: part() for name, part in parts.items() if arguments.only in (None, name)}
     show(results)

@@ -53,15 +53,11 @@ def block_groups(modules: Iterable[str]) -> dict[str, tuple[str, set[int]]]:
     groups: dict[str, tuple[str, set[int]]] = {}
     for path in map(_relative, modules):
         match = _BLOCK.match(path)
-        name, number = (match.group(1), int(match.group(2))) if match else _middle(path)
-        if name is not None:
-            groups.setdefault(_short(name), (name, set()))[1].add(number)
+        if path.startswith("mid_block."):  # diffusers' has no number
+            groups.setdefault("MID", ("mid_block", {0}))
+        elif match:
+            groups.setdefault(_short(match.group(1)), (match.group(1), set()))[1].add(int(match.group(2)))
     return groups
-
-
-def _middle(path: str) -> tuple[str | None, int]:
-    """diffusers' middle block has no number of its own."""
-    return ("mid_block", 0) if path.startswith("mid_block.") else (None, 0)
 
 
 def _short(name: str) -> str:
@@ -89,7 +85,7 @@ class BlockStrengths:
 
     @classmethod
     def parse(cls, text: str) -> BlockStrengths:
-        """Entries ``name:strength`` or ``name=strength`` with commas or lines between. LoKrValueError names a bad one."""
+        """Entries ``name:strength`` or ``name=strength``, commas or lines between; LoKrValueError shows a bad one."""
         entries = []
         for piece in (piece.strip() for piece in text.replace("\n", ",").replace(";", ",").split(",")):
             if not piece:

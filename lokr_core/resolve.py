@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .adapter import Adapter, LoKrWeights, ModuleName
 from .errors import LoKrShapeError
-from .names import Slot
+from .names import Slot, guess
 from .others import other_updates
 from .report import APPLIED, REFUSED, Report
 from .targets import Target, weight_name
@@ -183,7 +183,12 @@ def _prefixes(path: str, known: Iterable[str], sign: str) -> Iterator[tuple[str,
 
 def _mismatch(adapter: Adapter, target: Target) -> list[str]:
     """What a person may have mixed up, where something did not match."""
-    base = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
-    if base and target.architectures:
-        return [f"the file names {base} as its base model; this model is {' with '.join(target.architectures)}"]
-    return []
+    if not target.architectures:
+        return []
+    of_denoiser = {n.path: adapter[module].shape for module, n in adapter.names.items() if n.component in ("", "unet")}
+    said = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
+    guessed = guess(of_denoiser)
+    here = " with ".join(target.architectures)
+    if guessed and guessed not in target.architectures:
+        return [f"this looks like an adapter for {guessed}; the model is {here}"]
+    return [f"the file names {said} as its base model; the model is {here}"] if said else []

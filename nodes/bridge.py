@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import comfy.lora
 import comfy.lora_convert
-from comfy.model_patcher import ModelPatcher
 from comfy.utils import swap_scale_shift
 
 from ..lokr_core import REFUSED, Adapter, Match, Report, Slot, Target, other_places, resolve, weight_name
 from .patch import LoKrPatch
 
-__all__ = ["apply_adapter"]
-
-
-def apply_adapter(model: ModelPatcher | None, clip, adapter: Adapter, strength_model: float, strength_clip: float):
-    """Clones of ``model`` and ``clip`` with ``adapter`` patched in, and the report: (model, clip, report).
-
-    Either may be None. A strength of 0 leaves its part as it is. Raises LoKrMatchError where nothing matches.
-    """
-    reports = []
-    if model is not None:
-        keys = comfy.lora.model_lora_keys_unet(model.model, {})
-        model, report = _patch(model, model.model, keys, adapter, strength_model)
-        reports.append(report)
-    if clip is not None:
-        keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
-        clip, report = _patch(clip, clip.cond_stage_model, keys, adapter, strength_clip)
-        reports.append(report)
-    report = Report.merged(adapter, reports)
-    report.raise_if_nothing_matched()
-    return model, clip, report
+__all__ = ["Plan", "matches_of", "patches_of", "plan_of", "target_of"]
 
 
 # What matches what is worked out once per model and file; both go with whichever is forgotten first.
@@ -60,24 +41,40 @@ def matches_of(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
     return matches, replace(report, entries=list(report.entries), notes=list(report.notes))
 
 
-def _patch(patcher, module, keys: dict, adapter: Adapter, strength: float):
-    """A clone of ``patcher`` (a model's or a clip's) with every update that belongs to ``module``, and its report."""
-    target = target_of(module, keys)
-    matches, report = matches_of(adapter, target)
-    # What is no LoKr goes to ComfyUI's own loader, which is told our names for it.
-    other = comfy.lora_convert.convert_lora(adapter.other_by_name())
-    places = {name: _key(slot, target.shapes) for name, slot in other_places(adapter, target).items()}
-    handed = comfy.lora.load_lora(other, keys | places, log_missing=False)
-    report.hand_over(name for name, key in (keys | places).items() if key in handed)
-    if strength == 0:
-        return patcher, report
-    patcher = patcher.clone()
-    for patches in (*_patches(matches, target), handed):
-        patcher.add_patches(patches, strength)
-    return patcher, report
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What an adapter does to a model: lokr_core's matches, and patches of what ComfyUI's own loader reads.
+
+    ``lokr``: the adapter without the latter. ``report`` is on all of the file.
+    """
+
+    lokr: Adapter
+    target: Target
+    matches: list[Match]
+    handed: dict
+    report: Report
 
 
-def _patches(matches: list[Match], target: Target) -> list[dict]:
+_plans: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def plan_of(adapter: Adapter, module, keys_of: Callable[[object, dict], dict]) -> Plan:
+    """``adapter`` on ``module``, worked out once; keys_of: ComfyUI's function that names the model's weights."""
+    plans = _plans.setdefault(module, WeakKeyDictionary())
+    if adapter not in plans:
+        keys = keys_of(module, {})
+        target = target_of(module, keys)
+        matches, report = matches_of(adapter, target)
+        # What is no LoKr goes to ComfyUI's own loader, which is told our names for it.
+        other = comfy.lora_convert.convert_lora(adapter.other_by_name())
+        places = {name: _key(slot, target.shapes) for name, slot in other_places(adapter, target).items()}
+        handed = comfy.lora.load_lora(other, keys | places, log_missing=False)
+        report.hand_over(name for name, key in (keys | places).items() if key in handed)
+        plans[adapter] = Plan(report.adapter, target, matches, handed, report)
+    return plans[adapter]
+
+
+def patches_of(matches: list[Match], target: Target) -> list[dict]:
     """ComfyUI's key -> patch; a second dict holds what a second module adds to the same rows, and so on."""
     layers: list[dict] = []
     for match in matches:

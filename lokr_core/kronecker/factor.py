@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from math import prod
 
 import torch
@@ -67,7 +66,7 @@ class Factor:
         """``factor`` itself, or a tensor as a whole factor."""
         return factor if isinstance(factor, Factor) else cls(whole=factor)
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         """(rows, cols, *kernel), as far as the stored tensors tell: a flattened kernel is part of cols."""
         if self.whole is not None:

@@ -37,7 +37,8 @@ class LiveHook:
         self.kind, self.parts = kind, parts
 
     def active(self) -> list[tuple[Part, float]]:
-        return [(part, strength) for part in self.parts if (strength := part.strength()) != 0]
+        strengths = [(part, part.strength()) for part in self.parts]
+        return [pair for pair in strengths if pair[1] != 0]
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output):
         x = input_of(args, kwargs)
@@ -222,7 +223,7 @@ def _with_other_weights(module: nn.Module, active: list[tuple[Part, float]], arg
             holder = twin._modules[owner]
             if holder is module._modules[owner]:
                 holder = twin._modules[owner] = _twin(holder)
-        base = holder._parameters[parameter]
+        base = getattr(holder, parameter)
         with torch.no_grad():
             weight = base.detach().clone()
             for part, strength in active:
@@ -230,7 +231,8 @@ def _with_other_weights(module: nn.Module, active: list[tuple[Part, float]], arg
                     part.add_to_(weight, strength, base.detach())
         if base.requires_grad and torch.is_grad_enabled():
             weight = base + (weight - base.detach())
-        holder._parameters[parameter] = weight
+        holder._parameters.pop(parameter, None)
+        holder.__dict__[parameter] = weight
     return twin.forward(*args, **kwargs)
 
 

@@ -192,30 +192,29 @@ def _state(weight: Tensor | None) -> tuple | None:
 
 @torch.no_grad()
 def _prepared(weights: LoKrWeights, device: torch.device, dtype: torch.dtype) -> tuple[Factor, Factor]:
-    """Both factors as they are used: w1 whole and scaled, w2 whole where its product is no larger than its parts."""
+    """Both factors as they are used: w1 scaled as the trainer scaled it, low-rank ones whole where that takes no more
+    room."""
+    factors = weights.w1.without_kernel(), weights.w2
     if torch.compiler.is_compiling():
-        return _cast(weights, device, dtype)
+        return _cast(*factors, weights.scaling, device, dtype)
     # Tensors made under inference_mode could not be used for a backward later.
     with torch.inference_mode(False), full_precision(device):
-        return _cast(weights, device, dtype)
+        w1, w2 = (factor.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor) for factor in factors)
+        return _cast(w1, w2, weights.scaling, device, dtype)
 
 
-def _cast(weights: LoKrWeights, device: torch.device, dtype: torch.dtype) -> tuple[Factor, Factor]:
+def _cast(w1: Factor, w2: Factor, scaling: float, device: torch.device, dtype: torch.dtype) -> tuple[Factor, Factor]:
     compute = compute_dtype(dtype)
-    w1, w2 = (_whole(factor, compute, device) for factor in (weights.w1.without_kernel(), weights.w2))
+    w1, w2 = _whole(w1, compute, device), _whole(w2, compute, device)
     name = "a" if w1.whole is None else "whole"
-    w1 = replace(w1, **{name: w1.tensors[name].to(compute) * weights.scaling})
+    w1 = replace(w1, **{name: w1.tensors[name].to(compute) * scaling})
     return w1.to(dtype), w2.to(dtype)
 
 
 def _whole(factor: Factor, dtype: torch.dtype, device: torch.device) -> Factor:
     """A low-rank factor as one matrix where that takes no more room, else as it is."""
-    factor = factor.map(lambda tensor: _own(tensor.detach()).to(device))
+    factor = factor.map(lambda tensor: tensor.detach().to(device))
     rows, cols, *kernel = factor.shape
     if factor.whole is not None or factor.numel < rows * cols * math.prod(kernel):
         return factor
     return Factor(factor.materialize(dtype, device))
-
-
-def _own(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor

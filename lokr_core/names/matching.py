@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
 from .registry import ARCHITECTURES
-from .tables import DIFFUSERS, IN, ORIGINAL, REST, Architecture, Rule, Side, Slot
+from .tables import DIFFUSERS, FUSIONS, IN, ORIGINAL, REST, Architecture, Rule, Side, Slot
 
 Shape = tuple[int, ...]
 
@@ -71,9 +72,32 @@ def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
         found.setdefault(name, slots)
         for spelled in _spellings(name, sides[side]):
             found.setdefault(spelled, slots)
+    for name, slots in _fusions(view, found):
+        found.setdefault(name, slots)
     for weight in view.weights.values():
         found.pop(weight.module, None)
     return found
+
+
+def _fusions(view: View, found: Mapping[str, tuple[Slot, ...]]) -> list[tuple[str, tuple[Slot, ...]]]:
+    """What diffusers calls modules of a block that it has fused, wherever their parts lie in the target."""
+    rows = {(weight.module, weight.parameter): weight.shape[0] for weight in view.weights.values()}
+    own = {name: (Slot(weight.module, parameter=weight.parameter),) for name, weight in view.weights.items()}
+    places = {**own, **found}
+    fused_ones = []
+    for whole, members in FUSIONS:
+        for name in [name for name in places if name.endswith(f".{members[0]}")]:
+            parent = name[: -len(members[0])]
+            parts = [places.get(parent + member, ()) for member in members]
+            if any(len(part) != 1 or part[0].swap or part[0].source_rows for part in parts):
+                continue
+            slots, start = [], 0
+            for (slot,) in parts:
+                size = slot.rows[1] if slot.rows else rows[slot.module, slot.parameter]
+                slots.append(replace(slot, source_rows=(start, size)))
+                start += size
+            fused_ones.append((parent + whole, tuple(slots)))
+    return fused_ones
 
 
 def _view(shapes: Mapping[str, Shape]) -> View | None:

@@ -22,6 +22,14 @@ REST = "rest"
 """A size: an equal share of the rows that the other parts leave."""
 
 
+FUSIONS = (
+    ("to_qkv", ("to_q", "to_k", "to_v")),
+    ("to_added_qkv", ("add_q_proj", "add_k_proj", "add_v_proj")),
+    ("to_kv", ("to_k", "to_v")),
+)
+"""Diffusers' name for modules of a block once `fuse_qkv_projections` has made one of them, and their own."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """Where an update goes: a weight of the target, or rows of it.

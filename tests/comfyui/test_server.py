@@ -104,9 +104,10 @@ def workflow(*loaders: dict) -> dict:
     return prompt
 
 
-def loader(file: str, strength: float = 1.0, clip: float | None = None) -> dict:
+def loader(file: str, strength: float = 1.0, clip: float | None = None, mode: str = "merge") -> dict:
+    """Merging, so that a strength has one image, whatever ran before: live rounds otherwise, by a step in some pixels."""
     strengths = {"strength_model": strength, "strength_clip": strength if clip is None else clip}
-    return {"class_type": "LoKrLoader", "inputs": {"lokr_name": file, **strengths}}
+    return {"class_type": "LoKrLoader", "inputs": {"lokr_name": file, "mode": mode, **strengths}}
 
 
 def core_lora(strength: float) -> dict:
@@ -165,7 +166,7 @@ def test_text_encoder_and_model_have_their_own_strengths(server):
     both = image(server, loader("style.safetensors", 1.0, 1.0))
     model_only = {
         "class_type": "LoKrLoaderModelOnly",
-        "inputs": {"lokr_name": "style.safetensors", "strength_model": 1.0},
+        "inputs": {"lokr_name": "style.safetensors", "strength_model": 1.0, "mode": "merge"},
     }
     without_clip = image(server, loader("style.safetensors", 1.0, 0.0))
     assert not np.array_equal(both, without_clip)

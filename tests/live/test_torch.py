@@ -123,9 +123,8 @@ def test_a_replica_computes_with_its_own_tensors(everything, index, make_adapter
         for child in module._modules:
             replicas[name]._modules[child] = replicas[f"{name}.{child}" if name else child]
         for key, parameter in module._parameters.items():
-            changed = None if parameter is None else parameter.detach() * 1.5
-            replicas[name]._parameters[key] = changed
-            setattr(replicas[name], key, changed)
+            # A replica's weights are no parameters, but results of copying them.
+            setattr(replicas[name], key, None if parameter is None else parameter * 1.5)
     live = replicas[""](index)
     with torch.no_grad():
         for parameter in everything.parameters():

@@ -29,16 +29,48 @@ def test_a_wrong_shape_is_refused_and_both_shapes_are_said():
     assert "(8, 6" in entry.detail
 
 
-def test_an_adapter_of_one_architecture_is_refused_by_another():
-    modules, _ = recorded("sdxl")
-    _, weights_of_sd15 = recorded("sd15")
-    with_metadata = adapter(modules, "lora_unet_+diffusers")
-    with_metadata.metadata["ss_base_model_version"] = "sdxl_base_v1-0"
-    _, report = resolve(with_metadata, comfyui_target(weights_of_sd15))
+# A model and the adapter for another one that somebody puts on it: (file, model, what the report must say).
+MIXED_UP = [
+    ("sdxl", "sd15", "an adapter for SDXL; the model is Stable Diffusion 1"),
+    ("sd15", "sdxl", "an adapter for Stable Diffusion 1.x; the model is SDXL"),
+    ("sdxl", "sdxl_refiner", "an adapter for SDXL; the model is SDXL refiner"),
+    ("flux", "sdxl", "an adapter for Flux.1; the model is SDXL"),
+    ("wan_t2v", "flux", "an adapter for Wan 2.1 and 2.2; the model is Flux.1"),
+    ("hunyuan_video", "flux", "an adapter for HunyuanVideo; the model is Flux.1"),
+]
+
+
+@pytest.mark.parametrize("file,model,said", MIXED_UP)
+def test_an_adapter_for_another_architecture_is_told_by_name(file, model, said):
+    modules, _ = recorded(file)
+    widths = {"sd15": 768, "sdxl": 2048}  # the recorded models are narrower than the real ones
+    real = {
+        n: (s[0], widths[file]) if file in widths and "attn2.to_" in n and n[-1] in "kv" else s
+        for n, s in modules.items()
+    }
+    _, weights_of_model = recorded(model)
+    _, report = resolve(adapter(real, "lora_unet_+diffusers"), comfyui_target(weights_of_model))
     assert report.refused
-    assert "sdxl_base_v1-0" in report.text()
-    assert "Stable Diffusion 1" in report.text()
-    assert len(report.text().splitlines()) <= 20
+    assert said in report.text()
+    assert len(report.text().splitlines()) <= 18
+
+
+def test_what_the_file_says_of_its_base_model_is_told_where_something_is_missing():
+    modules, weights_of_model = recorded("flux")
+    file = adapter({**modules, "transformer_blocks.9.attn.to_q": (4, 4)}, "lora_unet_+diffusers")
+    file.metadata["ss_base_model_version"] = "flux-other"
+    _, report = resolve(file, comfyui_target(weights_of_model))
+    assert "names flux-other as its base model; the model is Flux.1" in report.text()
+
+
+def test_two_architectures_in_one_file_each_go_where_they_belong_or_are_named():
+    modules, weights_of_flux = recorded("flux")
+    others, _ = recorded("z_image")
+    tensors = lokr_keys({NAMINGS["lycoris_"](n): s for n, s in modules.items()})
+    tensors |= lokr_keys({NAMINGS["diffusion_model.+diffusers"](n): s for n, s in others.items()})
+    _, report = resolve(parse_adapter(tensors), comfyui_target(weights_of_flux))
+    assert len(report.applied) == len(modules)
+    assert len(report.refused) == len(others)
 
 
 def test_names_of_an_unknown_architecture_are_matched_by_their_endings_and_said_to_be_guessed():
