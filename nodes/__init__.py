@@ -2,11 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .blocks import LoKrBlockStrengths
 from .loader import LoKrLoader, LoKrLoaderModelOnly
+from .prompt import LoKrPromptLoader
+from .schedule import LoKrSchedule
+from .stack import LoKrStack
 
 __all__ = ["LoKrExtension"]
 
 
 class LoKrExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoKrLoader, LoKrLoaderModelOnly]
+        return [LoKrLoader, LoKrLoaderModelOnly, LoKrStack, LoKrBlockStrengths, LoKrSchedule, LoKrPromptLoader]

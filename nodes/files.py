@@ -10,7 +10,7 @@ import folder_paths
 
 from ..lokr_core import Adapter, LoKrFileError, load_adapter
 
-__all__ = ["adapter_names", "adapter_path", "fingerprint", "read_adapter"]
+__all__ = ["adapter_called", "adapter_names", "adapter_path", "fingerprint", "read_adapter"]
 
 
 def _folders() -> list[str]:
@@ -41,6 +41,25 @@ def adapter_path(name: str) -> str:
         found=f"near: {', '.join(near)}" if near else None,
         hint="pick another file, or put it there and press R",
     )
+
+
+def adapter_called(name: str) -> str:
+    """The file that a person means by ``name``: without folder or ending, in any case; else LoKrFileError."""
+    known, wanted = adapter_names(), name.replace("\\", "/").lower().removesuffix(".safetensors")
+
+    def spelled(known_name: str) -> str:
+        return known_name.replace("\\", "/").lower().removesuffix(".safetensors")
+
+    found = [other for other in known if spelled(other) == wanted]
+    found = found or [other for other in known if spelled(other).rpartition("/")[2] == wanted]
+    if len(found) > 1:
+        raise LoKrFileError(
+            "Several adapter files have this name",
+            file=name,
+            found=", ".join(found),
+            hint="write the folder too, as in one of these",
+        )
+    return found[0] if found else adapter_path(name) and name
 
 
 def fingerprint(name: str) -> tuple[str, int, int]:

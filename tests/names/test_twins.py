@@ -1,19 +1,19 @@
 """Right, not only found: diffusers' model and ComfyUI's twin agree before and after an update that went by our names.
 
-Needs a ComfyUI (COMFYUI_PATH, else ~/comfy/ComfyUI) and its interpreter (COMFYUI_PYTHON, else one of the environments
-beside it), and diffusers here. `twins.py` says what is done.
+Needs a ComfyUI, and diffusers here. `twins.py` says what is done.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.hosts import ComfyUI
 
 HERE = Path(__file__).parent
 
@@ -33,36 +33,18 @@ def _runs() -> dict[str, float]:
 RUNS = _runs()
 
 
-def _comfyui() -> tuple[Path, Path]:
-    """(ComfyUI's folder, its interpreter); skips where there is none."""
-    folder = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
-    if not (folder / "comfy").is_dir():
-        pytest.skip(f"no ComfyUI in {folder}: set COMFYUI_PATH")
-    places = [folder / "venv", folder / ".venv", folder.parent / "venv", folder.parent / ".venv"]
-    pythons = (
-        [Path(os.environ["COMFYUI_PYTHON"])]
-        if "COMFYUI_PYTHON" in os.environ
-        else [place / inside for place in places for inside in ("bin/python", "Scripts/python.exe")]
-    )
-    python = next((python for python in pythons if python.exists()), None)
-    if python is None:
-        pytest.skip(f"no interpreter of ComfyUI in {[str(p) for p in pythons]}: set COMFYUI_PYTHON")
-    return folder, python
-
-
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of twins.py's files, all architectures done."""
-    folder, python = _comfyui()
     if importlib.util.find_spec("diffusers") is None:
         pytest.skip("diffusers is not installed here")
     out = tmp_path_factory.mktemp("twins")
-    for interpreter, step in ((python, "make"), (sys.executable, "diffusers"), (python, "compare")):
+    for interpreter, step in ((comfyui.python, "make"), (sys.executable, "diffusers"), (comfyui.python, "compare")):
         done = subprocess.run(
             [str(interpreter), str(HERE / "twins.py"), step, str(out)],
             capture_output=True,
             text=True,
-            env=os.environ | {"COMFYUI_PATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=comfyui.environment | {"PYTHONDONTWRITEBYTECODE": "1"},
         )
         assert done.returncode == 0, f"twins.py {step}:\n{done.stderr[-4000:]}"
     return out

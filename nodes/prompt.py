@@ -1,0 +1,84 @@
+"""The node that reads adapters from a prompt."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lokr_core import LoKrError, LoKrFileError
+from ..lokr_core.prompt_tags import read_tags
+from .apply import apply_adapter
+from .files import adapter_called, fingerprint, read_adapter
+from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input, tell
+from .mode import AUTO, How, changed_since_last_run
+
+__all__ = ["LoKrPromptLoader"]
+
+
+class LoKrPromptLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoKrPromptLoader",
+            display_name="LoKr Prompt Loader",
+            category=CATEGORY,
+            description="Loads the LoKr adapters that a prompt names as <lokr:name:0.8>, and gives the prompt without them.",
+            search_aliases=["lokr", "lycoris", "prompt lora", "lora tag", "a1111 lora"],
+            inputs=[
+                MODEL,
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    placeholder="a lighthouse at dusk <lokr:style:0.8>",
+                    tooltip="<lokr:name> or <lokr:name:strength>; <lokr:name:0.8:0.6> is 0.8 on the text encoder and "
+                    "0.6 on the model, as A1111 has it for LoRA; te= and unet= say which. The name is a file's, with "
+                    "or without its folder and ending.",
+                ),
+                clip_input(),
+                mode_input(),
+                BLOCKS,
+                SCHEDULE,
+            ],
+            outputs=[
+                io.Model.Output("model"),
+                io.Clip.Output("clip"),
+                io.String.Output("prompt", display_name="prompt", tooltip="The prompt without its tags."),
+                REPORT,
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None) -> bool | str:
+        try:
+            for tag in read_tags(prompt or "")[1]:
+                _file(tag)
+        except LoKrError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, prompt: str | None, **_: object) -> tuple:
+        return tuple(fingerprint(_file(tag)) for tag in read_tags(prompt or "")[1])
+
+    @classmethod
+    def execute(cls, model, prompt, clip=None, mode=AUTO, blocks=None, schedule=None) -> io.NodeOutput:
+        cleaned, tags = read_tags(prompt)
+        files = [_file(tag) for tag in tags]
+        unique_id = cls.hidden.unique_id if cls.hidden is not None else None
+        uses = [(file, (tag.unet, tag.te, blocks)) for file, tag in zip(files, tags, strict=True)]
+        reports = []
+        for file, tag, changed in zip(files, tags, changed_since_last_run(unique_id, uses), strict=True):
+            how = How(mode, changed, blocks, schedule)
+            model, clip, report = apply_adapter(model, clip, read_adapter(file), tag.unet, tag.te, how)
+            report.notes.insert(0, f"{tag.text}: {file}")
+            reports.append(report)
+        return io.NodeOutput(model, clip, cleaned, tell(cls, reports) or "the prompt has no <lokr:…> tag")
+
+
+def _file(tag) -> str:
+    try:
+        return adapter_called(tag.name)
+    except LoKrFileError as error:
+        error.problem = f"{error.problem}: {tag.text}"
+        raise

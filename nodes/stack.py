@@ -1,0 +1,120 @@
+"""Several adapters in one node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+
+from ..lokr_core import LoKrError
+from .apply import apply_adapter
+from .files import fingerprint, read_adapter
+from .inputs import (
+    BLOCKS,
+    CATEGORY,
+    MODEL,
+    REPORT,
+    SCHEDULE,
+    clip_input,
+    file_input,
+    mode_input,
+    strength_input,
+    tell,
+)
+from .mode import AUTO, How, changed_since_last_run
+
+__all__ = ["LoKrStack"]
+
+ROWS = 12
+NONE, ADD = "none", "add"
+
+
+def _row(number: int) -> list[io.Input]:
+    """The widgets of a row. The last opens the next row: so what stands in a row is never made anew by another's."""
+    inputs = [
+        io.Boolean.Input(f"on_{number}", default=True, tooltip=f"Whether row {number} is applied."),
+        file_input(f"lokr_{number}"),
+        strength_input(f"strength_model_{number}", "diffusion model"),
+        strength_input(f"strength_clip_{number}", "text encoder"),
+    ]
+    if number < ROWS:
+        options = [io.DynamicCombo.Option(NONE, []), io.DynamicCombo.Option(ADD, _row(number + 1))]
+        tooltip = f"add: a row {number + 1}. none: this is the last row."
+        inputs.append(io.DynamicCombo.Input(f"row_{number + 1}", options=options, tooltip=tooltip))
+    return inputs
+
+
+@dataclass(frozen=True)
+class Row:
+    number: int
+    on: bool
+    file: str
+    strength_model: float
+    strength_clip: float
+
+
+def _rows(inputs: dict) -> Iterator[Row]:
+    """The rows of what ComfyUI hands over: each next row's inputs are a dict inside the last's."""
+    number = 1
+    while isinstance(inputs, dict) and f"lokr_{number}" in inputs:
+        names = ("on", "lokr", "strength_model", "strength_clip")
+        yield Row(number, *(inputs[f"{name}_{number}"] for name in names))
+        number += 1
+        inputs = inputs.get(f"row_{number}")
+
+
+class LoKrStack(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoKrStack",
+            display_name="LoKr Stack",
+            category=CATEGORY,
+            description="Loads any number of LoKr (LyCORIS) adapters, each with a switch and strengths of its own.",
+            search_aliases=["lokr", "lycoris", "lokr stack", "lora stack", "multi lora"],
+            inputs=[MODEL, clip_input(), mode_input(), BLOCKS, SCHEDULE, *_row(1)],
+            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), REPORT],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    # ComfyUI would refuse a missing file in a row that is switched off, and numbers beyond the sliders' ends. With this
+    # it leaves both to ``execute``.
+    @classmethod
+    def validate_inputs(cls, **inputs: object) -> bool:
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> tuple:
+        return tuple(_fingerprint(row) for row in _rows(inputs))
+
+    @classmethod
+    def execute(cls, model, clip=None, mode=AUTO, blocks=None, schedule=None, **inputs) -> io.NodeOutput:
+        rows = [row for row in _rows(inputs) if row.on]
+        adapters = [_in_row(row, read_adapter, row.file) for row in rows]
+        unique_id = cls.hidden.unique_id if cls.hidden is not None else None
+        uses = [(row.file, (row.strength_model, row.strength_clip, blocks)) for row in rows]
+        reports = []
+        for row, adapter, changed in zip(rows, adapters, changed_since_last_run(unique_id, uses), strict=True):
+            how = How(mode, changed, blocks, schedule)
+            strengths = row.strength_model, row.strength_clip
+            model, clip, report = _in_row(row, apply_adapter, model, clip, adapter, *strengths, how)
+            report.notes.insert(0, f"row {row.number}: {row.file}")
+            reports.append(report)
+        return io.NodeOutput(model, clip, tell(cls, reports) or "no row is on")
+
+
+def _in_row(row: Row, do, *arguments):
+    """``do``, with the row and its file in whatever error it raises."""
+    try:
+        return do(*arguments)
+    except LoKrError as error:
+        error.problem = f"Row {row.number} ({row.file}): {error.problem}"
+        raise
+
+
+def _fingerprint(row: Row) -> tuple:
+    try:
+        return (row, *fingerprint(row.file))
+    except LoKrError:
+        return (row,)
