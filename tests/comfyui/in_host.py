@@ -1,4 +1,4 @@
-"""Runs inside ComfyUI's own interpreter: ``in_host.py BASE JOBS.json``. Jobs come from the tests, results go to files.
+"""Runs inside ComfyUI's own interpreter: ``in_host.py BASE JOBS.json [ComfyUI's flags]``. Jobs come from the tests, results go to files.
 
 BASE is ComfyUI's base directory; its ``custom_nodes`` holds this project. A job is {"do": one of JOBS, ...arguments}.
 """
@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-BASE, WORK = Path(sys.argv[1]), sys.argv[2]
+BASE, WORK, FLAGS = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 sys.path.insert(0, os.environ["COMFYUI_PATH"])
-sys.argv = [sys.argv[0], "--cpu", "--base-directory", str(BASE), "--database-url", "sqlite:///:memory:"]
+sys.argv = [sys.argv[0], "--cpu", "--base-directory", str(BASE), "--database-url", "sqlite:///:memory:", *FLAGS]
 
 import comfy.options  # noqa: E402
 
@@ -224,16 +224,55 @@ def cells(architectures: list[str], out: str) -> None:
     Path(out).write_text(json.dumps(table))
 
 
-JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells)}
+def patch(out: str) -> None:
+    """What ComfyUI does with a patch: moves its tensors and makes it anew, and hands it a slice or a function."""
+    import comfy.utils
+
+    pack = sys.modules[nodes.NODE_CLASS_MAPPINGS["LoKrLoader"].__module__.removesuffix(".nodes.loader")]
+    core, LoKrPatch = pack.lokr_core, pack.nodes.patch.LoKrPatch
+    torch.manual_seed(0)
+    result = {}
+    for dora in (None, torch.rand(12, 1) + 0.5, torch.rand(1, 8) + 0.5):
+        w2 = core.Factor(a=torch.randn(3, 2), b=torch.randn(2, 4))
+        lokr = core.LoKrWeights(core.Factor(torch.randn(4, 2)), w2, 0.7, dora)
+        weight = torch.randn(20, 8)
+        patch = LoKrPatch.of("module", lokr)
+        size = [0]
+        comfy.lora.prefetch_prepared_value(patch, size, None, None, False)
+        buffer = torch.empty(size[0], dtype=torch.uint8)
+        moved = comfy.lora.prefetch_prepared_value(patch, [0], buffer, None, True)
+        assert moved is not patch
+        for name, (offset, function) in {
+            "whole": (None, None),
+            "slice": ((0, 5, 12), None),
+            "swapped": (None, comfy.utils.swap_scale_shift),
+        }.items():
+            base = weight if name == "slice" else weight[:12]
+            key = f"{name}.{0 if dora is None else dora.shape[0]}"
+            for kind, one in (("patched", patch), ("moved", moved)):
+                patches = [(0.6, one, 1.0, offset, function)]
+                result[f"{key}.{kind}"] = comfy.lora.calculate_weight(patches, base.clone(), "key")
+            rows = base[5:17] if name == "slice" else base
+            rows = comfy.utils.swap_scale_shift(rows) if name == "swapped" else rows
+            changed = lokr.add_to_(rows.clone(), 0.6)
+            changed = comfy.utils.swap_scale_shift(changed) if name == "swapped" else changed
+            result[f"{key}.expected"] = torch.cat((base[:5], changed, base[17:])) if name == "slice" else changed
+    save_file({name: tensor.contiguous() for name, tensor in result.items()}, out)
+
+
+JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells, patch)}
 
 
 def main() -> None:
+    import live_jobs
+
+    jobs = JOBS | live_jobs.JOBS
     for pack in sorted((BASE / "custom_nodes").iterdir()):
         assert asyncio.run(nodes.load_custom_node(str(pack))), f"ComfyUI could not load {pack.name}"
     with torch.inference_mode():
         for job in json.loads(Path(WORK).read_text()):
             print("job", job, flush=True)
-            JOBS[job.pop("do")](**job)
+            jobs[job.pop("do")](**job)
 
 
 if __name__ == "__main__":
