@@ -30,7 +30,7 @@ __all__ = ["run"]
 
 RANK, FACTOR = 16, 8
 FORMS = {"whole": None, f"low-rank r {RANK}": RANK}
-_MMAP_THRESHOLD = -3  # of glibc's mallopt
+_MMAP_THRESHOLD, _libc = -3, ctypes.CDLL(None)  # glibc's mallopt
 KINDS = ("attentions", "resnets", "downsamplers", "upsamplers")  # the modules that LyCORIS' preset "full" trains
 LAYERS = {
     "Linear 3072→3072, 1024 tokens": lambda: (nn.Linear(3072, 3072), torch.randn(1, 1024, 3072)),
@@ -61,7 +61,7 @@ def layers(peer: str, bypass) -> list[dict]:
     """``bypass(layer, weights)`` gives the peer's (x, base output) -> output, or None where it has none."""
     rows = [_layer(peer, bypass, *case) for case in itertools.product(LAYERS, FORMS)]
     # Afterwards, since it slows all allocations: what is freed must leave the process to be measured again.
-    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
+    _libc.mallopt(_MMAP_THRESHOLD, 1 << 16)
     for row, case in zip(rows, itertools.product(LAYERS, FORMS), strict=True):
         if "error" not in row:
             row["peak MiB"] = _layer(peer, bypass, *case, peaks=True)
@@ -85,10 +85,15 @@ def _layer(peer: str, bypass, name: str, form: str, peaks: bool = False) -> dict
         del found, expected
         runs = {peer: lambda: theirs(x, base), "ours": lambda: hook(layer, (x,), {}, base)}
         if peaks:
-            return {name: min(peak_extra(run) for _ in range(3)) / 2**20 for name, run in runs.items()}
+            return {name: min(_peak(run) for _ in range(3)) / 2**20 for name, run in runs.items()}
         times = median_times({"the layer alone": lambda: layer(x), **runs})
     ms = {name: seconds * 1e3 for name, seconds in times.items()}
     return {**row, "ms": ms, "times faster": times[peer] / times["ours"]}
+
+
+def _peak(run) -> int:
+    _libc.malloc_trim(0)
+    return peak_extra(run)
 
 
 def lycoris_bypass(layer: nn.Module, weights: LoKrWeights):

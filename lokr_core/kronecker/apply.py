@@ -25,10 +25,10 @@ __all__ = ["accumulate_kron_", "apply_kron", "embed_kron"]
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-# Numbers an intermediate may have before the work is done by parts, which are not made smaller than a quarter of the
-# output: each call costs. On a CPU a Linear's parts stay in a core's cache; a convolution turns its weight and images
-# into a layout of its own at each call, so fewer of them are faster. On other devices it is the calls that cost.
-_LINEAR, _CONV, _ELSEWHERE = 1 << 18, 1 << 20, 1 << 25
+# Numbers an intermediate may have before the work is done by parts. On a CPU a Linear's parts stay in a core's cache; a
+# convolution turns its weight and images into a layout of its own at each call, so fewer and larger parts are faster,
+# none below a quarter of the output. On other devices it is the calls that cost.
+_LINEAR, _CONV, _ELSEWHERE = 3 << 17, 1 << 20, 1 << 25
 
 
 def apply_kron(
@@ -229,9 +229,10 @@ def _channels_first(y: Tensor) -> bool:
     return y[0].is_contiguous()
 
 
-def _at_a_time(y: Tensor, each: int, count: int, least: int) -> int:
+def _at_a_time(y: Tensor, each: int, count: int, budget: int) -> int:
     """How many of ``count`` things are worked on at a time, where each of them has ``each`` numbers of intermediate."""
-    budget = max(y.numel() // 4, least if y.device.type == "cpu" else _ELSEWHERE)
+    if y.device.type != "cpu":
+        budget = max(_ELSEWHERE, y.numel() // 4)
     parts = -(-count * each // budget)
     return max(1, -(-count // parts)) if parts > 1 else count
 
@@ -272,9 +273,9 @@ def _accumulate_conv(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float,
     samples, images = batch, m
     if order[-1] == "1" and order.count("1") == 1:
         # All of w2 acts before w1 does in one step, so the intermediate is m images of k channels: a sum over parts.
-        image = k * prod(y.shape[2:])
-        samples = _at_a_time(y, m * image, batch, _CONV)
-        images = _at_a_time(y, image, m, _CONV) if samples == 1 else m
+        image, budget = k * prod(y.shape[2:]), max(_CONV, y.numel() // 4)
+        samples = _at_a_time(y, m * image, batch, budget)
+        images = _at_a_time(y, image, m, budget) if samples == 1 else m
     for at in range(0, batch, samples):
         to = y[at : at + samples]
         for i in range(0, m, images):
@@ -308,7 +309,7 @@ def _conv_by_parts(x: Tensor, weight: Tensor, conv: dict, y: Tensor) -> Tensor:
     if y.device.type != "cpu":
         return _conv_step(x, weight, conv)
     flat = x.flatten(0, 1)
-    images = _at_a_time(y, flat[0].numel(), len(flat), _CONV)
+    images = _at_a_time(y, flat[0].numel(), len(flat), max(_CONV, y.numel() // 4))
     parts = [CONV[weight.ndim - 2](flat[at : at + images], weight, **conv) for at in range(0, len(flat), images)]
     z = parts[0] if len(parts) == 1 else torch.cat(parts)
     return z.unflatten(0, x.shape[:2])

@@ -12,7 +12,10 @@ from torch import Tensor
 from ..errors import LoKrShapeError, LoKrValueError
 from .factor import Factor
 
-__all__ = ["blocks", "check_dtype", "compute_dtype", "fit", "full_precision", "kron_view"]
+__all__ = ["blocks", "check_dtype", "compute_dtype", "fit", "full_precision", "is_compiling", "kron_view"]
+
+# Whether torch.compile traces the caller; older torch has no such question.
+is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)
 
 # Numbers of fp32 scratch that stay in a core's cache; and the least that is worth a kernel call.
 _CACHE, _LEAST = 1 << 18, 1 << 15

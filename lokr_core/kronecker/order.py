@@ -7,9 +7,9 @@ from math import prod
 from operator import itemgetter
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from .blocks import is_compiling
 from .factor import Factor
 
 __all__ = ["chain", "has_kernel", "plan"]
@@ -58,7 +58,7 @@ def plan(chain1: list[Tensor], chain2: list[Tensor], kernels: list[bool], inputs
     steps2 = tuple(
         _Step(*step.shape[:2], prod(step.shape[2:]) if at else 0) for step, at in zip(chain2, kernels, strict=True)
     )
-    cheapest = _cheapest.__wrapped__ if torch.compiler.is_compiling() else _cheapest  # a compiler warns of caches
+    cheapest = _cheapest.__wrapped__ if is_compiling() else _cheapest  # a compiler warns of caches
     return cheapest(steps1, steps2, inputs, outputs)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kronecker import accumulate_kron_, apply_kron, embed_kron
-from ..kronecker.blocks import full_precision
+from ..kronecker.blocks import full_precision, is_compiling
 from .layers import CONV, EMBEDDING, LINEAR, conv_arguments, input_of, kernel_axes, padded, with_input
 from .parts import Part, Piece
 
@@ -166,7 +166,7 @@ class _Adder:
         self.axis, self.arguments = -1 - axes, conv_arguments(module) if axes else {}
         recorded = torch.is_grad_enabled() and (output.requires_grad or x.requires_grad)
         # A graph's compiler makes the additions in place by itself.
-        self.in_place = not torch.compiler.is_compiling() and not recorded and output.data_ptr() != x.data_ptr()
+        self.in_place = not is_compiling() and not recorded and output.data_ptr() != x.data_ptr()
 
     def add(self, piece: Piece, x: Tensor, w1, w2, scale: float, by: Tensor | None = None) -> None:
         """The output's rows += by * scale * (w1 ⊗ w2) x."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..adapter import LoKrWeights, check_strength
 from ..errors import LoKrError
 from ..kronecker import Factor, dora_ratio
-from ..kronecker.blocks import compute_dtype, full_precision
+from ..kronecker.blocks import compute_dtype, full_precision, is_compiling
 from ..report import Report
 from .layers import CONV, LINEAR, WeightOf, base_weight
 
@@ -116,7 +116,7 @@ class Part:
         made = self._factors.get(key)
         if made is None:
             made = [_prepared(piece.weights, device, dtype) for piece in self.pieces]
-            if not torch.compiler.is_compiling():  # what a graph makes belongs to that run of it
+            if not is_compiling():  # what a graph makes belongs to that run of it
                 self._factors[key] = made
         return made
 
@@ -136,7 +136,6 @@ class Part:
             return self.no_ratios
         return [None if ratio is None else ratio.to(device) for ratio in self._ratios_of(module)]
 
-    @torch.compiler.disable
     def _ratios_of(self, module: nn.Module) -> list[Tensor | None]:
         weight = getattr(module, self.parameter, None)
         device = weight.device if isinstance(weight, Tensor) else None
@@ -195,7 +194,7 @@ def _prepared(weights: LoKrWeights, device: torch.device, dtype: torch.dtype) ->
     """Both factors as they are used: w1 scaled as the trainer scaled it, low-rank ones whole where that takes no more
     room."""
     factors = weights.w1.without_kernel(), weights.w2
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return _cast(*factors, weights.scaling, device, dtype)
     # Tensors made under inference_mode could not be used for a backward later.
     with torch.inference_mode(False), full_precision(device):

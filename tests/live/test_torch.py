@@ -6,8 +6,11 @@ import copy
 import gc
 import io
 import shutil
+import subprocess
+import sys
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -261,3 +264,9 @@ def test_compiled_with_dora(make_lokr, dora):
             assert relative(compiled(x), merged_output(model, adapter, x, strength)) <= 1e-5
         model[0].weight.mul_(2)
         assert relative(compiled(x), merged_output(model, adapter, x, -1.0)) <= 1e-5
+
+
+def test_importing_the_library_does_not_load_the_compiler():
+    """It takes a second, and ``attach`` has it forget what it compiled only where it is in use."""
+    code = "import sys, lokr_core; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
