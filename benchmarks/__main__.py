@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--out FOLDER] [--only kron|live|names|comfyui]``: a table, a JSON file and a plot."""
+"""``python -m benchmarks [--out FOLDER] [--only PART]``: a table, a JSON file and a plot."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def _cpu() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def comfyui() -> list[dict]:
-    """The rows of in_comfyui.py, or none where there is no ComfyUI."""
+def comfyui(name: str = "in_comfyui.py") -> list[dict]:
+    """The rows of a script that runs in ComfyUI's process, or none where there is no ComfyUI."""
     host = find_comfyui()
     if host is None:
         print("no ComfyUI here (COMFYUI_PATH, COMFYUI_PYTHON): its part is left out")
         return []
     with tempfile.TemporaryDirectory() as folder:
         base, out = base_directory(Path(folder)), Path(folder) / "out.json"
-        script = Path(__file__).with_name("in_comfyui.py")
+        script = Path(__file__).with_name(name)
         subprocess.run([host.python, script, base, out], env=host.environment, check=True)
         return json.loads(out.read_text())
 
@@ -67,6 +67,12 @@ def show(results: dict) -> None:
         print("    peak MiB over the base: " + ", ".join(f"{n} {v:.0f}" for n, v in row["peak MiB"].items()))
         for line in row["profile"]:
             print(f"      {line['own']:6.1%} own {line['with callees']:6.1%} in all  {line['call']}")
+    for row in results.get("comfyui-live", []):
+        print(row["case"])
+        for what, values in row.items():
+            if what != "case":
+                ms = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in values.items())
+                print(f"    {what[:-2]}: {ms}")
 
 
 def plot(results: dict, path: Path) -> None:
@@ -79,6 +85,8 @@ def plot(results: dict, path: Path) -> None:
     rows = [row for part in results.get("live", {}).values() for row in part if "ms" in row]
     panels += [(row["case"], row["ms"], "ms") for row in rows]
     panels += [(row["case"], row["change s"], "s, strength changed") for row in results.get("comfyui", [])]
+    switched = results.get("comfyui-live", [])
+    panels += [(row["case"], row["over an unchanged run s"], "s, strength changed") for row in switched]
     columns = 4
     lines = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(lines, columns, figsize=(4.2 * columns, 2.3 * lines), squeeze=False)
@@ -99,9 +107,10 @@ def plot(results: dict, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results.json and results.png")
-    parser.add_argument("--only", choices=("kron", "live", "names", "comfyui"))
+    parser.add_argument("--only", choices=("kron", "live", "names", "comfyui", "comfyui-live"))
     arguments = parser.parse_args()
     parts = {"kron": kron.run, "live": live.run, "names": names.run, "comfyui": comfyui}
+    parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
     results: dict = {"machine": machine()}
     results |= {name: part() for name, part in parts.items() if arguments.only in (None, name)}
     show(results)

@@ -50,14 +50,20 @@ def block_groups(modules: Iterable[str]) -> dict[str, tuple[str, set[int]]]:
     >>> block_groups(["double_blocks.0.img_attn.qkv", "double_blocks.1.img_attn.qkv", "img_in", "time_in.0"])
     {'DOUBLE': ('double_blocks', {0, 1})}
     """
-    groups: dict[str, tuple[str, set[int]]] = {}
-    for path in map(_relative, modules):
+    paths = [_relative(path) for path in modules]
+    lists = {}
+    for path in paths:
         match = _BLOCK.match(path)
         if path.startswith("mid_block."):  # diffusers' has no number
-            groups.setdefault("MID", ("mid_block", {0}))
+            lists["mid_block"] = {0}
         elif match:
-            groups.setdefault(_short(match.group(1)), (match.group(1), set()))[1].add(int(match.group(2)))
-    return groups
+            lists[match.group(1)] = set()
+    for path in paths:  # a block may be a single layer, such as a UNet's first
+        for name, numbers in lists.items():
+            number = path.removeprefix(f"{name}.").partition(".")[0]
+            if path.startswith(f"{name}.") and number.isdigit():
+                numbers.add(int(number))
+    return {_short(name): (name, numbers) for name, numbers in lists.items()}
 
 
 def _short(name: str) -> str:

@@ -29,7 +29,7 @@ class LoKrBlockStrengths(io.ComfyNode):
                     default="",
                     multiline=True,
                     placeholder="IN:0.2, MID:1, OUT4-8:0.5\ndouble_blocks.*.img_attn=0.5",
-                    tooltip="name:number, with commas or lines between; the last that names a layer counts, and what is "
+                    tooltip="name:number, with commas or lines between; the last that names a layer counts, what is "
                     "not named keeps 1. Names: IN, MID, OUT (UNets), DOUBLE, SINGLE (Flux), any other list of blocks "
                     "by its name, IN3 or IN0-5 for some of its blocks, OTHER for the rest, ALL, or a pattern of layer "
                     "names with *. They multiply the loader's strength.",

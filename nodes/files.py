@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from functools import lru_cache
 
@@ -59,11 +60,18 @@ def adapter_called(name: str) -> str:
             found=", ".join(found),
             hint="write the folder too, as in one of these",
         )
-    return found[0] if found else adapter_path(name) and name
+    return found[0] if found else adapter_path(f"{name}.safetensors") and name
 
 
-def fingerprint(name: str) -> tuple[str, int, int]:
-    """What tells a file from an earlier one of the same name."""
+def fingerprint(name: str) -> str:
+    """What tells a file from an earlier one of the same name.
+
+    ComfyUI saves it as JSON in every image, so it is a hash: a path would show the user's folders to whoever gets one.
+    """
+    return hashlib.sha256(repr(_version(name)).encode()).hexdigest()[:16]
+
+
+def _version(name: str) -> tuple[str, int, int]:
     path = adapter_path(name)
     status = os.stat(path)
     return path, status.st_mtime_ns, status.st_size
@@ -71,7 +79,7 @@ def fingerprint(name: str) -> tuple[str, int, int]:
 
 def read_adapter(name: str) -> Adapter:
     """The adapter of that name, read again only after the file has changed."""
-    return _read(*fingerprint(name))
+    return _read(*_version(name))
 
 
 @lru_cache(maxsize=4)

@@ -187,7 +187,7 @@ def _leave(live: Live, model: weakref.ref) -> None:
 
 
 def each_prompt_alone(executor, model, conds, x_in, timestep, model_options):
-    """Around ComfyUI's batch of prompts: one call of the model for each, so that each can have a strength of its own."""
+    """Around ComfyUI's batch of prompts: a call of the model for each, so that each can have its own strength."""
     if sum(cond is not None for cond in conds) < 2:
         return executor(model, conds, x_in, timestep, model_options)
     out = []

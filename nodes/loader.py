@@ -42,7 +42,7 @@ class LoKrLoader(io.ComfyNode):
             node_id="LoKrLoader",
             display_name="LoKr Loader",
             category=CATEGORY,
-            description="Loads a LoKr (LyCORIS) adapter of any trainer into a model and, where it is connected, a clip.",
+            description="Loads a LoKr (LyCORIS) adapter of any trainer into a model and, where connected, a clip.",
             search_aliases=ALIASES,
             inputs=[
                 MODEL,
@@ -64,7 +64,7 @@ class LoKrLoader(io.ComfyNode):
         return valid_file(lokr_name)
 
     @classmethod
-    def fingerprint_inputs(cls, lokr_name: str, **_: object) -> tuple:
+    def fingerprint_inputs(cls, lokr_name: str, **_: object) -> str:
         return fingerprint(lokr_name)
 
     @classmethod
@@ -101,7 +101,7 @@ class LoKrLoaderModelOnly(io.ComfyNode):
         return valid_file(lokr_name)
 
     @classmethod
-    def fingerprint_inputs(cls, lokr_name: str, **_: object) -> tuple:
+    def fingerprint_inputs(cls, lokr_name: str, **_: object) -> str:
         return fingerprint(lokr_name)
 
     @classmethod

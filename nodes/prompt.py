@@ -21,7 +21,7 @@ class LoKrPromptLoader(io.ComfyNode):
             node_id="LoKrPromptLoader",
             display_name="LoKr Prompt Loader",
             category=CATEGORY,
-            description="Loads the LoKr adapters that a prompt names as <lokr:name:0.8>, and gives the prompt without them.",
+            description="Loads the LoKr adapters that a prompt names as <lokr:name:0.8>, and cleans it of them.",
             search_aliases=["lokr", "lycoris", "prompt lora", "lora tag", "a1111 lora"],
             inputs=[
                 MODEL,

@@ -113,8 +113,8 @@ def _in_row(row: Row, do, *arguments):
         raise
 
 
-def _fingerprint(row: Row) -> tuple:
+def _fingerprint(row: Row) -> str | None:
     try:
-        return (row, *fingerprint(row.file))
+        return fingerprint(row.file)
     except LoKrError:
-        return (row,)
+        return None

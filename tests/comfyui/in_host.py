@@ -1,4 +1,4 @@
-"""Runs inside ComfyUI's own interpreter: ``in_host.py BASE JOBS.json [ComfyUI's flags]``. Jobs come from the tests, results go to files.
+"""Runs inside ComfyUI's own interpreter: ``in_host.py BASE JOBS.json``. Jobs come from the tests, results go to files.
 
 BASE is ComfyUI's base directory; its ``custom_nodes`` holds this project. A job is {"do": one of JOBS, ...arguments}.
 """
@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-BASE, WORK, FLAGS = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+BASE, WORK = Path(sys.argv[1]), sys.argv[2]
 sys.path.insert(0, os.environ["COMFYUI_PATH"])
-sys.argv = [sys.argv[0], "--cpu", "--base-directory", str(BASE), "--database-url", "sqlite:///:memory:", *FLAGS]
+sys.argv = [sys.argv[0], "--cpu", "--base-directory", str(BASE), "--database-url", "sqlite:///:memory:"]
 
 import comfy.options  # noqa: E402
 
@@ -151,13 +151,13 @@ def digest(module: torch.nn.Module) -> str:
     return state.hexdigest()
 
 
-def sample(model) -> torch.Tensor:
-    """Two steps of core's KSampler with a fixed conditioning."""
+def sample(model, steps: int = 2) -> torch.Tensor:
+    """Core's KSampler with a fixed conditioning."""
     torch.manual_seed(1)
     cond = [[torch.randn(1, 8, 768), {"pooled_output": torch.randn(1, 768)}]]
     channels = model.model.latent_format.latent_channels
     latent = {"samples": torch.zeros(1, channels, 8, 8)}
-    return nodes.common_ksampler(model, 5, 2, 1.0, "euler", "normal", cond, cond, latent)[0]["samples"]
+    return nodes.common_ksampler(model, 5, steps, 1.0, "euler", "normal", cond, cond, latent)[0]["samples"]
 
 
 def output(result) -> tuple:

@@ -105,7 +105,7 @@ def workflow(*loaders: dict) -> dict:
 
 
 def loader(file: str, strength: float = 1.0, clip: float | None = None, mode: str = "merge") -> dict:
-    """Merging, so that a strength has one image, whatever ran before: live rounds otherwise, by a step in some pixels."""
+    """Merging, so that a strength has one image, whatever ran before: live rounds in its own way."""
     strengths = {"strength_model": strength, "strength_clip": strength if clip is None else clip}
     return {"class_type": "LoKrLoader", "inputs": {"lokr_name": file, "mode": mode, **strengths}}
 
