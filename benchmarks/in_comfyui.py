@@ -41,7 +41,7 @@ measure = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(measure)
 
 FLOOR = "nothing (the floor)"
-TURNS = 8  # the first is for warming up
+TURNS = 5  # the first is for warming up
 KINDS = ("attentions", "resnets", "downsamplers", "upsamplers")  # the modules that LyCORIS' preset "full" trains
 
 

@@ -39,9 +39,9 @@ class LoKrBlockStrengths(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, strengths: str) -> bool | str:
+    def validate_inputs(cls, strengths: str | None) -> bool | str:
         try:
-            BlockStrengths.parse(strengths)
+            BlockStrengths.parse(strengths or "")  # None: it comes by a connection, and is not known yet
         except LoKrError as error:
             return str(error)
         return True

@@ -63,12 +63,12 @@ def adapter_called(name: str) -> str:
     return found[0] if found else adapter_path(f"{name}.safetensors") and name
 
 
-def fingerprint(name: str) -> str:
-    """What tells a file from an earlier one of the same name.
+def fingerprint(name: str | None) -> str:
+    """What tells a file from an earlier one of the same name, nothing for a name that is not known yet.
 
     ComfyUI saves it as JSON in every image, so it is a hash: a path would show the user's folders to whoever gets one.
     """
-    return hashlib.sha256(repr(_version(name)).encode()).hexdigest()[:16]
+    return "" if name is None else hashlib.sha256(repr(_version(name)).encode()).hexdigest()[:16]
 
 
 def _version(name: str) -> tuple[str, int, int]:
