@@ -260,7 +260,16 @@ def patch(out: str) -> None:
     save_file({name: tensor.contiguous() for name, tensor in result.items()}, out)
 
 
-JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells, patch)}
+def handed(model: str, lokr: str, out: str) -> None:
+    """The report on a file, and which of the model's weights are patched by whom."""
+    patcher, _ = load(model)
+    loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoaderModelOnly"]
+    patched, report = output(loader.EXECUTE_NORMALIZED(model=patcher, lokr_name=lokr, strength_model=1.0, mode="merge"))
+    by = {key: [(type(p[1]).__name__, p[3]) for p in patches] for key, patches in patched.patches.items()}
+    Path(out).write_text(json.dumps({"report": report, "patches": by}))
+
+
+JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells, handed, patch)}
 
 
 def main() -> None:
