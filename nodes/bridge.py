@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import comfy.lora
@@ -16,9 +16,7 @@ from .patch import LoKrPatch
 __all__ = ["Plan", "matches_of", "patches_of", "plan_of", "target_of"]
 
 
-# What matches what is worked out once per model and file; both go with whichever is forgotten first.
 _targets: WeakKeyDictionary = WeakKeyDictionary()
-_resolved: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def target_of(module, keys: dict) -> Target:
@@ -31,14 +29,11 @@ def target_of(module, keys: dict) -> Target:
 
 
 def matches_of(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
-    """``resolve``, once per pair; the report is the caller's to write in."""
-    known = _resolved.setdefault(adapter, WeakKeyDictionary())
-    if target not in known:
-        known[target] = resolve(adapter.only_lokr(), target)
-        for module, kind in adapter.other_kinds.items():
-            known[target][1].add(module, REFUSED, kind=kind, reason="ComfyUI's own loader finds no place for it")
-    matches, report = known[target]
-    return matches, replace(report, entries=list(report.entries), notes=list(report.notes))
+    """``resolve`` for the LoKr alone; what is none is refused in the report until ComfyUI's own loader takes it."""
+    matches, report = resolve(adapter.only_lokr(), target)
+    for module, kind in adapter.other_kinds.items():
+        report.add(module, REFUSED, kind=kind, reason="ComfyUI's own loader finds no place for it")
+    return matches, report
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +50,7 @@ class Plan:
     report: Report
 
 
+# What matches what is worked out once per model and file, and goes with whichever is forgotten first.
 _plans: WeakKeyDictionary = WeakKeyDictionary()
 
 
