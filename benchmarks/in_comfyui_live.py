@@ -56,7 +56,7 @@ def attaching(base, path) -> dict[str, float]:
     times = [time.perf_counter()]
     plan = bridge.plan_of(adapter, base.model, comfy.lora.model_lora_keys_unet)
     times.append(time.perf_counter())
-    live.seat_for(base.model, plan.lokr, plan.target)
+    live.seat_for(base.model, plan.adapter, plan.target)
     times.append(time.perf_counter())
     return {"match names": times[1] - times[0], "attach": times[2] - times[1]}
 

@@ -13,12 +13,11 @@ from .kronecker import Factor, factorization
 from .live import LiveHandle, attach
 from .merge import MergeHandle, merge_adapter
 from .names import Slot
-from .report import REFUSED, Report
+from .report import Report
 from .resolve import Match, other_places, resolve
 from .targets import Target, weight_name
 
 __all__ = [
-    "REFUSED",
     "Adapter",
     "Factor",
     "LiveHandle",

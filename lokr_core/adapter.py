@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -238,14 +238,17 @@ class Adapter(Mapping[str, LoKrWeights]):
     def __len__(self) -> int:
         return len(self.modules)
 
-    def only_lokr(self) -> Adapter:
-        """The same modules without what else the file held, for a host that has a loader of its own for that."""
-        return replace(self, other={}, other_kinds={}, other_names={}, other_keys={})
+    def other_by_name(self, modules: Container[str] | None = None) -> dict[str, Tensor]:
+        """``other`` under "module.tensor name" as consumers expect it: PEFT's names of adapters are left out.
 
-    def other_by_name(self) -> dict[str, Tensor]:
-        """``other`` under "module.tensor name" as consumers expect it: PEFT's names of adapters are left out."""
+        Of the modules in ``other_kinds`` all, or those in ``modules``; and what belongs to no module.
+        """
         places = {key: self.other_keys.get(key, (key, "")) for key in self.other}
-        return {f"{module}.{name}" if name else key: self.other[key] for key, (module, name) in places.items()}
+        return {
+            f"{module}.{name}" if name else key: self.other[key]
+            for key, (module, name) in places.items()
+            if modules is None or module in modules or module not in self.other_kinds
+        }
 
     def __repr__(self) -> str:
         where = f" from {self.path}" if self.path else ""

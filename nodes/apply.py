@@ -65,8 +65,8 @@ def _apply(owner, patcher: ModelPatcher, plan: Plan, strength: float, how: How) 
     patcher = owner.patcher if patcher is not owner and hasattr(owner, "patcher") else owner
     merged = plan.matches
     if mode == LIVE and plan.matches:
-        refused = _put_live(patcher, plan, strength, factor_of, how)
-        merged = [match for match in plan.matches if match.module in refused]
+        followed = _put_live(patcher, plan, strength, factor_of, how)
+        merged = [match for match in plan.matches if (match.module, match.kind) not in followed]
         if merged:
             notes.append(f"{len(merged)} modules are merged all the same, since live can't follow their layers")
     _merge(patcher, patches_of(merged, plan.target), strength, factor_of)
@@ -76,14 +76,16 @@ def _apply(owner, patcher: ModelPatcher, plan: Plan, strength: float, how: How) 
     return owner, notes
 
 
-def _put_live(patcher: ModelPatcher, plan: Plan, strength: float, factor_of: Callable, how: How) -> set[str]:
-    """Put the plan's LoKr on ``patcher``, live; the modules that live can't follow."""
+def _put_live(
+    patcher: ModelPatcher, plan: Plan, strength: float, factor_of: Callable, how: How
+) -> set[tuple[str, str]]:
+    """Put the plan's matches on ``patcher``, live; (module, kind) of all that live can follow."""
     try:
-        report = seat_for(patcher.model, plan.lokr, plan.target).handle.report
+        report = seat_for(patcher.model, plan.adapter, plan.target).handle.report
     except LoKrMatchError:
-        return {match.module for match in plan.matches}
-    Live(plan.lokr, plan.target, strength, factor_of, how.schedule).put_on(patcher)
-    return {entry.module for entry in report.refused}
+        return set()
+    Live(plan.adapter, plan.target, strength, factor_of, how.schedule).put_on(patcher)
+    return {(entry.module, entry.kind) for entry in report.applied}
 
 
 def _merge(patcher: ModelPatcher, layers: list[dict], strength: float, factor_of: Callable[[str], float]) -> None:

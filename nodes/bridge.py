@@ -10,10 +10,10 @@ import comfy.lora
 import comfy.lora_convert
 from comfy.utils import swap_scale_shift
 
-from ..lokr_core import REFUSED, Adapter, Match, Report, Slot, Target, other_places, resolve, weight_name
+from ..lokr_core import Adapter, Match, Report, Slot, Target, other_places, resolve, weight_name
 from .patch import LoKrPatch
 
-__all__ = ["Plan", "matches_of", "patches_of", "plan_of", "target_of"]
+__all__ = ["Plan", "patches_of", "plan_of", "target_of"]
 
 
 _targets: WeakKeyDictionary = WeakKeyDictionary()
@@ -28,22 +28,14 @@ def target_of(module, keys: dict) -> Target:
     return _targets[module]
 
 
-def matches_of(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
-    """``resolve`` for the LoKr alone; what is none is refused in the report until ComfyUI's own loader takes it."""
-    matches, report = resolve(adapter.only_lokr(), target)
-    for module, kind in adapter.other_kinds.items():
-        report.add(module, REFUSED, kind=kind, reason="ComfyUI's own loader finds no place for it")
-    return matches, report
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What an adapter does to a model: lokr_core's matches, and patches of what ComfyUI's own loader reads.
+    """What an adapter does to a model: lokr_core's matches, and patches of what ComfyUI's own loader alone can read.
 
-    ``lokr``: the adapter without the latter. ``report`` is on all of the file.
+    ``report`` is on all of the file.
     """
 
-    lokr: Adapter
+    adapter: Adapter
     target: Target
     matches: list[Match]
     handed: dict
@@ -60,13 +52,14 @@ def plan_of(adapter: Adapter, module, keys_of: Callable[[object, dict], dict]) -
     if adapter not in plans:
         keys = keys_of(module, {})
         target = target_of(module, keys)
-        matches, report = matches_of(adapter, target)
-        # What is no LoKr goes to ComfyUI's own loader, which is told our names for it.
-        other = comfy.lora_convert.convert_lora(adapter.other_by_name())
+        matches, report = resolve(adapter, target)
+        # What the core can't place goes to ComfyUI's own loader, which is told our names for it.
+        left = {entry.module for entry in report.refused if entry.kind == adapter.other_kinds.get(entry.module)}
+        other = comfy.lora_convert.convert_lora(adapter.other_by_name(left))
         places = {name: _key(slot, target.shapes) for name, slot in other_places(adapter, target).items()}
         handed = comfy.lora.load_lora(other, keys | places, log_missing=False)
-        report.hand_over(name for name, key in (keys | places).items() if key in handed)
-        plans[adapter] = Plan(report.adapter, target, matches, handed, report)
+        report.hand_over(left.intersection(name for name, key in (keys | places).items() if key in handed))
+        plans[adapter] = Plan(adapter, target, matches, handed, report)
     return plans[adapter]
 
 

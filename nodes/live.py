@@ -126,7 +126,7 @@ class Live:
             _release_idle(model)
         if seat.patches != patcher.patches_uuid:
             # An offloaded weight's patches change without a sign at the weight, and DoRA's norms with them.
-            if seat.patches is not None and _has_dora(seat.adapter):
+            if seat.patches is not None and seat.handle.needs_base:
                 seat.handle.release()
             seat.patches = patcher.patches_uuid
         seat.handle.set_strengths(self.factor_of)
@@ -202,7 +202,3 @@ def _release_idle(model: torch.nn.Module) -> None:
     for seat in _seats.get(model, ()):
         if not seat.taken:
             seat.handle.release()
-
-
-def _has_dora(adapter: Adapter) -> bool:
-    return any(weights.dora_axis for weights in adapter.values())

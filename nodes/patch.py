@@ -1,4 +1,4 @@
-"""A LoKr update as ComfyUI wants a patch."""
+"""An update as ComfyUI wants a patch."""
 
 from __future__ import annotations
 
@@ -48,12 +48,15 @@ class LoKrPatch(WeightAdapterBase):
     ):
         """ComfyUI's call: ``weight`` is its own copy (or the slice of it that ``offset`` names), changed in place."""
         order = _row_order(function, weight.shape[0])
+        view = weight.unsqueeze(1) if weight.ndim == 1 else weight  # a bias or a norm: updates have two axes
         if order is None:
-            return self.lokr.add_to_(weight, strength)
+            self.lokr.add_to_(view, strength)
+            return weight
         order = order.to(weight.device)
-        own = torch.empty_like(weight)
-        own[order] = weight
-        return weight.copy_(self.lokr.add_to_(own, strength)[order])
+        own = torch.empty_like(view)
+        own[order] = view
+        view.copy_(self.lokr.add_to_(own, strength)[order])
+        return weight
 
 
 def _row_order(function: Callable, rows: int) -> torch.Tensor | None:

@@ -51,6 +51,11 @@ class LiveHandle:
         return list(dict.fromkeys(part.path for _, part in self._sites))
 
     @property
+    def needs_base(self) -> bool:
+        """Whether any module's change depends on the base weight's numbers (DoRA)."""
+        return any(piece.weights.dora_axis for _, part in self._sites for piece in part.pieces)
+
+    @property
     def strength(self) -> float | Callable:
         return self._control.strength
 

@@ -208,6 +208,7 @@ def cells(architectures: list[str], out: str) -> None:
 
     pack = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"].__module__.removesuffix(".nodes.loader")
     bridge = importlib.import_module(f"{pack}.nodes.bridge")
+    core = importlib.import_module(f"{pack}.lokr_core")
     formats = importlib.import_module(f"{pack}.lokr_core.formats")
     table = {}
     for architecture in architectures:
@@ -217,7 +218,7 @@ def cells(architectures: list[str], out: str) -> None:
         table[architecture] = {}
         for naming, spell in NAMINGS.items():
             adapter = formats.parse_adapter(lokr_keys({spell(name): shape for name, shape in modules.items()}))
-            matches, report = bridge.matches_of(adapter, bridge.target_of(model, {}))
+            matches, report = core.resolve(adapter, bridge.target_of(model, {}))
             weights = dict(model.named_parameters())
             assert all(weights[m.weight].shape[1:] == u.shape[1:] for m in matches for _, u in m.pieces)
             table[architecture][naming] = [len(report.applied), len(modules)]
@@ -260,16 +261,23 @@ def patch(out: str) -> None:
     save_file({name: tensor.contiguous() for name, tensor in result.items()}, out)
 
 
-def handed(model: str, lokr: str, out: str) -> None:
-    """The report on a file, and which of the model's weights are patched by whom."""
-    patcher, _ = load(model)
-    loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoaderModelOnly"]
-    patched, report = output(loader.EXECUTE_NORMALIZED(model=patcher, lokr_name=lokr, strength_model=1.0, mode="merge"))
-    by = {key: [(type(p[1]).__name__, p[3]) for p in patches] for key, patches in patched.patches.items()}
-    Path(out).write_text(json.dumps({"report": report, "patches": by}))
+def mixed(model: str, lokr: str, parts: list[str], out: str) -> None:
+    """A file of several kinds: who patches which weight, and its output against its parts, each by its own loader."""
+    base, _ = load(model)
+    loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoaderModelOnly"].EXECUTE_NORMALIZED
+    wanted, _ = output(loader(model=base, lokr_name=parts[0], strength_model=0.7, mode="merge"))
+    wanted = nodes.LoraLoader().load_lora(wanted, None, parts[1], 0.7, 0.0)[0]
+    wanted, plain = sample(wanted), sample(base)
+    found = {"effect": ((wanted - plain).norm() / plain.norm()).item()}
+    for mode in ("merge", "live"):
+        patched, report = output(loader(model=base, lokr_name=lokr, strength_model=0.7, mode=mode))
+        by = {key: [(type(p[1]).__name__, p[3]) for p in patches] for key, patches in patched.patches.items()}
+        distance = ((sample(patched) - wanted).norm() / wanted.norm()).item()
+        found[mode] = {"report": report, "patches": by, "distance": distance}
+    Path(out).write_text(json.dumps(found))
 
 
-JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells, handed, patch)}
+JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells, mixed, patch)}
 
 
 def main() -> None:

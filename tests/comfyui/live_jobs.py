@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import random
+import resource
 from pathlib import Path
 
 import comfy.model_management as management
@@ -159,11 +160,13 @@ def chains(model: str, lokr: list[str], lora: str, out: str) -> None:
     write(out, found)
 
 
-def random_states(model: str, lokr: list[str], lora: str, turns: int, out: str) -> None:
-    """Random chains of four adapters with core's loaders between, each against the same chain on a model of its own."""
+def random_states(model: str, lokr: list[str], lora: str, turns: int, fresh_each: int, out: str) -> None:
+    """Random chains of four adapters with core's loaders between, every so often against the same chain on a model of
+    its own."""
     base, _ = host.load(model)
     before, plain = host.digest(base.model), host.sample(base)
     rolls, worst, live, seats, held = random.Random(1), 0.0, pack("nodes.live"), 0, []
+    first = 0
     for turn in range(turns):
         chain = [(ours, file, rolls.choice([-1, 0, 0.3, 1]), rolls.choice(["live", "live", "merge"])) for file in lokr]
         chain += [(core, lora, 0.4), (core_bypass, lora, -0.2)]
@@ -177,20 +180,28 @@ def random_states(model: str, lokr: list[str], lora: str, turns: int, out: str) 
 
         built = build(base)
         seen = host.sample(built, steps=1)
-        if turn % 8 == 0:
+        if turn % fresh_each == 0:
             fresh, _ = host.load(model)
             worst = max(worst, distance(seen, host.sample(build(fresh), steps=1)))
             del fresh
         # Some outlive others. (A core bypass that is forgotten while it is loaded stays in the model: core's own.)
         held = [*held, built][-rolls.randint(2, 5) :]
         seats = max(seats, len(live._seats.get(base.model, ())))
+        if turn == turns // 4:
+            first = resident_bytes()
+    grown = resident_bytes() - first
     held.clear()
     built = None
     after = host.sample(base)
     management.unload_all_models()
     hooks = sum(len(module._forward_hooks) for module in base.model.modules())
-    found = {"worst": worst, "seats": seats, "hooks": hooks, "same output": torch.equal(after, plain)}
+    found = {"worst": worst, "seats": seats, "hooks": hooks, "grown": grown, "same output": torch.equal(after, plain)}
     write(out, found | {"same bytes": host.digest(base.model) == before})
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def forgotten(model: str, file: str, out: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -45,6 +46,9 @@ def strengths(model: str, *names: str) -> dict[str, float]:
     """{file: strength} of all files, or those, that are for ``model``."""
     return {f"{n}.safetensors": FILES[n][3] for n in FILES if n.startswith(model) and (not names or n in names)}
 
+
+STATES = int(os.environ.get("LOKR_STATES", "200"))
+"""Random states of a chain; above 200 each is compared with a fresh load (1,000 take several minutes)."""
 
 SCHEDULES = ("normal", "karras", "simple", "beta")
 CURVE = "0:0, 0.3:1, 0.6:0.5, 1:-0.2"
@@ -116,9 +120,10 @@ def seen(comfyui, base):
         "states": {
             "do": "random_states",
             "model": flux,
-            "lokr": four[:3],
+            "lokr": four,
             "lora": "flux-lora.safetensors",
-            "turns": 208,
+            "turns": STATES,
+            "fresh_each": 8 if STATES <= 200 else 1,
         },
         "forgotten": {"do": "forgotten", "model": flux, "file": three[1]},
         "patching": {"do": "no_patching", "model": sd15, "file": "sd15-low-rank.safetensors"},
@@ -179,14 +184,15 @@ def test_live_merge_and_cores_loaders_add_up_in_any_order(seen):
     assert found["after"]
 
 
-def test_208_random_chains_leave_the_base_as_it_was_and_each_is_what_a_fresh_load_gives(seen):
+def test_random_chains_leave_the_base_as_it_was_and_each_is_what_a_fresh_load_gives(seen):
     found = seen["states"]
     assert found["worst"] < 1e-5
     assert found["same output"]
     assert found["same bytes"]
-    # What is in use (three at most) and the idle ones that are kept: nothing grows.
-    assert found["seats"] <= 3 + 4
-    assert found["hooks"] <= 7 * 6
+    # What is in use (four at most) and the idle ones that are kept: nothing grows.
+    assert found["seats"] <= 4 + 4
+    assert found["hooks"] <= 8 * 6
+    assert found["grown"] < 64 << 20
 
 
 def test_forgotten_patchers_clones_and_interruptions(seen):

@@ -184,10 +184,10 @@ def test_nodes_chain_with_one_another_and_with_cores_lora_loader(server):
     assert np.array_equal(image(server, a, b), seen[3])
 
 
-def test_what_is_no_lokr_goes_to_comfyuis_own_loader(server):
+def test_a_lora_beside_a_lokr_is_applied_too(server):
     _, (report,) = outcome(server, loader("mixed.safetensors"))
     assert report.startswith("3 of 3 modules applied")
-    assert "[LoRA]: handed to the host" in report
+    assert "[LoRA]: applied" in report
 
 
 def test_a_partial_match_runs_and_says_what_is_missing(server):
