@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["median_times", "peak_extra"]
+from torch.profiler import ProfilerActivity, profile
+
+__all__ = ["median_times", "peak_allocated", "peak_extra"]
 
 
 def median_times(runs: dict[str, Callable[[], object]], repeats: int = 15) -> dict[str, float]:
@@ -35,3 +37,18 @@ def peak_extra(run: Callable[[], object]) -> int:
     before = _status("VmRSS")
     run()
     return max(0, _status("VmHWM") - before)
+
+
+def peak_allocated(run: Callable[[], object]) -> int:
+    """The most bytes of CPU tensors that were allocated at a time while ``run`` ran, beside what there was before.
+
+    Counted at torch's allocator: unlike resident memory it does not depend on what the process had to spare.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most

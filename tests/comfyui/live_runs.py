@@ -86,4 +86,48 @@ def scheduled(model: str, file: str, cases: list[dict], out: str) -> None:
     write(out, found)
 
 
-JOBS = {job.__name__: job for job in (partly_loaded, scheduled)}
+def custom_sampling(model: str, file: str, out: str) -> None:
+    """SamplerCustomAdvanced by core's own nodes: live and merged, and a schedule's strengths with its own sigmas."""
+    from comfy_extras import nodes_custom_sampler as custom
+
+    base, _ = host.load(model)
+    make = nodes.NODE_CLASS_MAPPINGS["LoKrSchedule"].EXECUTE_NORMALIZED
+    (schedule,) = host.output(make(0.0, 1.0, "0:0, 1:1", "linear", "steps", 1.0, 1.0))
+    torch.manual_seed(1)
+    cond = [[torch.randn(1, 8, 768), {"pooled_output": torch.randn(1, 768)}]]
+    (noise,), (sampler,) = (
+        host.output(n) for n in (custom.RandomNoise.execute(5), custom.KSamplerSelect.execute("euler"))
+    )
+    calls = []
+
+    def run(patcher):
+        sigmas = host.output(custom.BasicScheduler.execute(patcher, "simple", 6, 1.0))[0]
+        (guider,) = host.output(custom.BasicGuider.execute(patcher, cond))
+        latent = {"samples": torch.zeros(1, base.model.latent_format.latent_channels, 8, 8)}
+        return host.output(custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent))[0]["samples"]
+
+    plain = run(base)
+    live, merged = (run(ours(base, file, 0.8, mode)[0]) for mode in ("live", "merge"))
+    patched = ours(base, file, 0.8, schedule=schedule)[0]
+    control = next(injected[0].inject.__self__ for injected in patched.injections.values())
+    run(watched(patched, lambda _: calls.append([seat.handle.strength for seat in control.seats.values()])))
+    again = torch.equal(run(base), plain)
+    write(out, {"live": distance(live, merged), "effect": distance(live, plain), "strengths": calls, "base": again})
+
+
+def compiled(model: str, file: str, out: str) -> None:
+    """Core's TorchCompileModel after our loader, live: outputs against the same uncompiled, at several strengths."""
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    base, _ = host.load(model)
+    plain = host.sample(base, steps=1)
+    found = []
+    for strength in (0.8, -0.5):
+        live = ours(base, file, strength)[0]
+        wanted = host.sample(live, steps=1)
+        seen = host.sample(host.output(TorchCompileModel.execute(live, "inductor"))[0], steps=1)
+        found.append([strength, distance(seen, wanted), distance(wanted, plain)])
+    write(out, {"strengths": found, "base": torch.equal(host.sample(base, steps=1), plain)})
+
+
+JOBS = {job.__name__: job for job in (partly_loaded, scheduled, custom_sampling, compiled)}

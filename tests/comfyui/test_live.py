@@ -135,6 +135,8 @@ def seen(comfyui, base):
         },
         "steps-sd15": {"do": "scheduled", "model": sd15, "file": "sd15-low-rank.safetensors", "cases": cases()},
         "steps-flux": {"do": "scheduled", "model": flux, "file": three[1], "cases": cases()},
+        "custom": {"do": "custom_sampling", "model": flux, "file": three[1]},
+        "compiled": {"do": "compiled", "model": flux, "file": three[1]},
     }
     comfyui.run(base, *({**job, "out": str(base / f"{name}.out")} for name, job in jobs.items()))
     return {name: json.loads((base / f"{name}.out").read_text()) for name in jobs}
@@ -274,3 +276,18 @@ def test_each_prompt_has_its_own_strength_where_they_differ(seen, model):
         step = number // 2
         assert prompts == [number % 2]
         assert strength == (0.5 if step / 19 >= 0.1 and prompts == [0] else 0.0)
+
+
+def test_custom_sampling_is_as_right_and_a_schedule_follows_its_sigmas(seen):
+    found = seen["custom"]
+    assert found["effect"] > 1e-3
+    assert found["live"] < 1e-5
+    assert [strength for (strength,) in found["strengths"]] == pytest.approx([0.8 * step / 5 for step in range(6)])
+    assert found["base"]
+
+
+def test_under_cores_torch_compile_node_it_does_the_same(seen):
+    for strength, error, effect in seen["compiled"]["strengths"]:
+        assert error < 1e-5, strength
+        assert effect > 1e-3
+    assert seen["compiled"]["base"]

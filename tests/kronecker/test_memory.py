@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.measure import peak_allocated
 from lokr_core.kronecker import add_dora_, add_kron_
 
 SHAPES = {
@@ -21,14 +21,7 @@ WEIGHTS = [torch.float32, torch.float16, torch.bfloat16]
 def peak(function, *arguments) -> int:
     """The most bytes that were allocated at a time while ``function`` ran, beside what there was before."""
     function(*arguments)  # once before, for what torch allocates on a first call
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        function(*arguments)
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
+    return peak_allocated(lambda: function(*arguments))
 
 
 def test_the_measure_sees_a_copy():
