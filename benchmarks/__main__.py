@@ -13,7 +13,7 @@ import torch
 
 from tests.hosts import base_directory, find_comfyui
 
-from . import kron, live, names
+from . import in_a1111, in_forge, kron, live, names, training
 
 
 def machine() -> dict:
@@ -59,6 +59,7 @@ def show(results: dict) -> None:
         print(f"{row['case']}: " + ", ".join(f"{name} {value:.0f} ms" for name, value in row["ms"].items()))
     if "live" in results:
         print("\n".join(live.lines(results["live"])))
+    print("\n".join(training.lines(results.get("training", []))))
     for row in results.get("comfyui", []):
         print(row["case"])
         for what in ("first patch", "change"):
@@ -73,6 +74,9 @@ def show(results: dict) -> None:
             if what != "case":
                 ms = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in values.items())
                 print(f"    {what[:-2]}: {ms}")
+    for row in (*results.get("a1111", []), *results.get("forge", [])):
+        print(f"{row['case']}; the base picture after it, bit for bit: {row['base picture after it, bit for bit']}")
+        print("    " + ", ".join(f"{what} {value:.2f} s" for what, value in row["seconds"].items()))
 
 
 def plot(results: dict, path: Path) -> None:
@@ -84,6 +88,7 @@ def plot(results: dict, path: Path) -> None:
     panels = [(row["case"], row["ms"], "ms") for row in results.get("kron", []) + results.get("names", [])]
     rows = [row for part in results.get("live", {}).values() for row in part if "ms" in row]
     panels += [(row["case"], row["ms"], "ms") for row in rows]
+    panels += [(row["case"], row["ms"], "ms, a training step") for row in results.get("training", [])]
     panels += [(row["case"], row["change s"], "s, strength changed") for row in results.get("comfyui", [])]
     switched = results.get("comfyui-live", [])
     panels += [(row["case"], row["over an unchanged run s"], "s, strength changed") for row in switched]
@@ -107,10 +112,12 @@ def plot(results: dict, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results.json and results.png")
-    parser.add_argument("--only", choices=("kron", "live", "names", "comfyui", "comfyui-live"))
+    choices = ("kron", "live", "names", "training", "comfyui", "comfyui-live", "a1111", "forge")
+    parser.add_argument("--only", choices=choices)
     arguments = parser.parse_args()
-    parts = {"kron": kron.run, "live": live.run, "names": names.run, "comfyui": comfyui}
+    parts = {"kron": kron.run, "live": live.run, "names": names.run, "training": training.run, "comfyui": comfyui}
     parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
+    parts |= {"a1111": in_a1111.run, "forge": in_forge.run}
     results: dict = {"machine": machine()}
     results |= {name: part() for name, part in parts.items() if arguments.only in (None, name)}
     show(results)

@@ -1,4 +1,4 @@
-"""The pictures of the README, taken from the real front end: ``python docs/screenshots.py``.
+"""The pictures of the documents and the example workflows, made in the real front end: ``python docs/screenshots.py``.
 
 Needs a ComfyUI (COMFYUI_PATH, COMFYUI_PYTHON), Debian's chromium, and ``pip install playwright``. The model is random
 and small, made for the occasion, so what it paints is noise; the graph is what is to be seen.
@@ -10,73 +10,232 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
 from safetensors.torch import save_file
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from tests.browser.conftest import METADATA  # noqa: E402
+from tests.browser.front import ARGUMENTS, Front  # noqa: E402
+from tests.comfyui.test_nodes import blocks, schedule, stack  # noqa: E402
 from tests.comfyui.test_server import LAYERS, loader, lokr, workflow  # noqa: E402
+from tests.comfyui.test_tools import grid  # noqa: E402
 from tests.hosts import find_comfyui  # noqa: E402
 
-IMAGES = PROJECT / "docs" / "images"
-# node id -> its place in the picture
-PLACES = {1: (30, 60), 20: (350, 60), 3: (800, 60), 4: (800, 240), 5: (800, 420), 6: (1140, 60), 7: (1480, 60)}
-PLACES |= {8: (1480, 190), 120: (30, 340)}
+WORKFLOWS, IMAGES, HELP = PROJECT / "example_workflows", PROJECT / "docs" / "images", PROJECT / "web" / "docs"
+
+# Nodes of test_server's workflow: id -> place.
+USUAL = {1: (0, 0), 3: (880, 0), 4: (880, 190), 5: (880, 380), 6: (1230, 0), 7: (1560, 0), 8: (1560, 140)}
+TEXTS = {3: (310, 140), 4: (310, 140)}
+CANVAS = (160, 130)  # clear of the page's own bars
+CHECKPOINT = {"1": workflow()["1"]}
+
+# What the pictures are made with -> what a person has.
+FOR_A_PERSON = {"sd15-float16.safetensors": "v1-5-pruned-emaonly-fp16.safetensors", "test": "lokr"}
 
 
-def open_graph(page: Page, url: str, prompt: dict) -> None:
-    page.goto(url)
-    page.wait_for_function("window.app && window.app.graph && window.app.extensionManager", timeout=60_000)
-    page.wait_for_timeout(3000)
-    page.keyboard.press("Escape")
-    page.evaluate("prompt => window.app.loadApiJson(prompt, 'lokr')", prompt)
-    page.wait_for_timeout(1000)
-    page.evaluate(
-        """places => {
-            for (const [id, [x, y]] of Object.entries(places)) {
-                const node = window.app.graph.getNodeById(Number(id)) ?? window.app.graph.getNodeById(id);
-                if (node) { node.pos = [x, y]; if (node.computeSize) node.setSize(node.computeSize()); }
-            }
-            const loader = window.app.graph.getNodeById(20);
-            if (loader) loader.setSize([390, 210]);
-            const saved = window.app.graph.getNodeById(8);
-            if (saved) saved.setSize([300, 300]);
-            const report = window.app.graph.getNodeById(120);
-            if (report) report.setSize([710, 230]);
-            window.app.canvas.ds.scale = 0.8;
-            window.app.canvas.ds.offset = [60, 90];
-            window.app.graph.setDirtyCanvas(true, true);
+@dataclass(frozen=True)
+class Scene:
+    """A workflow, where its nodes stand, and what of it is seen where.
+
+    ``pictures``: file -> the nodes in it. ``example``: its name in example_workflows/, None where it is no example.
+    """
+
+    prompt: dict
+    places: dict[int, tuple[int, int]]
+    pictures: dict[Path, list[int]]
+    example: str | None = None
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+def _preview(source: str, output: int) -> dict:
+    return {"class_type": "PreviewAny", "inputs": {"source": [source, output]}}
+
+
+def _with(prompt: dict, node: str, more: dict | None = None, **wires) -> dict:
+    prompt[node]["inputs"] |= wires
+    return {**prompt, **(more or {})}
+
+
+def _grid() -> dict:
+    prompt = grid(clip=["1", 1], x_strengths="0, 0.5, 1", y_lokr="other.safetensors", y_strengths="0, 0.7")
+    prompt["3"]["inputs"]["clip"] = prompt["4"]["inputs"]["clip"] = ["20", 1]
+    return prompt
+
+
+def _prompt_loader() -> dict:
+    text = "a lighthouse at dusk <lokr:style:0.8>"
+    prompt = workflow({"class_type": "LoKrPromptLoader", "inputs": {"prompt": text, "mode": "auto"}})
+    prompt["3"]["inputs"]["text"] = ["20", 2]
+    return prompt
+
+
+def scenes() -> list[Scene]:
+    model_only = {"class_type": "LoKrLoaderModelOnly", "inputs": {"lokr_name": "style.safetensors"}}
+    model_only["inputs"] |= {"strength_model": 0.8, "mode": "auto"}
+    inspect = {"class_type": "LoKrInspect", "inputs": {"lokr_name": "style.safetensors", "model": ["1", 0]}}
+    inspect["inputs"]["clip"] = ["1", 1]
+    save = {
+        "class_type": "LoKrSave",
+        "inputs": {"model": ["21", 0], "clip": ["21", 1], "filename_prefix": "loras/both"},
+    }
+    both = workflow(loader("style.safetensors", 0.6, mode="auto"), loader("other.safetensors", 0.4, mode="auto"))
+    both = {key: node for key, node in both.items() if key in ("1", "20", "21")}
+    rows = stack((True, "style.safetensors", 0.8), (True, "other.safetensors", 0.5), mode="auto")
+    usual = {**USUAL, 20: (400, 0), 120: (0, 400)}
+    return [
+        Scene(
+            workflow(loader("style.safetensors", 0.8, mode="auto")),
+            usual,
+            {IMAGES / "loader.png": [1, 3, 4, 5, 6, 7, 8, 20, 120], HELP / "LoKrLoader.png": [20]},
+            "lokr_loader",
+            {20: (400, 330), 120: (800, 260), 8: (320, 330)},
+        ),
+        Scene(
+            workflow(model_only),
+            usual,
+            {HELP / "LoKrLoaderModelOnly.png": [20]},
+            None,
+            {20: (400, 300)},
+        ),
+        Scene(
+            _with(workflow(rows), "20", blocks("MID:0.5, OUT:1"), blocks=["50", 0]),
+            {**usual, 50: (0, 240)},
+            {HELP / "LoKrStack.png": [20], HELP / "LoKrBlockStrengths.png": [50, 20]},
+            "lokr_stack_with_blocks",
+            {20: (430, 320), 50: (360, 300)},
+        ),
+        Scene(
+            _with(
+                workflow(loader("style.safetensors", 1.0, mode="auto")),
+                "20",
+                schedule(keyframes="0:0, 0.3:1, 1:0.2"),
+                schedule=["51", 0],
+            ),
+            {**usual, 51: (0, 240), 120: (400, 400)},
+            {HELP / "LoKrSchedule.png": [51, 20]},
+            "lokr_schedule",
+            {20: (400, 330), 51: (360, 640), 120: (430, 260)},
+        ),
+        Scene(
+            _prompt_loader(),
+            usual,
+            {HELP / "LoKrPromptLoader.png": [20]},
+            "lokr_in_the_prompt",
+            {20: (430, 360)},
+        ),
+        Scene(
+            _grid(),
+            {**usual, 30: (1560, 480), 31: (1960, 480)},
+            {HELP / "LoKrStrengthGrid.png": [20, 30]},
+            "lokr_strength_grid",
+            {20: (400, 330), 30: (360, 330)},
+        ),
+        Scene(
+            {**CHECKPOINT, "20": inspect, "120": _preview("20", 2)},
+            {1: (0, 0), 20: (400, 0), 120: (1160, 0)},
+            {HELP / "LoKrInspect.png": [20]},
+            "lokr_inspect",
+            {20: (720, 440)},
+        ),
+        Scene(
+            {**both, "40": save},
+            {1: (0, 0), 20: (400, 0), 21: (860, 0), 40: (1320, 0)},
+            {HELP / "LoKrSave.png": [21, 40]},
+            "lokr_merge_into_one_file",
+            {20: (400, 330), 21: (400, 330), 40: (420, 320)},
+        ),
+    ]
+
+
+def show(front: Front, scene: Scene) -> None:
+    """Load a scene, run it, and write what is to be seen of it."""
+    front.load(scene.prompt, scene.places)
+    sizes = {str(node): size for node, size in {**TEXTS, **scene.sizes}.items()}
+    front.page.evaluate(
+        """([sizes, offset]) => {
+            for (const [id, size] of Object.entries(sizes)) app.graph.getNodeById(Number(id))?.setSize(size);
+            app.canvas.ds.offset = offset;
+            app.graph.setDirtyCanvas(true, true);
         }""",
-        {str(key): value for key, value in PLACES.items()},
+        [sizes, CANVAS],
     )
+    front.page.evaluate(
+        """() => {
+            window.lokrDone = false;
+            app.api.addEventListener('execution_success', () => { window.lokrDone = true; }, {once: true});
+            return app.queuePrompt(0, 1);
+        }"""
+    )
+    front.page.wait_for_function("window.lokrDone", timeout=600_000)
+    front.page.wait_for_timeout(2000)
+    if scene.example:
+        graph = front.page.evaluate("app.graph.serialize()")
+        path = WORKFLOWS / f"{scene.example}.json"
+        path.write_text(json.dumps(_for_a_person(graph), indent=1) + "\n", encoding="utf-8")
+    for path, nodes in scene.pictures.items():
+        front.page.screenshot(path=str(path), clip=_around(front, nodes))
+
+
+def _for_a_person(graph: dict) -> dict:
+    """The graph with names and sizes that a person has instead of those of a test."""
+    for node in graph["nodes"]:
+        values = node.get("widgets_values")
+        if node["type"] == "EmptyLatentImage":
+            values[:2] = [512, 512]
+        elif node["type"] == "KSampler":
+            values[:4] = [1, "fixed", 20, 7]
+        elif isinstance(values, list):
+            node["widgets_values"] = [
+                FOR_A_PERSON.get(value, value) if isinstance(value, str) else value for value in values
+            ]
+    return graph
+
+
+def _around(front: Front, nodes: list[int], margin: int = 14) -> dict[str, float]:
+    """The part of the screen that holds ``nodes``, their titles and badges."""
+    left, top, right, bottom = front.page.evaluate(
+        """ids => {
+            const boxes = ids.map(id => app.graph.getNodeById(id)).filter(Boolean).map(node => node.getBounding());
+            const {scale, offset} = app.canvas.ds;
+            const box = app.canvas.canvas.getBoundingClientRect();
+            const x = value => (value + offset[0]) * scale + box.left;
+            const y = value => (value + offset[1]) * scale + box.top;
+            return [Math.min(...boxes.map(b => x(b[0]))), Math.min(...boxes.map(b => y(b[1]))),
+                Math.max(...boxes.map(b => x(b[0] + b[2]))), Math.max(...boxes.map(b => y(b[1] + b[3])))];
+        }""",
+        nodes,
+    )
+    left, top = max(0.0, left - margin), max(0.0, top - margin)
+    return {"x": left, "y": top, "width": right + margin - left, "height": bottom + margin - top}
 
 
 def main() -> None:
     host = find_comfyui()
     assert host is not None, "no ComfyUI: set COMFYUI_PATH and COMFYUI_PYTHON"
-    IMAGES.mkdir(exist_ok=True)
+    wanted = set(sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         checkpoint = base / "models/checkpoints/sd15-float16.safetensors"
         checkpoint.parent.mkdir(parents=True)
         host.run(base, {"do": "make_sd15", "path": str(checkpoint), "dtype": "float16"})
-        save_file(lokr(LAYERS, 0), str(base / "models/loras/style.safetensors"))
+        save_file(lokr(LAYERS, 0), str(base / "models/loras/style.safetensors"), metadata=METADATA)
+        save_file(lokr(LAYERS, 1), str(base / "models/loras/other.safetensors"))
         with host.serve(base) as server, sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
-                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+                executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=ARGUMENTS
             )
-            page = browser.new_page(viewport={"width": 1640, "height": 640})
-            open_graph(page, server.url, workflow(loader("style.safetensors", 0.8)))
-            page.evaluate("window.app.queuePrompt(0, 1)")
-            page.wait_for_function("window.app.graph.getNodeById(8)?.imgs?.length > 0", timeout=120_000)
-            page.wait_for_timeout(1500)
-            page.screenshot(path=str(IMAGES / "loader.png"))
-            graph = page.evaluate("window.app.graph.serialize()")
-            (PROJECT / "example_workflows" / "lokr_loader.json").write_text(json.dumps(graph, indent=1) + "\n")
+            page = browser.new_page(viewport={"width": 2500, "height": 1100})
+            front = Front(page, server.url).open()
+            for scene in scenes():
+                names = {path.name for path in scene.pictures}
+                if not wanted or wanted & {*names, scene.example}:
+                    show(front, scene)
+                    print(*sorted(names), flush=True)
             browser.close()
 
 

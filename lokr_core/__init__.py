@@ -16,14 +16,18 @@ from .names import Slot
 from .report import Report
 from .resolve import Match, other_places, resolve
 from .targets import Target, weight_name
+from .tuner import LoKrConfig, LoKrLayer, LoKrModel, get_lokr_model, load_lokr_model
 
 __all__ = [
     "Adapter",
     "Factor",
     "LiveHandle",
+    "LoKrConfig",
     "LoKrError",
     "LoKrFileError",
+    "LoKrLayer",
     "LoKrMatchError",
+    "LoKrModel",
     "LoKrShapeError",
     "LoKrValueError",
     "LoKrWeights",
@@ -34,7 +38,9 @@ __all__ = [
     "Target",
     "attach",
     "factorization",
+    "get_lokr_model",
     "load_adapter",
+    "load_lokr_model",
     "merge_adapter",
     "other_places",
     "resolve",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .errors import LoKrValueError
 
-__all__ = ["PRESETS", "BlockStrengths", "block_groups"]
+__all__ = ["ALL", "OTHER", "PRESETS", "BlockStrengths", "block_groups", "short_name"]
 
 # Short names of lists of blocks; any other list goes by its own name, with or without "_blocks".
 ALIASES = {
@@ -63,10 +63,16 @@ def block_groups(modules: Iterable[str]) -> dict[str, tuple[str, set[int]]]:
             number = path.removeprefix(f"{name}.").partition(".")[0]
             if path.startswith(f"{name}.") and number.isdigit():
                 numbers.add(int(number))
-    return {_short(name): (name, numbers) for name, numbers in lists.items()}
+    groups: dict[str, tuple[str, set[int]]] = {}
+    for name in sorted(lists, key=lambda name: name.count(".")):
+        short = short_name(name)
+        # Of two lists with one short name, the inner one goes by its whole name.
+        groups[name if short in groups else short] = (name, lists[name])
+    return groups
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """What a list of blocks is called for short: "input_blocks" is "IN", "double_blocks" is "DOUBLE"."""
     return ALIASES.get(name) or name.rpartition(".")[2].removesuffix("_blocks").upper()
 
 

@@ -1,4 +1,4 @@
-"""The command ``lokr``: inspect, check and apply LoKr files, and see what they do."""
+"""The command ``lokr``: inspect, check, apply and train LoKr files, and see what they do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from contextlib import contextmanager
 import torch
 
 from .checkpoint import apply_to_file, check_file, version
+from .combine import EXACT, OVERLAPS, Term, combine
 from .demo import run_demo
 from .errors import LoKrError
-from .formats import load_adapter
+from .formats import load_adapter, save_adapter
 from .inspect import inspect_adapter
 from .progress import ProgressBar
+from .training.train_pictures import add_train_arguments, train_on_pictures
 
 __all__ = ["main"]
 
@@ -74,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("model", metavar="MODEL", help="the checkpoint (.safetensors); only its header is read")
     check.add_argument("adapter", metavar="ADAPTER", help="a LoKr file (.safetensors)")
 
+    train = command("train", _train, "Train a LoKr on a folder of pictures, for a small model made on the spot.")
+    add_train_arguments(train)
+
+    combine = command("combine", _combine, "Write several adapters, each at its strength, as one file.")
+    combine.add_argument("files", metavar="FILE[:STRENGTH]", nargs="+", help="a LoKr file, style.safetensors:0.8")
+    combine.add_argument("-o", "--output", metavar="OUT", required=True, help="the file to write")
+    combine.add_argument(
+        "--overlap", choices=OVERLAPS, default=EXACT, help="where a sum is no LoKr (default: %(default)s, exact)"
+    )
+    combine.add_argument("--dtype", choices=DTYPES, help="of the tensors in OUT (default: as they are)")
+
     demo = command("demo", _demo, "Make a tiny model and a LoKr for it, and see strengths at work. Downloads nothing.")
     demo.add_argument("--out", metavar="DIR", default="lokr-demo", help="folder for its files (default: %(default)s)")
     return parser
@@ -105,6 +118,32 @@ def _check(options: argparse.Namespace) -> int:
     report = check_file(options.model, options.adapter)
     _show(report, options)
     return OK if report.complete else INCOMPLETE
+
+
+def _train(options: argparse.Namespace) -> int:
+    trained = train_on_pictures(options)
+    if trained:  # in the first of several processes
+        _show(trained, options)
+    return OK
+
+
+def _combine(options: argparse.Namespace) -> int:
+    combined = combine([_term(text) for text in options.files], options.overlap)
+    save_adapter(combined.adapter, options.output, DTYPES.get(options.dtype))
+    _show(combined, options)
+    if not options.json:
+        print(f"written: {options.output}")
+    return OK
+
+
+def _term(text: str) -> Term:
+    """``FILE`` or ``FILE:STRENGTH``; a colon before anything but a number is the file's own, as in ``C:\\x``."""
+    path, _, number = text.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        path, strength = text, 1.0
+    return Term(load_adapter(path or text), strength)
 
 
 def _demo(options: argparse.Namespace) -> int:

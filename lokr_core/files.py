@@ -70,8 +70,8 @@ class Header:
     metadata: dict[str, str]
 
 
-def read_header(path: str | os.PathLike) -> Header:
-    """The checked header of a safetensors file; no tensor is read.
+def read_header(path: str | os.PathLike, most: int = _MAX_HEADER) -> Header:
+    """The checked header of a safetensors file, of ``most`` bytes at most; no tensor is read.
 
     Raises LoKrFileError that says what is wrong: missing, empty, a pickle, not safetensors, truncated, offsets that
     overlap or leave gaps, sizes that do not fit shape and dtype.
@@ -82,7 +82,7 @@ def read_header(path: str | os.PathLike) -> Header:
         with path.open("rb") as file:
             head = file.read(8)
             length = int.from_bytes(head, "little")
-            whole = size >= 8 and length <= min(size - 8, _MAX_HEADER)
+            whole = size >= 8 and length <= min(size - 8, most)
             text = file.read(length) if whole else file.read(8)
     except IsADirectoryError:
         raise LoKrFileError("This is a folder, not a file", file=path, expected="a .safetensors file") from None
@@ -115,7 +115,7 @@ def read_header(path: str | os.PathLike) -> Header:
             "The header is longer than the file: truncated, or not a safetensors file",
             file=path,
             expected=f"a header of {length:,} bytes",
-            found=f"a file of {size:,} bytes (and no header may be longer than {_MAX_HEADER:,})",
+            found=f"a file of {size:,} bytes (and no header may be longer than {most:,})",
             hint="download the file again",
         )
     try:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 
 from .adapter import Adapter, LoKrWeights, ModuleName
+from .energy import Energy, HeatMap, place_of
 from .inspect_metadata import base_model, frequent_tags, title, trained_with, trigger_words
 from .kronecker import Factor
 from .kronecker.norm import kron_norm
+from .names import guess
 from .progress import human_bytes
 
 __all__ = ["Inspection", "ModuleInfo", "inspect_adapter"]
@@ -25,7 +27,10 @@ _LINES = 12  # groups of modules that the text shows
 @dataclass(frozen=True)
 class ModuleInfo:
     """One LoKr module. ``shape`` is of the weight it is for, a kernel that the file flattened being part of its second
-    axis; ``norm`` is ‖ΔW‖ = ‖scaling · W1 ⊗ W2‖ at strength 1, which with DoRA is not yet the change of the weight."""
+    axis; ``norm`` is ‖ΔW‖ = ‖scaling · W1 ⊗ W2‖ at strength 1, which with DoRA is not yet the change of the weight.
+
+    ``form``: "whole" where both factors are, else "low-rank" or "Tucker". ``block``: the model's block it is in, as far
+    as names tell, as its strength is written ("IN4")."""
 
     name: str
     component: str
@@ -39,8 +44,10 @@ class ModuleInfo:
     alpha: float | None
     dora: str | None
     dtype: str
+    form: str
     parameters: int
     norm: float
+    block: str
 
     @property
     def rms(self) -> float:
@@ -56,14 +63,26 @@ class Note:
     modules: int = 0
     example: str = ""
 
+    @property
+    def line(self) -> str:
+        """The note for a person."""
+        if not self.modules:
+            return self.text
+        where = self.example if self.modules == 1 else f"{self.modules:,} modules, such as {self.example}"
+        return f"{self.text} ({where})"
+
 
 @dataclass
 class Inspection:
-    """What an adapter holds. ``text()`` is for a person, ``as_dict()`` for a program (ready for JSON)."""
+    """What an adapter holds. ``text()`` is for a person, ``as_dict()`` for a program (ready for JSON).
+
+    ``architecture``: the one that the modules' names and shapes tell, None where they tell none.
+    """
 
     file: Path | None
     title: str
     producer: str
+    architecture: str | None
     base_model: dict[str, str]
     trained_with: dict[str, str]
     trigger_words: list[str]
@@ -72,6 +91,7 @@ class Inspection:
     other_kinds: dict[str, int]
     bytes: int
     full_bytes: int
+    heat: HeatMap
     notes: list[Note] = field(default_factory=list)
 
     @property
@@ -89,7 +109,7 @@ class Inspection:
         return dict(Counter(module.kind for module in self.modules).most_common())
 
     def as_dict(self) -> dict:
-        data = {key: value for key, value in vars(self).items() if key not in ("modules", "notes")}
+        data = {key: value for key, value in vars(self).items() if key not in ("modules", "notes", "heat")}
         return {
             **data,
             "file": None if self.file is None else str(self.file),
@@ -97,6 +117,7 @@ class Inspection:
             "parameters": self.parameters,
             "full_parameters": self.full_parameters,
             "notes": [asdict(note) for note in self.notes],
+            "heat": asdict(self.heat),
             "modules": [{**asdict(module), "rms": module.rms} for module in self.modules],
         }
 
@@ -130,7 +151,7 @@ class Inspection:
             others = ", ".join(f"{n} × {kind}" for kind, n in self.other_kinds.items())
             out.append(_line("also holds", f"{others} (not LoKr)"))
         out += ["", *self._table(lines), ""]
-        out += [_note_line(note) for note in self.notes] or ["nothing suspicious"]
+        out += [f"note: {note.line}" for note in self.notes] or ["nothing suspicious"]
         return "\n".join(out)
 
     def _norms(self) -> str:
@@ -156,9 +177,14 @@ class Inspection:
         return table
 
 
-def inspect_adapter(adapter: Adapter) -> Inspection:
-    """What ``adapter`` holds. Nothing of the size of a weight is built: 1,000 modules take about a second."""
-    modules = [_module(name, weights, adapter.names[name]) for name, weights in adapter.items()]
+def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -> Inspection:
+    """What ``adapter`` holds. Nothing of the size of a weight is built: 1,000 modules take about a second.
+
+    base: ‖W‖ of the weight that each module is for; with it the heat map is of ‖ΔW‖/‖W‖, of these modules alone
+    """
+    architecture = guess({n.path: adapter[m].shape for m, n in adapter.names.items() if n.component in ("", "unet")})
+    places = {module: place_of(name, architecture) for module, name in adapter.names.items()}
+    modules = [_module(m, weights, adapter.names[m], places[m].block) for m, weights in adapter.items()]
     tensors = [t for w in adapter.values() for f in (w.w1, w.w2) for t in f.tensors.values()]
     tensors += [w.dora_scale for w in adapter.values() if w.dora_scale is not None]
     full = sum(prod(w.shape) * next(iter(w.w2.tensors.values())).element_size() for w in adapter.values())
@@ -166,6 +192,7 @@ def inspect_adapter(adapter: Adapter) -> Inspection:
         file=adapter.path,
         title=title(adapter.metadata),
         producer=adapter.producer,
+        architecture=architecture,
         base_model=base_model(adapter.metadata),
         trained_with=trained_with(adapter.metadata),
         trigger_words=trigger_words(adapter.metadata),
@@ -174,11 +201,16 @@ def inspect_adapter(adapter: Adapter) -> Inspection:
         other_kinds=dict(Counter(adapter.other_kinds.values()).most_common()),
         bytes=sum(t.numel() * t.element_size() for t in tensors),
         full_bytes=full,
+        heat=HeatMap.of(
+            Energy(places[module.name], module.norm, None if base is None else base[module.name])
+            for module in modules
+            if base is None or module.name in base
+        ),
         notes=_notes(adapter, modules),
     )
 
 
-def _module(name: str, weights: LoKrWeights, spelled: ModuleName) -> ModuleInfo:
+def _module(name: str, weights: LoKrWeights, spelled: ModuleName, block: str) -> ModuleInfo:
     return ModuleInfo(
         name=name,
         component=spelled.component,
@@ -192,8 +224,10 @@ def _module(name: str, weights: LoKrWeights, spelled: ModuleName) -> ModuleInfo:
         alpha=weights.alpha,
         dora=weights.dora_axis,
         dtype=", ".join(dict.fromkeys(_dtype(t) for f in (weights.w1, weights.w2) for t in f.tensors.values())),
+        form="Tucker" if weights.is_tucker else "whole" if weights.rank is None else "low-rank",
         parameters=weights.numel,
         norm=abs(weights.scaling) * kron_norm(weights.w1, weights.w2),
+        block=block,
     )
 
 
@@ -226,13 +260,6 @@ def _dtype(tensor) -> str:
 
 def _line(label: str, text: str) -> str:
     return f"{label:<14} {text}"
-
-
-def _note_line(note: Note) -> str:
-    if not note.modules:
-        return f"note: {note.text}"
-    where = note.example if note.modules == 1 else f"{note.modules:,} modules, such as {note.example}"
-    return f"note: {note.text} ({where})"
 
 
 def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, MutableMapping
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class _Weight:
             for handle, matches in self.layers.values():
                 for match in matches:
                     try:
-                        match.add_to_(data, handle.strength, self.base.to(data.device))
+                        match.add_to_(data, handle.strength_of(match), self.base.to(data.device))
                     except LoKrError as error:
                         error.module = error.module or match.module
                         error.file = error.file or handle.report.adapter.path
@@ -81,34 +81,64 @@ class MergeHandle:
     ``report`` tells what became of each module. While the handle lives it keeps a copy of each weight it changed.
     """
 
-    def __init__(self, report: Report, strength: float):
+    def __init__(self, report: Report, strength: float, factors: Callable[[str], float] | None = None):
         self.report = report
         self.strength = strength
+        self._factors = factors
         self._held: list[_Weight] = []
         self._removed = False
+
+    def strength_of(self, match: Match) -> float:
+        """The strength of one module's update: ``strength``, times the module's own factor."""
+        factor = 1.0 if self._factors is None else check_strength(self._factors(match.slot.module))
+        return self.strength * factor
 
     def set_strength(self, strength: float) -> None:
         """Merge anew at ``strength``; on any exception, KeyboardInterrupt too, the former strength is in force.
 
         Raises LoKrValueError for a strength that is no finite number, LoKrError after ``remove()``.
         """
-        strength, before = check_strength(strength), self.strength
+        self._change(check_strength(strength), self._factors)
+
+    def set_strengths(self, factors: Callable[[str], float] | None) -> None:
+        """Merge anew with the strength multiplied module by module: by a function from the model's module name to a
+        factor, or not at all. Weights whose strengths stay are left alone; exceptions are as in ``set_strength``.
+        """
+        self._change(self.strength, factors)
+
+    def _change(self, strength: float, factors: Callable[[str], float] | None) -> None:
         if self._removed:
             raise LoKrError(
                 "This adapter has been removed from the model",
                 file=self.report.adapter.path,
                 hint="merge it again with merge_adapter",
             )
-        if strength == before:
-            return
-        self.strength = strength
+        before, were = (self.strength, self._factors), self._strengths()
+        self.strength, self._factors = strength, factors
+        changed = self._held
         try:
-            for weight in self._held:
+            now = self._strengths()
+            changed = [weight for weight, old, new in zip(self._held, were, now, strict=True) if old != new]
+            for weight in changed:
                 weight.refresh()
         except BaseException:
-            self.strength = before
-            _refresh_all(self._held)
+            self.strength, self._factors = before
+            _refresh_all(changed)
             raise
+
+    def _strengths(self) -> list[list[float]]:
+        """Of each weight that is held, the strengths of what this handle adds to it."""
+        return [[self.strength_of(match) for match in self._matches_in(weight)] for weight in self._held]
+
+    def _matches_in(self, weight: _Weight) -> list[Match]:
+        return weight.layers[id(self)][1]
+
+    def forget(self) -> None:
+        """Let go of the weights as they are: they have been loaded anew, and nothing is to be put back into them."""
+        self._removed = True
+        for weight in self._held:
+            weight.layers.pop(id(self), None)
+        self._held = []
 
     def remove(self) -> None:
         """Take the adapter out. Others merged into the same weights stay. Calling it again does nothing.
@@ -148,12 +178,19 @@ class MergeHandle:
 
 
 def merge_adapter(
-    model: nn.Module | MutableMapping[str, Tensor], adapter: Adapter, strength: float = 1.0
+    model: nn.Module | MutableMapping[str, Tensor],
+    adapter: Adapter,
+    strength: float = 1.0,
+    *,
+    target: Target | None = None,
+    factors: Callable[[str], float] | None = None,
 ) -> MergeHandle:
     """Merge ``adapter`` into the weights of ``model``, in place, and return the handle that can take it out again.
 
     model: any ``nn.Module``, or a dict of weight name -> tensor such as a state dict; its tensors are changed
     strength: multiplies the update (with DoRA: W + strength · (W' - W)); ``handle.set_strength(s)`` changes it
+    target: names and shapes of the weights to change, where these are not all of the model's
+    factors: multiplies the strength module by module (see ``MergeHandle.set_strengths``)
 
     Any number of adapters can be merged at once, and changed and removed in any order. Modules that belong to no
     weight are refused in ``handle.report``. Raises LoKrMatchError where none belongs, LoKrValueError for a strength
@@ -172,13 +209,13 @@ def merge_adapter(
     # One tensor may be known by several names (tied weights), any of which an adapter may use.
     named = model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else model.items()
     tensors = {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
-    matches, report = resolve(adapter, Target.of(tensors))
+    matches, report = resolve(adapter, target or Target.of(tensors))
     report.raise_if_nothing_matched()
     by_key: dict[Hashable, list[Match]] = defaultdict(list)
     for match in matches:
         by_key[_key(tensors[match.weight])].append(match)
     _check_memory(tensors, by_key, report)
-    handle = MergeHandle(report, strength)
+    handle = MergeHandle(report, strength, factors)
     handle._merge((tensors[found[0].weight], found) for found in by_key.values())
     return handle
 

@@ -21,6 +21,7 @@ _GLYPHS = {
     "H": "HHHVHHH", "I": "E44444E", "J": "72222IC", "K": "HIKOKIH", "L": "GGGGGGV", "M": "HRLLHHH",
     "N": "HHPLJHH", "O": "EHHHHHE", "P": "UHHUGGG", "Q": "EHHHLID", "R": "UHHUKIH", "S": "FGGE11U", "T": "V444444",
     "U": "HHHHHHE", "V": "HHHHHA4", "W": "HHHLLLA", "X": "HHA4AHH", "Y": "HHHA444", "Z": "V1248GV", " ": "0000000",
+    "/": "11248GG", "_": "000000V", ":": "0CC0CC0", "Δ": "44AAHHV",
 }  # fmt: skip
 
 
@@ -30,7 +31,10 @@ def text_width(text: str, scale: int = 1) -> int:
 
 
 def draw_text(image: np.ndarray, text: str, row: int, column: int, color: tuple[int, int, int], scale: int = 1) -> None:
-    """Write ``text`` (letters, digits, . - + =) on ``image`` (height, width, 3) uint8, its top left at row, column."""
+    """Write ``text`` on ``image`` (height, width, 3) uint8, its top left at row, column.
+
+    There are letters, digits and . - + = / : _ Δ; anything else is left blank.
+    """
     for glyph in (_GLYPHS.get(letter, _GLYPHS[" "]) for letter in text.upper()):
         bits = np.array([[int(line, 32) >> (4 - x) & 1 for x in range(GLYPH_WIDTH)] for line in glyph], dtype=bool)
         bits = bits.repeat(scale, 0).repeat(scale, 1)

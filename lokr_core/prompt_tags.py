@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import LoKrValueError
 
-__all__ = ["Tag", "read_tags"]
+__all__ = ["Tag", "read_tags", "tag_of"]
 
 _TAG = re.compile(r"<\s*lokr\s*:([^<>]*)>", re.IGNORECASE)
 _NAMED = {"te": "te", "clip": "te", "unet": "unet", "model": "unet"}
@@ -28,23 +29,30 @@ def read_tags(prompt: str) -> tuple[str, list[Tag]]:
     """The prompt without its tags, and the tags in their order.
 
     ``<lokr:name>``, ``<lokr:name:both>``, ``<lokr:name:te:unet>``: A1111's order for LoRA, the text encoder first;
-    also by name: ``te=`` (or ``clip=``) and ``unet=`` (or ``model=``). The name ``lokr`` is in any case.
+    also by name: ``te=`` (or ``clip=``) and ``unet=`` (or ``model=``). A strength for the denoiser that is not said is
+    the text encoder's, as A1111 has it. The name ``lokr`` is in any case.
 
     >>> read_tags("a lighthouse <lokr:style:0.8:0.6>, dusk")
     ('a lighthouse, dusk', [Tag(name='style', te=0.8, unet=0.6, text='<lokr:style:0.8:0.6>')])
 
     Raises LoKrValueError that shows the tag, where a name or a number is none.
     """
-    tags = [_tag(match) for match in _TAG.finditer(prompt)]
+    tags = [tag_of(match.group(1).split(":"), match.group()) for match in _TAG.finditer(prompt)]
     if not tags:
         return prompt, []
     cleaned = re.sub(r"[ \t]*" + _TAG.pattern, "", prompt, flags=re.IGNORECASE)
     return cleaned.strip(), tags
 
 
-def _tag(match: re.Match) -> Tag:
-    text = match.group()
-    name, *rest = (piece.strip() for piece in match.group(1).split(":"))
+def tag_of(pieces: Iterable[str], text: str) -> Tag:
+    """The tag whose pieces between colons are the name and what follows it; ``text``: the tag as it was written.
+
+    >>> tag_of(["style", "0.8", "unet=0.6"], "<lokr:style:0.8:unet=0.6>").unet
+    0.6
+
+    Raises LoKrValueError that shows ``text``.
+    """
+    name, *rest = (piece.strip() for piece in pieces)
     if not name:
         raise LoKrValueError("A tag names no adapter", expected="<lokr:name:strength>", found=text)
     numbers, named = [], {}
@@ -58,8 +66,8 @@ def _tag(match: re.Match) -> Tag:
             numbers.append(_number(piece, text))
     if len(numbers) > 2:
         raise LoKrValueError("A tag has two strengths at most", expected="<lokr:name:te:unet>", found=text)
-    te, unet = (numbers * 2)[:2] if numbers else (1.0, 1.0)
-    return Tag(name, named.get("te", te), named.get("unet", unet), text)
+    te = named.get("te", numbers[0] if numbers else 1.0)
+    return Tag(name, te, named.get("unet", numbers[1] if len(numbers) > 1 else te), text)
 
 
 def _number(value: str, text: str) -> float:

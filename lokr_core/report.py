@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from .adapter import Adapter
 from .errors import LoKrMatchError
 
-__all__ = ["Entry", "Report"]
+__all__ = ["Entry", "Reason", "Report"]
 
 APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
 
@@ -31,13 +31,26 @@ class Entry:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Why modules were refused: the reason, how many have it, and the first few of them."""
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
 @dataclass
 class Report:
-    """Every module of a file: ``applied``, ``handed`` (to the host's own loader) or ``refused`` with its reason."""
+    """Every module of a file: ``applied``, ``handed`` (to the host's own loader) or ``refused`` with its reason.
+
+    ``mismatch``: those of the ``notes`` that say why modules may have been refused.
+    """
 
     adapter: Adapter
     entries: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    mismatch: list[str] = field(default_factory=list)
 
     def add(self, module: str, status: str, **details: str) -> None:
         self.entries.append(Entry(module, status, **details))
@@ -67,6 +80,14 @@ class Report:
         """One line: "236 of 236 modules applied"."""
         placed, total = len(self.applied) + len(self.handed), len(self.entries)
         return f"{placed} of {total} modules applied" + (f", {len(self.refused)} refused" if self.refused else "")
+
+    def reasons(self, examples: int = 3) -> list[Reason]:
+        """Why modules were refused, the commonest reason first."""
+        modules: dict[str, list[str]] = {}
+        for entry in self.refused:
+            modules.setdefault(entry.reason, []).append(entry.module)
+        ranked = sorted(modules.items(), key=lambda item: -len(item[1]))
+        return [Reason(reason, len(found), tuple(found[:examples])) for reason, found in ranked]
 
     def hand_over(self, modules: Iterable[str]) -> None:
         """Note that the host's own loader takes these modules, which are no LoKr."""
@@ -142,6 +163,7 @@ class Report:
 
         A module may hold LoKr and something else besides; each is an entry of its own.
         """
+        reports = list(reports)
         best: dict[tuple[str, str], Entry] = {}
         notes: dict[str, None] = {}
         rank = {REFUSED: 0, HANDED: 1, APPLIED: 2}
@@ -151,7 +173,11 @@ class Report:
                 key = entry.module, entry.kind
                 if key not in best or rank[entry.status] > rank[best[key].status]:
                     best[key] = entry
-        return cls(adapter, list(best.values()), list(notes))
+        merged = cls(adapter, list(best.values()))
+        # Refused by one target and taken by another is no mismatch.
+        settled = {note for report in reports for note in report.mismatch} if merged.complete else set()
+        merged.notes = [note for note in notes if note not in settled]
+        return merged
 
 
 def _numberless(text: str) -> str:

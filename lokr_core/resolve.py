@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .adapter import Adapter, LoKrWeights, ModuleName
 from .errors import LoKrShapeError
-from .names import Slot, guess
+from .names import Slot, guesses
 from .others import other_updates
 from .report import APPLIED, REFUSED, Report
 from .targets import Target, weight_name
@@ -74,7 +74,8 @@ def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
         report.add(module, APPLIED if placed else REFUSED, where=where, reason=reason, note=note, detail=detail)
     matches += _place_others(adapter, target, report)
     if report.refused:
-        report.notes += _mismatch(adapter, target)
+        report.mismatch = _mismatch(adapter, target)
+        report.notes += report.mismatch
     return matches, report
 
 
@@ -187,8 +188,8 @@ def _mismatch(adapter: Adapter, target: Target) -> list[str]:
         return []
     of_denoiser = {n.path: adapter[module].shape for module, n in adapter.names.items() if n.component in ("", "unet")}
     said = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
-    guessed = guess(of_denoiser)
+    guessed = guesses(of_denoiser)
     here = " with ".join(target.architectures)
-    if guessed and guessed not in target.architectures:
-        return [f"this looks like an adapter for {guessed}; the model is {here}"]
+    if guessed and not set(guessed).intersection(target.architectures):
+        return [f"this looks like an adapter for {guessed[0]}; the model is {here}"]
     return [f"the file names {said} as its base model; the model is {here}"] if said else []

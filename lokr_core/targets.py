@@ -86,7 +86,9 @@ class Target:
 
     def has(self, component: str) -> bool:
         """Whether there is a model for modules of that component ("unet", "te1", ...)."""
-        return any(part.takes(component) for part in self.parts if part.names)
+        # A host's own names are of the same models as the others.
+        models = [part for part in self.parts[:-1] if part.names] or self.parts[-1:]
+        return any(part.takes(component) for part in models if part.names)
 
     def candidates(self, name: ModuleName) -> Iterator[tuple[str, tuple[Slot, ...]]]:
         """(a name the target knows, where it points to) for every way to read a module's name, the likeliest first."""

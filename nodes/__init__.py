@@ -1,10 +1,15 @@
 """ComfyUI: the nodes, and the bridge from a ModelPatcher to lokr_core. No formula, name table or parsing in here."""
 
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
+from . import routes
 from .blocks import LoKrBlockStrengths
+from .grid import LoKrGridImage, LoKrStrengthGrid
+from .inspect import LoKrInspect
 from .loader import LoKrLoader, LoKrLoaderModelOnly
 from .prompt import LoKrPromptLoader
+from .save import LoKrSave
 from .schedule import LoKrSchedule
 from .stack import LoKrStack
 
@@ -12,5 +17,20 @@ __all__ = ["LoKrExtension"]
 
 
 class LoKrExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        if hasattr(PromptServer, "instance"):  # not where ComfyUI is used without its server
+            routes.register(PromptServer.instance)
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoKrLoader, LoKrLoaderModelOnly, LoKrStack, LoKrBlockStrengths, LoKrSchedule, LoKrPromptLoader]
+        return [
+            LoKrLoader,
+            LoKrLoaderModelOnly,
+            LoKrStack,
+            LoKrPromptLoader,
+            LoKrBlockStrengths,
+            LoKrSchedule,
+            LoKrInspect,
+            LoKrStrengthGrid,
+            LoKrGridImage,
+            LoKrSave,
+        ]

@@ -13,6 +13,7 @@ from ..lokr_core import Adapter, LoKrMatchError, Report
 from ..lokr_core.adapter import check_strength
 from .bridge import Plan, patches_of, plan_of
 from .live import Live, seat_for
+from .loaded import remember
 from .mode import LIVE, MERGE, How, choose
 
 __all__ = ["apply_adapter"]
@@ -71,6 +72,7 @@ def _apply(owner, patcher: ModelPatcher, plan: Plan, strength: float, how: How) 
             notes.append(f"{len(merged)} modules are merged all the same, since live can't follow their layers")
     _merge(patcher, patches_of(merged, plan.target), strength, factor_of)
     _merge(patcher, [plan.handed], strength, factor_of)
+    remember(patcher, plan, strength, factor_of, how.schedule is not None)
     if how.schedule is not None and plan.handed:
         notes.append("the schedule does not reach what was handed to ComfyUI's own loader")
     return owner, notes

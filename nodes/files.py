@@ -11,7 +11,9 @@ import folder_paths
 
 from ..lokr_core import Adapter, LoKrFileError, load_adapter
 
-__all__ = ["adapter_called", "adapter_names", "adapter_path", "fingerprint", "read_adapter"]
+__all__ = ["adapter_called", "adapter_names", "adapter_path", "fingerprint", "preview_path", "read_adapter"]
+
+PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".gif")
 
 
 def _folders() -> list[str]:
@@ -61,6 +63,16 @@ def adapter_called(name: str) -> str:
             hint="write the folder too, as in one of these",
         )
     return found[0] if found else adapter_path(f"{name}.safetensors") and name
+
+
+def preview_path(path: str) -> str | None:
+    """The picture beside an adapter file, in its own folder also when links are followed; None where there is none."""
+    stem = os.path.splitext(path)[0]
+    for ending in PICTURES:
+        picture = stem + ending
+        if os.path.isfile(picture) and folder_paths.is_within_directory(os.path.dirname(path), picture):
+            return picture
+    return None
 
 
 def fingerprint(name: str | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 
 from comfy_api.latest import io
 from server import PromptServer
 
 from ..lokr_core import LoKrError, Report
 from .files import adapter_names, adapter_path
-from .mode import AUTO, MODES
+from .mode import AUTO, LIVE, MERGE, MODES
 
 __all__ = [
     "BLOCKS",
@@ -22,9 +23,11 @@ __all__ = [
     "clip_input",
     "file_input",
     "mode_input",
+    "shown",
     "strength_input",
     "tell",
     "valid_file",
+    "write_on",
 ]
 
 CATEGORY = "loaders/lokr"
@@ -83,18 +86,46 @@ def valid_file(name: str | None) -> bool | str:
 
 
 def tell(node: type[io.ComfyNode], reports: list[Report]) -> str:
-    """The reports in the log and on the node, and all of their text.
-
-    A node that is called from code has no place of its own in a graph.
-    """
+    """The reports in the log and on the node, and all of their text."""
     for report in reports:
         LOG.log(logging.INFO if report.complete else logging.WARNING, report.text())
-    if node.hidden is not None and node.hidden.unique_id is not None and reports:
-        brief = [_brief(report) if report.complete else report.text(lines=6) for report in reports]
-        PromptServer.instance.send_progress_text("\n".join(brief), node.hidden.unique_id)
+    if reports:
+        write_on(node, "\n".join(_brief(report) if report.complete else report.text(lines=6) for report in reports))
     return "\n\n".join(report.text() for report in reports)
 
 
+def write_on(node: type[io.ComfyNode], text: str) -> None:
+    """Show ``text`` on the node. One that is called from code has no place of its own in a graph."""
+    if node.hidden is not None and node.hidden.unique_id is not None:
+        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
+
+
+def shown(reports: list[Report]) -> dict[str, list[dict]]:
+    """The reports as a node's ui output, which the page makes a badge of: one per file."""
+    return {"lokr_report": [_shown(report) for report in reports]}
+
+
+def _shown(report: Report) -> dict:
+    found, total = len(report.applied) + len(report.handed), len(report.entries)
+    modes = _modes(report)
+    return {
+        "applied": found if modes else 0,  # at strength 0 what was found is not applied
+        "found": found,
+        "total": total,
+        "mode": " and ".join(modes),
+        "level": "ok" if report.complete else "warn" if found else "error",
+        "summary": _brief(report),
+        "reasons": [asdict(reason) for reason in report.reasons()],
+        "file": None if report.adapter.path is None else report.adapter.path.name,
+        "notes": list(dict.fromkeys((*report.adapter.notes, *report.notes))),
+    }
+
+
 def _brief(report: Report) -> str:
-    modes = [note for note in report.notes if note.partition(": ")[0] in MODES]
-    return "; ".join([report.headline, *(note.partition(":")[0] for note in modes)])
+    return "; ".join([report.headline, *_modes(report)])
+
+
+def _modes(report: Report) -> list[str]:
+    """The modes that the notes of ``apply_adapter`` name: "live: why", or "clip: merge: why" where the two differ."""
+    words = [word for note in report.notes for word in note.split(": ")[:2] if word in (LIVE, MERGE)]
+    return list(dict.fromkeys(words))

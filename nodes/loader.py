@@ -15,6 +15,7 @@ from .inputs import (
     clip_input,
     file_input,
     mode_input,
+    shown,
     strength_input,
     tell,
     valid_file,
@@ -27,12 +28,12 @@ ALIASES = ["lokr", "lycoris", "kronecker", "load lokr", "lora loader", "lora"]
 
 
 def _load(node: type[io.ComfyNode], model, clip, name: str, strengths: tuple, mode: str, blocks, schedule):
-    """What both loaders do: (model, clip, report's text)."""
+    """What both loaders do: (model, clip, report)."""
     unique_id = node.hidden.unique_id if node.hidden is not None else None
     (changed,) = changed_since_last_run(unique_id, [(name, (*strengths, blocks))])
     how = How(mode, changed, blocks, schedule)
     model, clip, report = apply_adapter(model, clip, read_adapter(name), *strengths, how)
-    return model, clip, tell(node, [report])
+    return model, clip, report
 
 
 class LoKrLoader(io.ComfyNode):
@@ -72,7 +73,8 @@ class LoKrLoader(io.ComfyNode):
         cls, model, lokr_name, strength_model, strength_clip, clip=None, mode=AUTO, blocks=None, schedule=None
     ) -> io.NodeOutput:
         strengths = strength_model, strength_clip
-        return io.NodeOutput(*_load(cls, model, clip, lokr_name, strengths, mode, blocks, schedule))
+        model, clip, report = _load(cls, model, clip, lokr_name, strengths, mode, blocks, schedule)
+        return io.NodeOutput(model, clip, tell(cls, [report]), ui=shown([report]))
 
 
 class LoKrLoaderModelOnly(io.ComfyNode):
@@ -106,5 +108,5 @@ class LoKrLoaderModelOnly(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lokr_name, strength_model, mode=AUTO, blocks=None, schedule=None) -> io.NodeOutput:
-        model, _, text = _load(cls, model, None, lokr_name, (strength_model, 0.0), mode, blocks, schedule)
-        return io.NodeOutput(model, text)
+        model, _, report = _load(cls, model, None, lokr_name, (strength_model, 0.0), mode, blocks, schedule)
+        return io.NodeOutput(model, tell(cls, [report]), ui=shown([report]))

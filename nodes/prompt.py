@@ -8,7 +8,7 @@ from ..lokr_core import LoKrError, LoKrFileError
 from ..lokr_core.prompt_tags import read_tags
 from .apply import apply_adapter
 from .files import adapter_called, fingerprint, read_adapter
-from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input, tell
+from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input, shown, tell
 from .mode import AUTO, How, changed_since_last_run
 
 __all__ = ["LoKrPromptLoader"]
@@ -73,7 +73,8 @@ class LoKrPromptLoader(io.ComfyNode):
             model, clip, report = apply_adapter(model, clip, read_adapter(file), tag.unet, tag.te, how)
             report.notes.insert(0, f"{tag.text}: {file}")
             reports.append(report)
-        return io.NodeOutput(model, clip, cleaned, tell(cls, reports) or "the prompt has no <lokr:…> tag")
+        text = tell(cls, reports) or "the prompt has no <lokr:…> tag"
+        return io.NodeOutput(model, clip, cleaned, text, ui=shown(reports))
 
 
 def _file(tag) -> str:

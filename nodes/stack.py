@@ -19,6 +19,7 @@ from .inputs import (
     clip_input,
     file_input,
     mode_input,
+    shown,
     strength_input,
     tell,
 )
@@ -101,7 +102,7 @@ class LoKrStack(io.ComfyNode):
             model, clip, report = _in_row(row, apply_adapter, model, clip, adapter, *strengths, how)
             report.notes.insert(0, f"row {row.number}: {row.file}")
             reports.append(report)
-        return io.NodeOutput(model, clip, tell(cls, reports) or "no row is on")
+        return io.NodeOutput(model, clip, tell(cls, reports) or "no row is on", ui=shown(reports))
 
 
 def _in_row(row: Row, do, *arguments):

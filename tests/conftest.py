@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hosts import ComfyUI, find_comfyui
+from tests.hosts import A1111, ComfyUI, find_a1111, find_comfyui
 
 
 @pytest.fixture(scope="session")
@@ -12,4 +12,12 @@ def comfyui() -> ComfyUI:
     found = find_comfyui()
     if found is None:
         pytest.skip("NO COMFYUI HERE: set COMFYUI_PATH and COMFYUI_PYTHON; nothing of the ComfyUI nodes is tested")
+    return found
+
+
+@pytest.fixture(scope="session")
+def a1111() -> A1111:
+    found = find_a1111()
+    if found is None:
+        pytest.skip("NO A1111 HERE: set A1111_PATH and A1111_PYTHON, with a checkpoint in models/Stable-diffusion")
     return found

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,101 @@ class Server:
                 return history[answer["prompt_id"]]
             time.sleep(0.1)
         raise AssertionError(f"the prompt did not end: {answer}")
+
+
+@dataclass(frozen=True)
+class A1111:
+    """A checkout of AUTOMATIC1111's web UI (or of Forge), the interpreter that runs it, and a checkpoint's folder."""
+
+    path: Path
+    python: Path
+    checkpoints: Path
+
+    @contextmanager
+    def serve(self, base: Path, *arguments: str, page: bool = False) -> Iterator[WebServer]:
+        """A real server on 127.0.0.1 with ``base`` as its data directory, ended at the end; ``page``: not API alone.
+
+        This project lies in its ``extensions``; models/LoKr, models/Lora and models/LyCORIS are there for adapters.
+        """
+        for folder in ("extensions", "models/LoKr", "models/Lora", "models/LyCORIS"):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        link = base / "extensions" / "comfyui-lokr"
+        if not link.exists():
+            link.symlink_to(PROJECT, target_is_directory=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [self.python, "launch.py", "--api", "--port", str(port), "--server-name", "127.0.0.1"]
+        command += ["--data-dir", base, "--lora-dir", base / "models" / "Lora", "--ckpt-dir", self.checkpoints]
+        command += ["--use-cpu", "all", "--no-half", "--disable-console-progressbars", "--no-download-sd-model"]
+        command += [f"--skip-{what}" for what in ("torch-cuda-test", "prepare-environment", "install")]
+        command += ["--skip-python-version-check", *arguments] + ([] if page else ["--nowebui"])
+        environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+        log = base / "server.log"
+        with log.open("w") as out:
+            process = subprocess.Popen(command, cwd=self.path, env=environment, stdout=out, stderr=out)
+            try:
+                server = WebServer(f"http://127.0.0.1:{port}", base, log)
+                server.wait_until_up(process)
+                yield server
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+@dataclass(frozen=True)
+class WebServer:
+    """A running A1111 or Forge, talked to over its API."""
+
+    url: str
+    base: Path
+    log: Path
+
+    def wait_until_up(self, process: subprocess.Popen) -> None:
+        for _ in range(900):
+            try:
+                # Not before it says so: asked while it puts its routes together, it ends with an exception.
+                if "Startup time:" in self.log.read_text(errors="replace"):
+                    self.get("/sdapi/v1/options")
+                    return
+            except OSError:
+                pass
+            assert process.poll() is None, self.log.read_text()[-6000:]
+            time.sleep(0.2)
+        raise AssertionError(f"It is not up after three minutes:\n{self.log.read_text()[-6000:]}")
+
+    def get(self, path: str, **query: str):
+        url = self.url + path + ("?" + urllib.parse.urlencode(query) if query else "")
+        with urllib.request.urlopen(url, timeout=300) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, data: dict):
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(data).encode(), headers)
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return json.loads(answer.read())
+
+
+def find_a1111() -> A1111 | None:
+    """A1111_PATH and A1111_PYTHON; or the web UI whose extensions this is; or ~/a1111/webui. With a checkpoint."""
+    return _find_web_ui("A1111", [PROJECT.parent.parent, Path.home() / "a1111" / "webui"])
+
+
+def find_forge() -> A1111 | None:
+    """As ``find_a1111``: FORGE_PATH and FORGE_PYTHON; or ~/forge/webui."""
+    found = _find_web_ui("FORGE", [PROJECT.parent.parent, Path.home() / "forge" / "webui"])
+    return found if found and (found.path / "modules_forge").is_dir() else None
+
+
+def _find_web_ui(name: str, places: list[Path]) -> A1111 | None:
+    places = [os.environ.get(f"{name}_PATH"), *places]
+    for path in (Path(place) for place in places if place):
+        checkpoints = path / "models" / "Stable-diffusion"
+        if (path / "modules" / "extra_networks.py").is_file() and any(checkpoints.glob("*.safetensors")):
+            pythons = [os.environ.get(f"{name}_PYTHON"), path / "venv/bin/python", path.parent / "venv/bin/python"]
+            python = next((Path(p) for p in pythons if p and Path(p).exists()), None)
+            return A1111(path, python, checkpoints) if python else None
+    return None
 
 
 def base_directory(base: Path) -> Path:

@@ -43,7 +43,8 @@ def test_inspect(folder, capsys):
     assert main(["inspect", "style.safetensors"]) == 0
     assert "1 Linear" in capsys.readouterr().out
     assert main(["inspect", "style.safetensors", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["modules"][0]["name"] == "a"
+    found = json.loads(capsys.readouterr().out)
+    assert found["modules"][0]["name"] == "a" and found["heat"]["values"] == [[found["modules"][0]["norm"]]]
 
 
 def test_apply(folder, capsys):
@@ -117,6 +118,21 @@ def test_check_counts_what_the_library_does_not_apply_as_unmatched(folder):
     assert main(["check", "model.safetensors", "with-loha.safetensors"]) == 1
 
 
+def test_combine(folder, capsys):
+    assert main(["combine", "style.safetensors:0.5", "half.safetensors", "-o", "out.safetensors"]) == 0
+    assert "1 modules as they are, 1 as full differences" in capsys.readouterr().out
+    written, half = load_adapter("out.safetensors"), load_adapter("half.safetensors")
+    expected = 0.5 * load_adapter("style.safetensors")["a"].delta() + half["a"].delta()
+    assert torch.allclose(written["a"].delta(), expected, atol=1e-5)
+    assert torch.equal(written["c"].delta(), half["c"].delta())
+    arguments = ["combine", "style.safetensors:0.5", "half.safetensors", "-o", "new.safetensors"]
+    assert main([*arguments, "--overlap", "nearest LoKr", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kept"], found["nearest"]) == (1, 1) and found["worst"] > 0
+    assert main([*arguments, "--overlap", "refuse"]) == 2
+    assert "their sum is no LoKr" in capsys.readouterr().err
+
+
 def test_exit_codes_of_the_process(folder):
     assert run("check", "model.safetensors", "style.safetensors").returncode == 0
     assert run("check", "model.safetensors", "half.safetensors").returncode == 1
@@ -128,7 +144,7 @@ def test_exit_codes_of_the_process(folder):
 def test_version_and_help():
     assert run("--version").stdout.startswith("lokr ")
     help_text = run("--help").stdout
-    assert all(command in help_text for command in ("inspect", "apply", "check", "demo"))
+    assert all(command in help_text for command in ("inspect", "apply", "check", "combine", "demo"))
 
 
 def test_a_terminal_without_the_signs_gets_the_text_all_the_same(folder):

@@ -129,3 +129,21 @@ def test_a_module_that_holds_lokr_and_more_stays_two_entries_together(report):
     report.add("layer", REFUSED, kind="full difference", reason="full difference is not LoKr")
     merged = Report.merged(report.adapter, [report, report])
     assert [(entry.kind, entry.status) for entry in merged.entries] == [("LoKr", APPLIED), ("full difference", REFUSED)]
+
+
+def test_what_another_target_took_is_no_mismatch():
+    def of(taken: str) -> Report:
+        report = Report(Adapter({}), mismatch=["another model"], notes=["another model"])
+        for module in ("unet", "te"):
+            report.add(module, APPLIED if module == taken else REFUSED)
+        return report
+
+    assert Report.merged(Adapter({}), [of("unet"), of("te")]).notes == []
+    assert Report.merged(Adapter({}), [of("unet"), of("unet")]).notes == ["another model"]
+
+
+def test_reasons_are_counted_with_examples(report):
+    blocks(blocks(report, 1, REFUSED, "other_{}", reason="its shape"), 4, REFUSED, "b{}", reason="no such weight")
+    first, second = report.reasons()
+    assert (first.reason, first.count, first.examples) == ("no such weight", 4, ("b0", "b1", "b2"))
+    assert (second.reason, second.count, second.examples) == ("its shape", 1, ("other_0",))

@@ -13,10 +13,18 @@ import torch
 from ..errors import LoKrFileError
 from ..kronecker import Factor
 
-__all__ = ["CONFIG_NAME", "PeftConfig", "as_trained", "configs_in_metadata", "parse_config", "target_notes"]
+__all__ = [
+    "CONFIG_NAME",
+    "METADATA_KEY",
+    "PeftConfig",
+    "as_trained",
+    "configs_in_metadata",
+    "parse_config",
+    "target_notes",
+]
 
 CONFIG_NAME = "adapter_config.json"
-_METADATA_KEY = "lora_adapter_metadata"
+METADATA_KEY = "lora_adapter_metadata"
 _WRAPPER = "base_model.model."
 
 
@@ -89,14 +97,14 @@ def configs_in_metadata(metadata: Mapping[str, str]) -> list[PeftConfig]:
 
     Raises LoKrFileError where there is one that is no JSON or no configuration.
     """
-    if _METADATA_KEY not in metadata:
+    if METADATA_KEY not in metadata:
         return []
-    entries = _json(metadata[_METADATA_KEY], f"the file's {_METADATA_KEY}")
+    entries = _json(metadata[METADATA_KEY], f"the file's {METADATA_KEY}")
     by_part: dict[str, dict[str, object]] = defaultdict(dict)
     for key, value in entries.items():
         part, dot, name = key.rpartition(".")
         by_part[part + dot][name] = value
-    found = [_config(entries, f"the file's {_METADATA_KEY}", prefix) for prefix, entries in by_part.items()]
+    found = [_config(entries, f"the file's {METADATA_KEY}", prefix) for prefix, entries in by_part.items()]
     return [config for config in found if config]
 
 

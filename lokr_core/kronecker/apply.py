@@ -166,7 +166,7 @@ def _check(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor, lenient:
         )
 
 
-def _order(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], list[Tensor], list[bool], str]:
+def ordered(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], list[Tensor], list[bool], str]:
     """(w1's chain, w2's chain, which of its steps is the convolution, the order of all steps)."""
     chain1, chain2 = chain(w1), chain(w2)
     kernels = has_kernel(chain2, conv)
@@ -177,15 +177,15 @@ def _order(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], lis
 
 def _apply(x: Tensor, w1: Factor, w2: Factor, groups: int, conv: dict | None) -> Tensor:
     """x (batch * groups, m, n, *size) -> (batch * groups, l / groups, k, *size')."""
-    chain1, chain2, kernels, order = _order(w1, w2, conv)
+    chain1, chain2, kernels, order = ordered(w1, w2, conv)
     todo1, todo2 = iter(enumerate(chain1)), iter(zip(chain2, kernels, strict=True))
     for which in order:
         if which == "1":
             i, matrix = next(todo1)
-            x = _rows_step(x, matrix, groups if i == len(chain1) - 1 else 1)
+            x = rows_step(x, matrix, groups if i == len(chain1) - 1 else 1)
         else:
             matrix, at_kernel = next(todo2)
-            x = _conv_step(x, matrix, conv) if at_kernel else _cols_step(x, matrix.flatten(1))
+            x = conv_step(x, matrix, conv) if at_kernel else cols_step(x, matrix.flatten(1))
     return x
 
 
@@ -193,7 +193,7 @@ def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(value)
 
 
-def _rows_step(x: Tensor, matrix: Tensor, groups: int) -> Tensor:
+def rows_step(x: Tensor, matrix: Tensor, groups: int) -> Tensor:
     """matrix (m', m) on axis 1 of x (batch * groups, m, n, *size); with groups, each has its own rows of matrix."""
     flat = x.flatten(2)
     if groups == 1:
@@ -203,14 +203,14 @@ def _rows_step(x: Tensor, matrix: Tensor, groups: int) -> Tensor:
     return y.unflatten(2, x.shape[2:])
 
 
-def _cols_step(x: Tensor, matrix: Tensor) -> Tensor:
+def cols_step(x: Tensor, matrix: Tensor) -> Tensor:
     """matrix (n', n) on axis 2 of x (batch, m, n, *size)."""
     if x.ndim == 4 and x.shape[3] == 1:
         return (x.squeeze(3) @ matrix.T).unsqueeze(3)
     return torch.matmul(matrix, x.flatten(3)).unflatten(3, x.shape[3:])
 
 
-def _conv_step(x: Tensor, weight: Tensor, conv: dict) -> Tensor:
+def conv_step(x: Tensor, weight: Tensor, conv: dict) -> Tensor:
     """The convolution with weight (n', n, *kernel) on axis 2 of x (batch, m, n, *size)."""
     y = CONV[weight.ndim - 2](x.flatten(0, 1), weight, **conv)
     return y.unflatten(0, x.shape[:2])
@@ -240,7 +240,7 @@ def _at_a_time(y: Tensor, each: int, count: int, budget: int) -> int:
 def _accumulate_linear(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     """y (rows, l*k) += scale * (w1 ⊗ w2) x for x (rows, m*n)."""
     (l, m), (k, n) = w1.shape, w2.shape
-    chain1, chain2, _, order = _order(w1, w2, None)
+    chain1, chain2, _, order = ordered(w1, w2, None)
     todo, size, widest = {"1": iter(chain1), "2": iter(chain2)}, {"1": m, "2": n}, 0
     steps = []
     for which in order:
@@ -269,7 +269,7 @@ def _accumulate_conv(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float,
     (l, m), (k, n) = w1.shape, w2.shape[:2]
     batch, _, *size = x.shape
     x = x.reshape(batch, m, n, *size)
-    chain1, chain2, kernels, order = _order(w1, w2, conv)
+    chain1, chain2, kernels, order = ordered(w1, w2, conv)
     samples, images = batch, m
     if order[-1] == "1" and order.count("1") == 1:
         # All of w2 acts before w1 does in one step, so the intermediate is m images of k channels: a sum over parts.
@@ -283,17 +283,17 @@ def _accumulate_conv(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float,
             todo1, todo2 = iter(chain1), iter(zip(chain2, kernels, strict=True))
             for which in order[:-1]:
                 if which == "1":
-                    z = _rows_step(z, next(todo1), 1)
+                    z = rows_step(z, next(todo1), 1)
                 else:
                     matrix, at_kernel = next(todo2)
-                    z = _conv_by_parts(z, matrix, conv, y) if at_kernel else _cols_step(z, matrix.flatten(1))
+                    z = _conv_by_parts(z, matrix, conv, y) if at_kernel else cols_step(z, matrix.flatten(1))
             if order[-1] == "1":
                 matrix = next(todo1) if images == m else next(todo1)[:, i : i + images]
                 to.view(len(to), l, -1).baddbmm_(matrix.expand(len(to), *matrix.shape), z.flatten(2), alpha=scale)
                 continue
             matrix, at_kernel = next(todo2)
             if at_kernel:
-                to.unflatten(1, (l, k)).add_(_conv_step(z, matrix, conv), alpha=scale)
+                to.unflatten(1, (l, k)).add_(conv_step(z, matrix, conv), alpha=scale)
                 continue
             matrix, z = matrix.flatten(1), z.flatten(3)
             if to.is_contiguous():
@@ -305,9 +305,9 @@ def _accumulate_conv(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float,
 
 
 def _conv_by_parts(x: Tensor, weight: Tensor, conv: dict, y: Tensor) -> Tensor:
-    """``_conv_step`` on some of the images at a time: a CPU's convolution makes copies of its input and output."""
+    """``conv_step`` on some of the images at a time: a CPU's convolution makes copies of its input and output."""
     if y.device.type != "cpu":
-        return _conv_step(x, weight, conv)
+        return conv_step(x, weight, conv)
     flat = x.flatten(0, 1)
     images = _at_a_time(y, flat[0].numel(), len(flat), max(_CONV, y.numel() // 4))
     parts = [CONV[weight.ndim - 2](flat[at : at + images], weight, **conv) for at in range(0, len(flat), images)]

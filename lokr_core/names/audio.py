@@ -1,4 +1,4 @@
-"""ACE-Step 1.5 and Stable Audio; and Stable Cascade, which shares with neither but is as small."""
+"""ACE-Step and Stable Audio; and Stable Cascade, which shares with neither but is as small."""
 
 from __future__ import annotations
 
@@ -58,10 +58,21 @@ ACE_STEP_15 = Architecture(
     "names only.",
 )
 
+ACE_STEP = Architecture(
+    "ace_step",
+    "ACE-Step",
+    Side(has=("speaker_embedder", "lyric_encoder.embed.out.0", "transformer_blocks.0.cross_attn.add_q_proj")),
+    None,
+    note="The first version. One name space: the authors' names and ComfyUI's are the same.",
+)
+
 STABLE_AUDIO = Architecture(
     "stable_audio",
     "Stable Audio",
-    Side(has=("transformer.layers.0.self_attn.to_qkv", "to_timestep_embed.0", "to_cond_embed.0")),
+    Side(
+        has=("transformer.layers.0.self_attn.to_qkv", "to_timestep_embed.0", "to_cond_embed.0"),
+        lacks=("transformer.global_cond_embedder.0",),
+    ),
     Side(has=("timestep_proj.0", "cross_attention_proj.0", "transformer_blocks.0.attn2.to_k")),
     (
         fused("transformer.layers.{i}.self_attn.to_qkv", "transformer_blocks.{i}.attn1.", "to_q to_k to_v"),
@@ -87,6 +98,48 @@ STABLE_AUDIO = Architecture(
             )
             for n in (0, 2)
         ),
+        one("proj_in", "transformer.project_in"),
+        one("proj_out", "transformer.project_out"),
+    ),
+)
+
+_SELF = ("transformer_blocks.{i}.self_attn.to_qkv", "transformer.layers.{i}.self_attn.to_qkv")
+
+STABLE_AUDIO_3 = Architecture(
+    "stable_audio3",
+    "Stable Audio 3",
+    Side(has=("transformer.layers.0.self_attn.to_qkv", "transformer.global_cond_embedder.0", "to_cond_embed.0")),
+    Side(has=("transformer_blocks.0.self_attn.to_qkv", "global_cond_embedder.0", "to_cond_embed.0")),
+    (
+        one(*_SELF, ratio=3),
+        # Two attentions, one taken from the other: diffusers has both queries first, then both keys, then the values.
+        Rule(_SELF[1], _SELF[:1], ratio=5, order=(0, 3, 1, 4, 2)),
+        *block(
+            "transformer_blocks.{i}",
+            "transformer.layers.{i}",
+            ("ff.proj_in", "ff.ff.0.proj"),
+            ("ff.proj_out", "ff.ff.2"),
+            *(
+                (name, name)
+                for name in (
+                    "self_attn.to_out",
+                    "cross_attn.to_q",
+                    "cross_attn.to_kv",
+                    "cross_attn.to_out",
+                    *(
+                        f"{attention}.{norm}"
+                        for attention in ("self_attn", "cross_attn")
+                        for norm in ("q_norm", "k_norm")
+                    ),
+                    "to_local_embed.0",
+                    "to_local_embed.2",
+                    "pre_norm",
+                    "cross_attend_norm",
+                    "ff_norm",
+                )
+            ),
+        ),
+        *block("global_cond_embedder", "transformer.global_cond_embedder", ("0", "0"), ("2", "2")),
         one("proj_in", "transformer.project_in"),
         one("proj_out", "transformer.project_out"),
     ),
@@ -130,4 +183,4 @@ STABLE_CASCADE_B = Architecture(
     (*_CASCADE, one("clip_txt_pooled_mapper", "clip_mapper")),
 )
 
-TABLES = (ACE_STEP_15, STABLE_AUDIO, STABLE_CASCADE_C, STABLE_CASCADE_B)
+TABLES = (ACE_STEP_15, ACE_STEP, STABLE_AUDIO, STABLE_AUDIO_3, STABLE_CASCADE_C, STABLE_CASCADE_B)

@@ -1,8 +1,8 @@
-"""Flux.1 (dev, schnell, Kontext, Fill), Flux.2 (dev, Klein), Chroma and LongCat-Image."""
+"""Flux.1 (dev, schnell, Kontext, Fill), Flux.2 (dev, Klein), Chroma, LongCat-Image and Ovis-Image."""
 
 from __future__ import annotations
 
-from .tables import Architecture, Rule, Side, block, fused, one
+from .tables import Architecture, Rule, Side, block, fused, one, split
 
 _DOUBLE, _SINGLE = "double_blocks.{i}", "single_blocks.{i}"
 _TWO, _ONE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
@@ -72,7 +72,6 @@ _THEIR_BLOCKS = (
     "transformer_blocks.0.norm1.linear",
 )
 
-# Ovis-Image is Flux with gated feed-forwards, which the original splits and diffusers fuses: no table yet.
 _OVIS = ("double_blocks.0.img_mlp.gate_proj",)
 
 FLUX = Architecture(
@@ -96,6 +95,24 @@ LONGCAT_IMAGE = Architecture(
     Side(has=_BLOCKS, lacks=("vector_in.in_layer", *_OVIS)),
     Side(has=(*_THEIR_BLOCKS, "time_embed.timestep_embedder.linear_1")),
     (*DOUBLE_BLOCKS, *SINGLE_BLOCKS, *MODULATION, *embedders("time_embed", timestep_embedder="time_in")),
+)
+
+OVIS_IMAGE = Architecture(
+    "ovis_image",
+    "Ovis-Image",
+    Side(has=(*_BLOCKS, *_OVIS)),
+    Side(has=(*_THEIR_BLOCKS, "timestep_embedder.linear_1")),
+    (
+        *_ATTENTION,
+        *SINGLE_BLOCKS,
+        *MODULATION,
+        # Gated feed-forwards: diffusers holds the gate below what it lets through, in one weight.
+        split(f"{_TWO}.ff.net.0.proj", f"{_DOUBLE}.img_mlp.", "up_proj gate_proj"),
+        split(f"{_TWO}.ff_context.net.0.proj", f"{_DOUBLE}.txt_mlp.", "up_proj gate_proj"),
+        *block(_TWO, _DOUBLE, ("ff.net.2", "img_mlp.down_proj"), ("ff_context.net.2", "txt_mlp.down_proj")),
+        *block("timestep_embedder", "time_in", ("linear_1", "in_layer"), ("linear_2", "out_layer")),
+        one("context_embedder_norm", "txt_norm"),
+    ),
 )
 
 FLUX2 = Architecture(
@@ -139,4 +156,4 @@ CHROMA = Architecture(
     ),
 )
 
-TABLES = (FLUX2, CHROMA, FLUX, LONGCAT_IMAGE)
+TABLES = (FLUX2, CHROMA, OVIS_IMAGE, FLUX, LONGCAT_IMAGE)

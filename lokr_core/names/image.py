@@ -1,8 +1,8 @@
-"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Qwen-Image, HiDream, ERNIE-Image, Krea 2."""
+"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Sana, Qwen-Image, HiDream and so on."""
 
 from __future__ import annotations
 
-from .tables import Architecture, Side, block, fused, one
+from .tables import Architecture, Prefix, Side, block, fused, one
 
 _JOINT, _TWO = "joint_blocks.{i}", "transformer_blocks.{i}"
 
@@ -127,6 +127,34 @@ PIXART = Architecture(
     ),
 )
 
+SANA = Architecture(
+    "sana",
+    "Sana",
+    Side(has=("t_block.1", "blocks.0.cross_attn.kv_linear", "blocks.0.mlp.inverted_conv.conv")),
+    Side(has=("time_embed.linear", "patch_embed.proj", "transformer_blocks.0.ff.conv_inverted")),
+    (
+        fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
+        fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
+        *block(
+            _TWO,
+            "blocks.{i}",
+            ("attn1.to_out.0", "attn.proj"),
+            ("attn2.to_q", "cross_attn.q_linear"),
+            ("attn2.to_out.0", "cross_attn.proj"),
+            ("ff.conv_inverted", "mlp.inverted_conv.conv"),
+            ("ff.conv_depth", "mlp.depth_conv.conv"),
+            ("ff.conv_point", "mlp.point_conv.conv"),
+        ),
+        *block("time_embed.emb.timestep_embedder", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("caption_projection", "y_embedder.y_proj", ("linear_1", "fc1"), ("linear_2", "fc2")),
+        one("time_embed.linear", "t_block.1"),
+        one("caption_norm", "attention_y_norm"),
+        one("patch_embed.proj", "x_embedder.proj"),
+        one("proj_out", "final_layer.linear"),
+    ),
+    note="ComfyUI itself has no Sana; trainers and pipelines use diffusers' names.",
+)
+
 QWEN_IMAGE = Architecture(
     "qwen_image",
     "Qwen-Image and Qwen-Image-Edit",
@@ -154,6 +182,26 @@ ERNIE_IMAGE = Architecture(
     Side(has=("text_proj", "layers.0.self_attention.to_q", "layers.0.mlp.linear_fc2")),
     None,
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+JOYIMAGE = Architecture(
+    "joyimage",
+    "JoyImage-Edit",
+    Side(has=("double_blocks.0.attn.img_attn_qkv", "condition_embedder.time_proj")),
+    None,
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+HIDREAM_O1 = Architecture(
+    "hidream_o1",
+    "HiDream-O1",
+    Side(
+        has=("language_model.layers.0.self_attn.q_proj", "x_embedder.proj1", "final_layer2.linear"),
+        prefixes=(Prefix("language_model.layers.0.self_attn.q_proj", ("", "model.")),),
+    ),
+    None,
+    note="One name space. The authors' class wraps all of it in `model`, which ComfyUI leaves out; it also leaves out "
+    "the mergers of the vision tower's inner layers, which do not act here.",
 )
 
 KREA2 = Architecture(
@@ -197,4 +245,4 @@ KREA2 = Architecture(
     ),
 )
 
-TABLES = (SD3, AURAFLOW, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, KREA2)
+TABLES = (SD3, AURAFLOW, SANA, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, JOYIMAGE, HIDREAM_O1, KREA2)

@@ -1,4 +1,7 @@
-"""Lumina 2 and Z-Image: one family in original names, told apart by where the modulation's Linear stands."""
+"""Lumina 2 and what came of it: Z-Image, Ideogram 4, OmniGen2 and Boogu-Image.
+
+Lumina 2 and Z-Image are alike in original names, and told apart by where the modulation's Linear stands.
+"""
 
 from __future__ import annotations
 
@@ -78,4 +81,33 @@ Z_IMAGE = Architecture(
     note="Patch size 2 over 1 frame, the only one published, is part of diffusers' names (2-1).",
 )
 
-TABLES = (Z_IMAGE, LUMINA2)
+IDEOGRAM4 = Architecture(
+    "ideogram4",
+    "Ideogram 4",
+    Side(has=("llm_cond_proj", "adaln_proj", "layers.0.attention.qkv")),
+    Side(has=("llm_cond_proj", "adaln_proj", "layers.0.attention.to_q")),
+    (
+        fused("layers.{i}.attention.qkv", "layers.{i}.attention.", "to_q to_k to_v"),
+        one("layers.{i}.attention.to_out.0", "layers.{i}.attention.o"),
+    ),
+)
+
+_REFERENCE = ("ref_image_patch_embedder", "time_caption_embed.caption_embedder.1", "noise_refiner.0.attn.to_q")
+
+OMNIGEN2 = Architecture(
+    "omnigen2",
+    "OmniGen2",
+    Side(has=(*_REFERENCE, "layers.0.attn.to_q")),
+    None,
+    note="One name space: the authors' names and ComfyUI's are the same.",
+)
+
+BOOGU_IMAGE = Architecture(
+    "boogu_image",
+    "Boogu-Image",
+    Side(has=(*_REFERENCE, "double_stream_layers.0.img_instruct_attn.processor.img_to_q")),
+    None,
+    note="One name space: the authors' names and ComfyUI's are the same.",
+)
+
+TABLES = (Z_IMAGE, IDEOGRAM4, OMNIGEN2, BOOGU_IMAGE, LUMINA2)

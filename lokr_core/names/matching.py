@@ -15,7 +15,8 @@ Shape = tuple[int, ...]
 
 _NUMBER = re.compile(r"(?:(?<=\.)|^)(\d+)(?=\.|$)")
 _VARIABLE = re.compile(r"(?:(?<=\.)|^)(\d+|\{\w+\})(?=\.|$)")
-_PARAMETERS = frozenset(("weight", "scale", "gamma", "in_proj_weight"))
+# The last one is of no use but to tell Cosmos 1 from Cosmos-Predict2.
+_PARAMETERS = frozenset(("weight", "scale", "gamma", "in_proj_weight", "pos_emb_t"))
 
 
 Named = tuple[str, str, tuple[Slot, ...]]
@@ -68,7 +69,7 @@ def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
         return {}
     sides = {ORIGINAL: view.architecture.original, DIFFUSERS: view.architecture.diffusers}
     found: dict[str, tuple[Slot, ...]] = {}
-    for side, name, slots in (*(_to_diffusers if view.side == ORIGINAL else _to_original)(view), *_own(view)):
+    for side, name, slots in (*_translated(view), *_own(view)):
         found.setdefault(name, slots)
         for spelled in _spellings(name, sides[side]):
             found.setdefault(spelled, slots)
@@ -170,7 +171,7 @@ def _mask(name: str, numbers: re.Pattern[str] = _NUMBER) -> tuple[str, tuple[str
 def _index(rules: Iterable[Rule], side: str) -> dict[str, list[Entry]]:
     index: dict[str, list[Entry]] = {}
     for rule in rules:
-        for member, pattern in enumerate((rule.original,) if side == ORIGINAL else rule.diffusers):
+        for member, pattern in enumerate(rule.names(side)):
             masked, numbers = _mask(pattern, _VARIABLE)
             index.setdefault(masked, []).append(Entry(numbers, rule, member))
     return index
@@ -206,7 +207,7 @@ def _bind(pattern: Collection[str], numbers: Iterable[str]) -> dict[str, str] | 
     return binding
 
 
-def _has_ratio(shape: Shape, ratio: int | None) -> bool:
+def _has_ratio(shape: Shape, ratio: float | None) -> bool:
     return ratio is None or (len(shape) > 1 and shape[0] == ratio * shape[1])
 
 
@@ -215,18 +216,50 @@ def _own(view: View) -> Iterator[Named]:
         yield view.side, name, (Slot(weight.module, parameter=weight.parameter),)
 
 
-def _to_diffusers(view: View) -> Iterator[Named]:
-    for weight, rule, _, numbers in _matches(view):
-        if len(rule.diffusers) == 1:
-            slot = Slot(weight.module, None, rule.swap, parameter=weight.parameter)
-            yield DIFFUSERS, rule.diffusers[0].format(**numbers), (slot,)
+def _translated(view: View) -> Iterator[Named]:
+    """Every weight by the other side's names; the parts of the original's fused ones by name and number as well."""
+    other = DIFFUSERS if view.side == ORIGINAL else ORIGINAL
+    parts: dict[tuple[str, Rule], dict[int, Weight]] = {}
+    for weight, rule, member, numbers in _matches(view):
+        here, there = rule.names(view.side), rule.names(other)
+        if len(there) == 1:
+            parts.setdefault((there[0].format(**numbers), rule), {})[member] = weight
             continue
-        start, name = 0, rule.original.format(**numbers)
+        start, name = 0, here[0].format(**numbers)
         for part, rows in enumerate(_sizes(view, rule, weight, numbers)):
             slots = (Slot(weight.module, (start, rows), parameter=weight.parameter),)
-            yield DIFFUSERS, rule.diffusers[part].format(**numbers), slots
-            yield ORIGINAL, f"{name}.{part}", slots
+            yield other, there[part].format(**numbers), slots
+            if view.side == ORIGINAL:
+                yield ORIGINAL, f"{name}.{part}", slots
             start += rows
+    for (name, rule), members in parts.items():
+        count = len(rule.names(view.side))
+        if count == 1:
+            yield other, name, _whole(members[0], rule, view.side)
+            continue
+        if other == ORIGINAL:
+            for part, weight in members.items():
+                yield ORIGINAL, f"{name}.{part}", (Slot(weight.module, parameter=weight.parameter),)
+        if len(members) < count:  # the rows of the rest can't be known
+            continue
+        slots, start = [], 0
+        for _, weight in sorted(members.items()):
+            slots.append(Slot(weight.module, source_rows=(start, weight.shape[0]), parameter=weight.parameter))
+            start += weight.shape[0]
+        yield other, name, tuple(slots)
+
+
+def _whole(weight: Weight, rule: Rule, side: str) -> tuple[Slot, ...]:
+    """Where an update in the other side's names goes in a weight that both sides have, though its rows may be moved."""
+    if not rule.order:
+        return (Slot(weight.module, swap=rule.swap, parameter=weight.parameter),)
+    size = weight.shape[0] // len(rule.order)
+    spots = enumerate(rule.order)  # (part in diffusers, part in the original)
+    moves = ((theirs, ours) if side == ORIGINAL else (ours, theirs) for theirs, ours in spots)
+    return tuple(
+        Slot(weight.module, (here * size, size), source_rows=(there * size, size), parameter=weight.parameter)
+        for there, here in sorted(moves)
+    )
 
 
 def _sizes(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -> list[int]:
@@ -246,20 +279,25 @@ def _sizes(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -
     return [size if kind != REST else left // shares for kind, size in zip(rule.sizes, sizes, strict=True)]
 
 
-def _to_original(view: View) -> Iterator[Named]:
-    parts: dict[tuple[str, Rule], dict[int, Weight]] = {}
-    for weight, rule, member, numbers in _matches(view):
-        parts.setdefault((rule.original.format(**numbers), rule), {})[member] = weight
-    for (name, rule), members in parts.items():
-        if len(rule.diffusers) == 1:
-            yield ORIGINAL, name, (Slot(members[0].module, swap=rule.swap, parameter=members[0].parameter),)
-            continue
-        for part, weight in members.items():
-            yield ORIGINAL, f"{name}.{part}", (Slot(weight.module, parameter=weight.parameter),)
-        if len(members) < len(rule.diffusers):  # the rows of the rest can't be known
-            continue
-        slots, start = [], 0
-        for _, weight in sorted(members.items()):
-            slots.append(Slot(weight.module, source_rows=(start, weight.shape[0]), parameter=weight.parameter))
-            start += weight.shape[0]
-        yield ORIGINAL, name, tuple(slots)
+def spelled(shapes: Mapping[str, Shape], side: str) -> dict[str, tuple[Slot, ...]]:
+    """The target's weights in the tables' own names of `side`: module name -> where an update of that name goes.
+
+    Parts of fused weights are slots with rows, fused names of split weights have several slots with `source_rows`.
+    Weights that no rule names are called the same on both sides; so are all where no table knows the target.
+    """
+    view = _view(shapes)
+    if view is None:
+        modules = (name.rpartition(".") for name in shapes)
+        return {module: (Slot(module, parameter=p),) for module, _, p in modules if p in _PARAMETERS}
+    found: dict[str, tuple[Slot, ...]] = {}
+    if side != view.side:
+        # `qkv.0` is an alias for part of a fused weight, not what anybody calls a module.
+        whole = {rule.original.format(**n) for _, rule, _, n in _matches(view) if len(rule.diffusers) > 1}
+        for of, name, slots in _translated(view):
+            if of == side and name.rpartition(".")[0] not in whole:
+                found.setdefault(name, slots)
+    named = {slot.module for slots in found.values() for slot in slots}
+    for of, name, slots in _own(view):
+        if of == side or slots[0].module not in named:
+            found.setdefault(name, slots)
+    return found

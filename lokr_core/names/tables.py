@@ -7,6 +7,8 @@ text encoders: transformers'). A pattern is a dotted module path whose block num
 'double_blocks.{i}.img_attn.proj'
 >>> fused("double_blocks.{i}.img_attn.qkv", "transformer_blocks.{i}.attn.", "to_q to_k to_v").diffusers
 ('transformer_blocks.{i}.attn.to_q', 'transformer_blocks.{i}.attn.to_k', 'transformer_blocks.{i}.attn.to_v')
+>>> split("transformer_blocks.{i}.ff.net.0.proj", "double_blocks.{i}.img_mlp.", "up_proj gate_proj").parts
+('double_blocks.{i}.img_mlp.up_proj', 'double_blocks.{i}.img_mlp.gate_proj')
 """
 
 from __future__ import annotations
@@ -53,17 +55,25 @@ class Rule:
 
     `sizes` has a size per diffusers module where there are several: `IN`, `REST`, or the pattern of another module of
     the original whose number of columns it is. `swap`: two halves of rows stand the other way round. `ratio`: the rule
-    holds only where the weight has `ratio` times as many rows as columns.
+    holds only where the weight has `ratio` times as many rows as columns. `order`: equal parts of rows stand in another
+    order; the numbers of the original's parts as they stand in diffusers. `parts`: the original's modules, `original`
+    among them, where it is the original that has several and diffusers one.
     """
 
     original: str
     diffusers: tuple[str, ...]
     sizes: tuple[str, ...] = (REST,)
     swap: bool = False
-    ratio: int | None = None
+    ratio: float | None = None
+    order: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    def names(self, side: str) -> tuple[str, ...]:
+        """The modules of a side: several on at most one of the two."""
+        return self.diffusers if side == DIFFUSERS else self.parts or (self.original,)
 
 
-def one(diffusers: str, original: str, swap: bool = False, ratio: int | None = None) -> Rule:
+def one(diffusers: str, original: str, swap: bool = False, ratio: float | None = None) -> Rule:
     """A weight that has one name on each side."""
     return Rule(original, (diffusers,), swap=swap, ratio=ratio)
 
@@ -75,6 +85,12 @@ def fused(original: str, diffusers_prefix: str, members: str, sizes: str = "") -
     """
     names = tuple(diffusers_prefix + member for member in members.split())
     return Rule(original, names, tuple(sizes.split()) or (REST,) * len(names))
+
+
+def split(diffusers: str, original_prefix: str, members: str) -> Rule:
+    """A weight of diffusers that the original holds in several modules of one size, in row order."""
+    names = tuple(original_prefix + member for member in members.split())
+    return Rule(names[0], (diffusers,), (REST,) * len(names), parts=names)
 
 
 def block(diffusers: str, original: str, *pairs: tuple[str, str]) -> tuple[Rule, ...]:

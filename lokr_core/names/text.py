@@ -61,31 +61,33 @@ BERT = Architecture(
     note="One name space, several prefixes.",
 )
 
-_LANGUAGE = Prefix(
-    "layers.0.self_attn.q_proj",
-    ("model.", "", "model.language_model.", "language_model.model.", "language_model.", "transformer.model."),
-)
+_DECODERS = ("model.", "", "model.language_model.", "language_model.model.", "language_model.", "transformer.model.")
+_LANGUAGE = Prefix("layers.0.self_attn.q_proj", _DECODERS)
+_LINEAR = Prefix("layers.0.linear_attn.in_proj_qkv", _DECODERS)  # Qwen3.5, three of whose four layers have no softmax
 _VISION = Prefix("blocks.0.attn.qkv", ("visual.", "model.visual.", "transformer.visual."))
 
 
-def _decoder(name: str, title: str, *has: str) -> Architecture:
+def _decoder(name: str, title: str, *has: str, layers: Prefix = _LANGUAGE) -> Architecture:
     return Architecture(
         name,
         title,
-        Side(
-            has=("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj", *has), prefixes=(_LANGUAGE, _VISION)
-        ),
+        Side(has=(f"model.{layers.probe}", *has), prefixes=(layers, _VISION)),
         None,
         note="One name space, several prefixes.",
     )
+
+
+_FEED_FORWARD = "model.layers.0.mlp.down_proj"
 
 
 TABLES = (
     CLIP,
     T5,
     BERT,
-    _decoder("qwen_vl", "Qwen-VL", "visual.blocks.0.attn.qkv"),
-    _decoder("gemma", "Gemma 2 and 3", "model.layers.0.pre_feedforward_layernorm"),
-    _decoder("qwen3", "Qwen3", "model.layers.0.self_attn.q_norm"),
-    _decoder("llama", "Llama and its like (Mistral, Qwen2)"),
+    _decoder("qwen_vl", "Qwen-VL", _FEED_FORWARD, "visual.blocks.0.attn.qkv"),
+    _decoder("qwen35", "Qwen3.5", _FEED_FORWARD, layers=_LINEAR),
+    _decoder("gemma", "Gemma 2 and 3", _FEED_FORWARD, "model.layers.0.pre_feedforward_layernorm"),
+    _decoder("qwen3", "Qwen3", _FEED_FORWARD, "model.layers.0.self_attn.q_norm"),
+    _decoder("gpt_oss", "GPT-OSS", "model.layers.0.mlp.router"),
+    _decoder("llama", "Llama and its like (Mistral, Qwen2)", _FEED_FORWARD),
 )

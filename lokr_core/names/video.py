@@ -1,8 +1,11 @@
-"""Video transformers beside Hunyuan's: Wan, LTX-Video and LTX-2, Cosmos-Predict2 and Anima, Kandinsky 5, CogVideoX."""
+"""Video transformers beside Hunyuan's: Wan, LTX-Video and LTX-2, Cosmos, Anima, Kandinsky 5, CogVideoX, Mochi."""
 
 from __future__ import annotations
 
-from .tables import Architecture, Rule, Side, block, one
+import re
+from collections.abc import Collection
+
+from .tables import ORIGINAL, Architecture, Rule, Side, block, fused, one
 
 
 def _wan_stack(stack: str) -> tuple[Rule, ...]:
@@ -27,6 +30,21 @@ def _wan_stack(stack: str) -> tuple[Rule, ...]:
         ("norm2", "norm3"),
     )
 
+
+_FACE = "face_adapter.fuser_blocks.{i}"
+
+_FACES = (  # of Wan Animate
+    fused(f"{_FACE}.linear1_kv", "face_adapter.{i}.", "to_k to_v"),
+    *block(
+        "face_adapter.{i}",
+        _FACE,
+        ("to_q", "linear1_q"),
+        ("to_out", "linear2"),
+        ("norm_q", "q_norm"),
+        ("norm_k", "k_norm"),
+    ),
+    *(one(f"face_encoder.{conv}", f"face_encoder.{conv}.conv") for conv in ("conv1_local", "conv2", "conv3")),
+)
 
 WAN = Architecture(
     "wan",
@@ -53,9 +71,11 @@ WAN = Architecture(
         ),
         one("condition_embedder.time_proj", "time_projection.1"),
         one("proj_out", "head.head"),
+        *_FACES,
     ),
-    note="Covers t2v, i2v, VACE. Of the further variants (camera, S2V, Animate, HuMo, SCAIL) the shared blocks are "
-    "covered and their extra modules are known in original names only.",
+    note="Covers t2v, i2v, VACE, Animate. Of the further variants (camera, S2V, HuMo, SCAIL) the shared blocks are "
+    "covered and their extra modules are known in original names only. Animate's motion encoder has bare parameters in "
+    "diffusers, which trainers leave alone.",
 )
 
 _LTX_ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
@@ -113,7 +133,14 @@ LTX2 = Architecture(
     note="The connectors of the text embeddings are a model of their own in diffusers and have original names here.",
 )
 
+_COSMOS_ENDS = (
+    *block("time_embed", "t_embedder.1", ("t_embedder.linear_1", "linear_1"), ("t_embedder.linear_2", "linear_2")),
+    one("patch_embed.proj", "x_embedder.proj.1"),
+    one("proj_out", "final_layer.linear"),
+)
+
 _COSMOS = (
+    *_COSMOS_ENDS,
     *block(
         "transformer_blocks.{i}",
         "blocks.{i}",
@@ -137,13 +164,40 @@ _COSMOS = (
         ("ff.net.0.proj", "mlp.layer1"),
         ("ff.net.2", "mlp.layer2"),
     ),
-    *block("time_embed", "t_embedder.1", ("t_embedder.linear_1", "linear_1"), ("t_embedder.linear_2", "linear_2")),
     one("time_embed.norm", "t_embedding_norm"),
-    one("patch_embed.proj", "x_embedder.proj.1"),
     one("norm_out.linear_1", "final_layer.adaln_modulation.1"),
     one("norm_out.linear_2", "final_layer.adaln_modulation.2"),
-    one("proj_out", "final_layer.linear"),
 )
+
+
+def _cosmos1_blocks(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
+    """The rules of Cosmos 1's blocks, whose number is part of a name (`block7`)."""
+    pattern = r"blocks\.block(\d+)\." if side == ORIGINAL else r"transformer_blocks\.(\d+)\."
+    numbers = sorted({int(found[1]) for found in map(re.compile(pattern).match, modules) if found})
+    return tuple(
+        rule
+        for number in numbers
+        for rule in block(
+            f"transformer_blocks.{number}",
+            f"blocks.block{number}.blocks",
+            *(
+                (f"attn{n + 1}.{theirs}", f"{n}.block.attn.{ours}")
+                for n in (0, 1)
+                for theirs, ours in (
+                    ("to_q", "to_q.0"),
+                    ("to_k", "to_k.0"),
+                    ("to_v", "to_v.0"),
+                    ("to_out.0", "to_out.0"),
+                    ("norm_q", "to_q.1"),
+                    ("norm_k", "to_k.1"),
+                )
+            ),
+            *((f"norm{n + 1}.linear_{m}", f"{n}.adaLN_modulation.{m}") for n in (0, 1, 2) for m in (1, 2)),
+            ("ff.net.0.proj", "2.block.layer1"),
+            ("ff.net.2", "2.block.layer2"),
+        )
+    )
+
 
 _COSMOS_ORIGINAL = ("blocks.0.adaln_modulation_self_attn.1", "blocks.0.self_attn.output_proj", "t_embedder.1.linear_1")
 
@@ -157,12 +211,29 @@ ANIMA = Architecture(
     "(llm_adapter) has its authors' names only.",
 )
 
+_LEARNED_POSITIONS = ("learnable_pos_embed",)
+_COSMOS_DIFFUSERS = ("patch_embed.proj", "time_embed.t_embedder.linear_1", "transformer_blocks.0.norm1.linear_1")
+
 COSMOS_PREDICT2 = Architecture(
     "cosmos_predict2",
     "Cosmos-Predict2",
     Side(has=_COSMOS_ORIGINAL, lacks=("llm_adapter.out_proj",)),
-    Side(has=("patch_embed.proj", "time_embed.t_embedder.linear_1", "transformer_blocks.0.norm1.linear_1")),
+    Side(has=_COSMOS_DIFFUSERS, lacks=_LEARNED_POSITIONS),
     _COSMOS,
+)
+
+COSMOS1 = Architecture(
+    "cosmos1",
+    "Cosmos 1",
+    Side(has=("blocks.block0.blocks.0.block.attn.to_q.0", "t_embedder.1.linear_1", "x_embedder.proj.1")),
+    Side(has=(*_COSMOS_DIFFUSERS, *_LEARNED_POSITIONS)),
+    (
+        *_COSMOS_ENDS,
+        one("time_embed.norm", "affline_norm"),
+        one("norm_out.linear_1", "final_layer.adaLN_modulation.1"),
+        one("norm_out.linear_2", "final_layer.adaLN_modulation.2"),
+    ),
+    _cosmos1_blocks,
 )
 
 KANDINSKY5 = Architecture(
@@ -200,4 +271,47 @@ COGVIDEOX = Architecture(
     note="`original` here is ComfyUI's naming. The authors' own repository has further names, which are not covered.",
 )
 
-TABLES = (WAN, LTX_VIDEO, LTX2, ANIMA, COSMOS_PREDICT2, KANDINSKY5, COGVIDEOX)
+_MOCHI, _TWO = "blocks.{i}", "transformer_blocks.{i}"
+
+MOCHI = Architecture(
+    "mochi",
+    "Mochi 1",
+    Side(has=("t5_yproj", "blocks.0.attn.qkv_y", "x_embedder.proj")),
+    Side(has=("time_embed.caption_proj", "transformer_blocks.0.attn1.add_q_proj", "patch_embed.proj")),
+    (
+        fused(f"{_MOCHI}.attn.qkv_x", f"{_TWO}.attn1.", "to_q to_k to_v"),
+        fused(f"{_MOCHI}.attn.qkv_y", f"{_TWO}.attn1.", "add_q_proj add_k_proj add_v_proj"),
+        *block(
+            _TWO,
+            _MOCHI,
+            ("attn1.to_out.0", "attn.proj_x"),
+            ("attn1.to_add_out", "attn.proj_y"),
+            ("attn1.norm_q", "attn.q_norm_x"),
+            ("attn1.norm_k", "attn.k_norm_x"),
+            ("attn1.norm_added_q", "attn.q_norm_y"),
+            ("attn1.norm_added_k", "attn.k_norm_y"),
+            ("norm1.linear", "mod_x"),
+            ("ff.net.2", "mlp_x.w2"),
+            ("ff_context.net.2", "mlp_y.w2"),
+        ),
+        # Twice as wide a stream of video as of text; the last block's text has a scale only.
+        one(f"{_TWO}.norm1_context.linear", f"{_MOCHI}.mod_y", ratio=2),
+        one(f"{_TWO}.norm1_context.linear_1", f"{_MOCHI}.mod_y", ratio=0.5),
+        # Diffusers holds the gate below what it lets through, the original above it.
+        one(f"{_TWO}.ff.net.0.proj", f"{_MOCHI}.mlp_x.w1", swap=True),
+        one(f"{_TWO}.ff_context.net.0.proj", f"{_MOCHI}.mlp_y.w1", swap=True),
+        *block(
+            "time_embed",
+            "t_embedder.mlp",
+            ("timestep_embedder.linear_1", "0"),
+            ("timestep_embedder.linear_2", "2"),
+        ),
+        *block("time_embed.pooler", "t5_y_embedder", *((name, name) for name in ("to_q", "to_kv", "to_out"))),
+        one("time_embed.caption_proj", "t5_yproj"),
+        one("patch_embed.proj", "x_embedder.proj"),
+        one("norm_out.linear", "final_layer.mod", swap=True),
+        one("proj_out", "final_layer.linear"),
+    ),
+)
+
+TABLES = (WAN, LTX_VIDEO, LTX2, ANIMA, COSMOS_PREDICT2, COSMOS1, KANDINSKY5, COGVIDEOX, MOCHI)

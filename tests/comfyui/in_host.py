@@ -196,6 +196,16 @@ def through_loader(model: str, lokr: str, strength: float, out: str, reference: 
     Path(out).with_suffix(".txt").write_text(report)
 
 
+def core_loader(model: str, lora: str, out: str) -> None:
+    """The weights that ComfyUI's own "Load LoRA (Model)" changes, with what it makes of them."""
+    patcher, _ = load(model)
+    (patched,) = nodes.LoraLoaderModelOnly().load_lora_model_only(patcher, lora, 1.0)
+    comfy.model_management.load_models_gpu([patched])
+    weights = {name: t.clone() for name, t in patched.model.state_dict().items() if name in patched.patches}
+    comfy.model_management.unload_all_models()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out)
+
+
 def cells(architectures: list[str], out: str) -> None:
     """Tiny models of ComfyUI's own classes: {architecture: {naming: [modules found, modules of the file]}}."""
     import importlib
@@ -277,7 +287,18 @@ def mixed(model: str, lokr: str, parts: list[str], out: str) -> None:
     Path(out).write_text(json.dumps(found))
 
 
-JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cells, mixed, patch)}
+def schemas(out: str) -> None:
+    """What ComfyUI tells its page of each of this project's nodes: {node id: its entry in /object_info}."""
+
+    def pack_of(node: type) -> str | None:
+        return getattr(node, "RELATIVE_PYTHON_MODULE", None)  # core's own nodes have none
+
+    pack = pack_of(nodes.NODE_CLASS_MAPPINGS["LoKrLoader"])
+    own = {name: node for name, node in nodes.NODE_CLASS_MAPPINGS.items() if pack_of(node) == pack}
+    Path(out).write_text(json.dumps({name: node.GET_NODE_INFO_V1() for name, node in own.items()}))
+
+
+JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, core_loader, cells, mixed, patch, schemas)}
 
 
 def main() -> None:

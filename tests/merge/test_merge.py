@@ -313,3 +313,38 @@ def test_a_model_moved_while_merged(make_model, adapter, make_adapter, bits):
     assert bits(other) == taken
     handle.remove()
     assert bits(model) == bits(make_model().double())
+
+
+def test_each_module_can_have_a_strength_of_its_own(make_model, adapter, bits):
+    model = make_model(torch.float32)
+    first = next(iter(adapter))
+    before, whole, other = bits(model), make_model(torch.float32), make_model(torch.float32)
+    merge_adapter(whole, adapter, 0.5)
+    merge_adapter(other, adapter, -0.25)
+    handle = merge_adapter(model, adapter, 0.5, factors=lambda module: float(module != first))
+    for name, changed in bits(model).items():
+        assert changed == (before if name == f"{first}.weight" else bits(whole))[name], name
+    handle.set_strengths(lambda module: -0.5 if module == first else 1.0)
+    for name, changed in bits(model).items():
+        assert changed == bits(other if name == f"{first}.weight" else whole)[name], name
+    with pytest.raises(LoKrValueError):
+        handle.set_strengths(lambda module: float("nan"))
+    handle.set_strengths(None)
+    assert bits(model) == bits(whole)
+    handle.remove()
+    assert bits(model) == before
+
+
+def test_weights_that_were_loaded_anew_are_left_as_they_are(make_model, adapter, bits):
+    model = make_model(torch.float32)
+    handle = merge_adapter(model, adapter)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    loaded = bits(model)
+    handle.forget()
+    handle.remove()
+    assert bits(model) == loaded
+    with merge_adapter(model, adapter):
+        assert bits(model) != loaded
+    assert bits(model) == loaded

@@ -19,11 +19,18 @@ TABLE_OF = {
     "gemma2": "gemma",
     "gemma3": "gemma",
     "qwen25_vl": "qwen_vl",
+    "qwen3_vl": "qwen_vl",
+    "mistral3": "llama",
+    "ministral3": "llama",
 }
 MARKS = {"qwen3": "layers.0.self_attn.q_norm", "gemma": "layers.0.pre_feedforward_layernorm"}
 """Norms tell these families apart, and the records hold no weights of one axis."""
 
-NOT_IN_COMFYUI = ("lm_head", "model.vision_tower.")
+NOT_IN_COMFYUI = (
+    "lm_head",
+    *(f"{prefix}{part}." for prefix in ("", "model.") for part in ("vision_tower", "multi_modal_projector")),
+    "pooler.",
+)
 
 
 def record(arch: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

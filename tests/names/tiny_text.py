@@ -3,10 +3,9 @@
 A row of `TINY_TEXT` is (transformers class, arguments of its config), (ComfyUI's class below `comfy`, its config).
 """
 
-# ruff: noqa: C408  arguments are written as in the call they are for
-
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -43,7 +42,44 @@ _HEADS, _GEMMA = _DECODER | dict(head_dim=128), _DECODER | dict(head_dim=256)  #
 _QWEN25 = _DECODER | dict(hidden_size=256, num_attention_heads=2, num_key_value_heads=1)  # heads of 128 here too
 _VISION = dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=256)
 
-TINY_TEXT: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]] = {
+_PIXTRAL = dict(
+    vision_config=dict(
+        model_type="pixtral", hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
+)
+_LINEAR = dict(
+    layer_types=["linear_attention", "full_attention"],
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=8,
+    linear_value_head_dim=12,
+)
+_EXPERTS = _DECODER | dict(head_dim=16, num_local_experts=3)
+_BERT = dict(
+    vocab_size=99,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=77,
+    type_vocab_size=2,
+    pad_token_id=0,
+    layer_norm_eps=1e-12,
+)
+
+
+def _gpt_oss(config: dict[str, Any], dtype: Any, device: str, operations: Any) -> Any:
+    """ComfyUI's GPT-OSS, which takes other arguments than its other text encoders, and experts as layers."""
+    from comfy.ops import mixed_precision_ops
+    from comfy.text_encoders.gpt_oss import GptOss20BConfig, GptOssModel
+
+    class Layers(operations):
+        MoEExperts = mixed_precision_ops({}, dtype).MoEExperts
+
+    return GptOssModel(GptOss20BConfig(**config), device=device, dtype=dtype, ops=Layers)
+
+
+TINY_TEXT: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str | Callable[..., Any], dict[str, Any]]]] = {
     "clip": (("CLIPTextModelWithProjection", _CLIP), ("clip_model:CLIPTextModel", _CLIP)),
     "clip_bare": (("CLIPTextModel", _CLIP), ("clip_model:CLIPTextModel", _CLIP)),
     "t5": (
@@ -85,6 +121,45 @@ TINY_TEXT: dict[str, tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]
         ),
         ("text_encoders.llama:Qwen25_7BVLI", _QWEN25),
     ),
+    "mistral3": (  # of Flux.2
+        ("Mistral3ForConditionalGeneration", dict(text_config=_HEADS | dict(model_type="mistral"), **_PIXTRAL)),
+        ("text_encoders.llama:Mistral3Small24B", _DECODER),
+    ),
+    "ministral3": (  # of ERNIE-Image
+        ("Mistral3Model", dict(text_config=_HEADS | dict(model_type="ministral3"), **_PIXTRAL)),
+        ("text_encoders.llama:Ministral3_3B", _DECODER),
+    ),
+    "qwen3_vl": (  # of Krea 2, Ideogram 4, JoyImage and Boogu-Image
+        (
+            "Qwen3VLForConditionalGeneration",
+            dict(
+                text_config=_HEADS,
+                vision_config=dict(
+                    hidden_size=1152,
+                    intermediate_size=4304,
+                    depth=27,
+                    out_hidden_size=32,
+                    deepstack_visual_indexes=[8, 16, 24],
+                ),
+            ),
+        ),
+        ("text_encoders.qwen3vl:Qwen3VL", _DECODER),
+    ),
+    "qwen35": (
+        (
+            "Qwen3_5ForConditionalGeneration",
+            dict(
+                text_config=_GEMMA | _LINEAR,
+                vision_config=dict(hidden_size=1024, intermediate_size=4096, depth=24, out_hidden_size=32),
+            ),
+        ),
+        ("text_encoders.qwen35:Qwen35", _DECODER | _LINEAR),
+    ),
+    "gpt_oss": (  # of Lens
+        ("GptOssForCausalLM", _EXPERTS),
+        (_gpt_oss, _EXPERTS),
+    ),
+    "bert": (("BertModel", _BERT), ("text_encoders.bert:BertModel", _BERT)),  # of HunyuanDiT
 }
 
 
@@ -104,8 +179,8 @@ def build_comfyui_text(arch: str) -> Any:
     import comfy.ops
     import torch
 
-    path, config = TINY_TEXT[arch][1]
-    module, name = path.split(":")
-    return getattr(import_module(f"comfy.{module}"), name)(
-        dict(config), dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init
-    )
+    cls, config = TINY_TEXT[arch][1]
+    if isinstance(cls, str):
+        module, name = cls.split(":")
+        cls = getattr(import_module(f"comfy.{module}"), name)
+    return cls(dict(config), dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)

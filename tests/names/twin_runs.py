@@ -92,6 +92,17 @@ def _longcat(model: Any, i: dict[str, Any]) -> Any:
     return _unpack(out[0], h, w)
 
 
+def _ovis(model: Any, i: dict[str, Any]) -> Any:
+    import torch
+
+    h, w = i["x"].shape[-2:]
+    text = torch.arange(i["context"].shape[1])[:, None] * torch.tensor([0, 1, 1])
+    out = model(
+        _pack(i["x"]), i["context"], i["t"], img_ids=_ids(h // 2, w // 2), txt_ids=text.float(), return_dict=False
+    )
+    return _unpack(out[0], h, w)
+
+
 def _flux2(model: Any, i: dict[str, Any]) -> Any:
     import torch
 
@@ -180,6 +191,43 @@ def _lumina2(model: Any, i: dict[str, Any]) -> Any:
 
 def _lumina_comfyui(model: Any, i: dict[str, Any]) -> Any:
     return model(i["x"], i["t"], i["context"], i["context"].shape[1])
+
+
+def _ideogram(model: Any, i: dict[str, Any]) -> Any:
+    """Text, then image, in one sequence; a token is two by two latents, channels last."""
+    import torch
+
+    b, c, h, w = i["x"].shape
+    tokens = i["x"].view(b, c // 4, 4, h * w).permute(0, 3, 2, 1).reshape(b, h * w, c)
+    text, image = i["context"].shape[1], h * w
+    places = torch.cat([torch.arange(text)[:, None].expand(-1, 3), 65536 + _ids(h, w).long()])
+    out = model(
+        torch.cat([torch.zeros(b, text, c), tokens], 1),
+        1 - i["t"],
+        torch.cat([i["context"], torch.zeros(b, image, i["context"].shape[2])], 1),
+        places[None],
+        torch.ones(b, text + image, dtype=torch.long),
+        torch.tensor([3] * text + [2] * image)[None],  # what a token is
+        return_dict=False,
+    )[0][:, text:]
+    return -out.view(b, h * w, 4, c // 4).permute(0, 3, 2, 1).reshape(b, c, h, w)
+
+
+def _joyimage(model: Any, i: dict[str, Any]) -> Any:
+    return model(i["x"], i["t"], i["context"], return_dict=False)[0]
+
+
+def _mochi(model: Any, i: dict[str, Any]) -> Any:
+    import torch
+
+    mask = torch.ones(i["context"].shape[:2], dtype=torch.bool)
+    return -model(i["x"], i["context"], 1000 * (1 - i["t"]), mask, return_dict=False)[0]
+
+
+def _mochi_comfyui(model: Any, i: dict[str, Any]) -> Any:
+    import torch
+
+    return model(i["x"], i["t"], i["context"], torch.ones(i["context"].shape[:2], dtype=torch.bool))
 
 
 def _qwen(model: Any, i: dict[str, Any]) -> Any:
@@ -395,6 +443,14 @@ def _stable_audio_comfyui(model: Any, i: dict[str, Any]) -> Any:
     return model(i["x"], i["t"], context=i["context"], global_embed=i["y"])
 
 
+def _stable_audio3(model: Any, i: dict[str, Any]) -> Any:
+    return model(i["x"], i["t"], i["context"], i["y"], local_add_cond=i["local"], return_dict=False)[0]
+
+
+def _stable_audio3_comfyui(model: Any, i: dict[str, Any]) -> Any:
+    return model(i["x"], i["t"], context=i["context"], global_embed=i["y"], local_add_cond=i["local"])
+
+
 def _cascade(model: Any, i: dict[str, Any]) -> Any:
     return model(
         i["x"],
@@ -417,6 +473,7 @@ _IMAGE = {"x": (1, 4, 12, 16), "t": 0.7, "context": (1, 9, 40)}
 _UNET_INPUTS = {"x": (1, 4, 16, 24), "t": 400, "context": (1, 9, 40)}
 _SD3_INPUTS = {"x": (1, 5, 12, 16), "t": 700, "context": (1, 9, 40), "y": (1, 24)}
 _WAN_INPUTS = {"x": (1, 5, 3, 8, 12), "t": 400, "context": (1, 9, 40)}
+_GATES = "to_scale_shift_gate"
 _UNET = {"converter": "convert_ldm_unet_checkpoint", "prefix": "model.diffusion_model."}
 _WAN_EXTRA = {"scale_shift_table": "head.modulation"} | {
     f"{stack}.{n}.scale_shift_table": f"{stack}.{n}.modulation" for stack in ("blocks", "vace_blocks") for n in (0, 1)
@@ -446,6 +503,7 @@ RUNS: dict[str, Run] = {
     "flux2_klein": Run(
         _IMAGE | {"x": (1, 20, 6, 8)}, _flux2, _flux_comfyui, "convert_flux2_transformer_checkpoint_to_diffusers"
     ),
+    "ovis_image": Run(_IMAGE, _ovis, _flux_comfyui),
     "longcat_image": Run(_IMAGE, _longcat, _flux_comfyui),
     "chroma": Run(_IMAGE, _flux, _chroma_comfyui),
     "z_image": Run(
@@ -472,6 +530,14 @@ RUNS: dict[str, Run] = {
         _hunyuan,
         _hunyuan_comfyui,
     ),
+    "ideogram4": Run(
+        {"x": (1, 20, 6, 8), "t": 0.7, "context": (1, 9, 40)},
+        _ideogram,
+        _plain_comfyui,
+        extra={"embed_image_indicator.weight": "embed_image_indicator.weight"},
+    ),
+    "joyimage": Run({"x": (1, 5, 1, 8, 12), "t": 700, "context": (1, 9, 40)}, _joyimage, _plain_comfyui),
+    "mochi": Run({"x": (1, 5, 3, 8, 12), "t": 0.7, "context": (1, 9, 40)}, _mochi, _mochi_comfyui),
     "auraflow": Run(
         {"x": (1, 5, 16, 24), "t": 0.7, "context": (1, 9, 40)},
         _plain,
@@ -518,6 +584,12 @@ RUNS: dict[str, Run] = {
     "cosmos_predict2": Run(
         _COSMOS_INPUTS, _cosmos, _plain_comfyui, "convert_cosmos_transformer_checkpoint_to_diffusers"
     ),
+    "cosmos1": Run(
+        _COSMOS_INPUTS,
+        _cosmos,
+        _plain_comfyui,
+        extra={f"learnable_pos_embed.pos_emb_{axis}": f"extra_pos_embedder.pos_emb_{axis}" for axis in "thw"},
+    ),
     "cogvideox": Run({"x": (1, 5, 3, 8, 12), "t": 400, "context": (1, 9, 40)}, _cogvideox, _plain_comfyui),
     "ernie_image": Run({"x": (1, 20, 6, 8), "t": 400, "context": (1, 9, 40)}, _ernie, _plain_comfyui),
     "kandinsky5": Run(
@@ -538,6 +610,16 @@ RUNS: dict[str, Run] = {
         _stable_audio,
         _stable_audio_comfyui,
         extra={"time_proj.weight": "timestep_features.weight"},
+    ),
+    "stable_audio3": Run(
+        {"x": (1, 6, 15), "t": 0.7, "context": (1, 9, 40), "y": (1, 24), "local": (1, 5, 15)},
+        _stable_audio3,
+        _stable_audio3_comfyui,
+        extra={
+            "memory_tokens": "transformer.memory_tokens",
+            "rotary_pos_emb.inv_freq": "transformer.rotary_pos_emb.inv_freq",
+        }
+        | {f"transformer_blocks.{n}.{_GATES}": f"transformer.layers.{n}.{_GATES}" for n in (0, 1)},
     ),
     "stable_cascade_c": Run(
         {"x": (1, 5, 8, 12), "t": 0.7, "context": (1, 9, 40), "pooled": (1, 1, 36), "image": (1, 1, 28)},

@@ -87,8 +87,9 @@ def diffusers(arch: str, folder: Path) -> None:
             if isinstance(module, kinds):
                 update = torch.randn(module.weight.shape) * module.weight.std() * UPDATE
                 module.weight += update
-                weight, rows, swap = _place(name, names, shapes)
-                updates[weight][rows] += update.roll(len(update) // 2, 0) if swap else update
+                for weight, rows, taken, swap in _places(name, names, shapes):
+                    part = update[taken]
+                    updates[weight][rows] += part.roll(len(part) // 2, 0) if swap else part
         updated = run.diffusers(model, inputs)
         outputs = {"base": base, "updated": updated}
         for maker, make_file in MAKERS.items():
@@ -98,13 +99,17 @@ def diffusers(arch: str, folder: Path) -> None:
     save_file({name: output.contiguous() for name, output in outputs.items()}, folder / "outputs.safetensors")
 
 
-def _place(module: str, names: Any, shapes: Any) -> tuple[str, slice, bool]:
-    """(weight of the target, its rows, halves swapped) of a diffusers module, by the tables."""
+def _places(module: str, names: Any, shapes: Any) -> list[tuple[str, slice, slice, bool]]:
+    """(weight of the target, its rows, the module's rows that go there, halves swapped) by the tables."""
     if module not in names:
-        return f"{module}.weight", slice(None), False
-    (slot,) = names[module]
-    start, length = slot.rows or (0, shapes[f"{slot.module}.{slot.parameter}"][0])
-    return f"{slot.module}.{slot.parameter}", slice(start, start + length), slot.swap
+        return [(f"{module}.weight", slice(None), slice(None), False)]
+    places = []
+    for slot in names[module]:
+        start, length = slot.rows or (0, shapes[f"{slot.module}.{slot.parameter}"][0])
+        first, count = slot.source_rows or (0, length)
+        rows, taken = slice(start, start + length), slice(first, first + count)
+        places.append((f"{slot.module}.{slot.parameter}", rows, taken, slot.swap))
+    return places
 
 
 def _converted(run: Any, original: dict[str, Any], model: Any, names: Any) -> dict[str, Any]:
@@ -121,16 +126,26 @@ def _converted(run: Any, original: dict[str, Any], model: Any, names: Any) -> di
         module, _, parameter = name.rpartition(".")
         place = run.extra.get(name, name)
         if place not in original and module in names:
-            weight, rows, swap = _place(module, names, shapes)
-            target, _, held = weight.rpartition(".")
-            if parameter == "bias":
-                held = {"gamma": "beta", "in_proj_weight": "in_proj_bias"}.get(held, "bias")
-            if f"{target}.{held}" in original:
-                part = original[f"{target}.{held}"][rows]
-                weights[name] = torch.cat(part.chunk(2)[::-1]) if swap else part
+            places = _places(module, names, shapes)
+            parts = [_part(original, parameter, weight, rows, swap) for weight, rows, _, swap in places]
+            if all(part is not None for part in parts):
+                weights[name] = torch.cat(parts)
         elif place in original:
             weights[name] = original[place]
     return weights
+
+
+def _part(original: dict[str, Any], parameter: str, weight: str, rows: slice, swap: bool) -> Any:
+    """The rows of a weight, or of the bias beside it, that a place names; None where there is no such bias."""
+    import torch
+
+    target, _, held = weight.rpartition(".")
+    if parameter == "bias":
+        held = {"gamma": "beta", "in_proj_weight": "in_proj_bias"}.get(held, "bias")
+    if f"{target}.{held}" not in original:
+        return None
+    part = original[f"{target}.{held}"][rows]
+    return torch.cat(part.chunk(2)[::-1]) if swap else part
 
 
 def _load(model: Any, weights: dict[str, Any]) -> None:

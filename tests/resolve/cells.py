@@ -31,6 +31,8 @@ TABLE = {
     "AuraFlow": "auraflow",
     "PixArt Σ": "pixart_sigma",
 }
+FURTHER = sorted({path.stem for path in DATA.glob("*.json")} - set(TABLE.values()))
+
 NAMINGS = {
     "base_model.model.": lambda name: f"base_model.model.{name}",
     "transformer.": lambda name: f"transformer.{name}",
@@ -44,9 +46,14 @@ NAMINGS = {
 
 
 def recorded(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """(diffusers' module -> shape, ComfyUI's weight -> shape)"""
+    """(diffusers' module -> shape, ComfyUI's weight -> shape).
+
+    The same names where diffusers has no such model; its authors' weights where ComfyUI has none.
+    """
     data = json.loads((DATA / f"{architecture}.json").read_text())
-    return tuple({name: tuple(shape) for name, shape in data[side].items()} for side in ("diffusers", "comfyui"))
+    weights = data.get("comfyui") or data["original"]
+    modules = data.get("diffusers") or {name.removesuffix(".weight"): shape for name, shape in weights.items()}
+    return tuple({name: tuple(shape) for name, shape in side.items()} for side in (modules, weights))
 
 
 def lokr_keys(modules: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

@@ -6,9 +6,7 @@ import pytest
 
 from lokr_core import resolve
 from lokr_core.names import aliases
-from tests.resolve.cells import DATA, NAMINGS, TABLE, adapter, comfyui_target, recorded
-
-FURTHER = sorted({path.stem for path in DATA.glob("*.json")} - set(TABLE.values()))
+from tests.resolve.cells import FURTHER, NAMINGS, TABLE, adapter, comfyui_target, recorded
 
 
 def places(matches) -> dict[str, set]:

@@ -1,0 +1,226 @@
+"""Training: what a step and a forward cost with LoKr adapters, beside PEFT's, LyCORIS' and the model's own."""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measure import peak_extra
+from lokr_core import LoKrConfig, LoKrModel
+
+__all__ = ["lines", "run"]
+
+RANK, ALPHA = 8, 16
+SEED_TARGETS = (
+    *("proj_in", "proj_out", "to_k", "to_q", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "time_emb_proj"),
+)
+VIT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
+BASE = "base"
+
+
+@dataclass
+class Case:
+    """A model with the names of the modules to adapt, its input, and how often it is measured."""
+
+    name: str
+    model: nn.Module
+    targets: tuple[str, ...]
+    forward: Callable[[nn.Module, Tensor], Tensor]
+    x: Tensor
+    repeats: int
+
+
+def mlp() -> Case:
+    layers = [layer for _ in range(4) for layer in (nn.Linear(3072, 3072), nn.GELU())]
+    tokens = torch.randn(512, 3072)
+    return Case("MLP 4 × 3072, 512 tokens", nn.Sequential(*layers), ("0", "2", "4", "6"), lambda m, x: m(x), tokens, 7)
+
+
+def vit() -> Case:
+    from transformers import ViTConfig, ViTModel
+
+    images = torch.randn(4, 3, 224, 224)
+    model = ViTModel(ViTConfig(), add_pooling_layer=False)
+    return Case("ViT-B, 4 × 224×224", model, VIT_TARGETS, lambda m, x: m(x).last_hidden_state, images, 5)
+
+
+def unet() -> Case:
+    from diffusers import UNet2DConditionModel
+
+    model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    text = torch.randn(1, 77, 768)
+    latents = torch.randn(1, 4, 32, 32)
+    return Case("SD1.5 UNet, 32×32", model, SEED_TARGETS, lambda m, x: m(x, 10, text).sample, latents, 3)
+
+
+CASES = {"mlp": mlp, "vit": vit, "unet": unet}
+
+
+# Each way puts adapters into the model and takes them out again: one base, however large, is enough for all.
+
+
+@contextmanager
+def base(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+    yield case.model, []
+
+
+@contextmanager
+def ours(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+    config = LoKrConfig(r=RANK, alpha=ALPHA, target_modules=list(case.targets), init_weights=False)
+    model = LoKrModel(case.model, config)
+    yield model, [p for p in model.parameters() if p.requires_grad]
+    model.unload()
+
+
+@contextmanager
+def peft(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+    from peft import LoKrConfig as Config
+    from peft import LoKrModel as Model
+
+    model = Model(
+        case.model, Config(r=RANK, alpha=ALPHA, target_modules=list(case.targets), init_weights=False), "default"
+    )
+    yield model, [p for p in model.parameters() if p.requires_grad]
+    model.unload()
+
+
+def lycoris(bypass: bool):
+    @contextmanager
+    def way(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+        from lycoris.modules.lokr import LokrModule
+
+        found = [m for n, m in case.model.named_modules() if any(n == t or n.endswith("." + t) for t in case.targets)]
+        modules = [LokrModule("m", m, lora_dim=RANK, alpha=ALPHA, factor=-1, bypass_mode=bypass) for m in found]
+        for module in modules:
+            module.train()
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.02)
+            module.apply_to()
+        yield case.model, [p for module in modules for p in module.parameters()]
+        for module in modules:
+            module.restore()
+
+    return way
+
+
+WAYS = {BASE: base, "PEFT": peft, "LyCORIS": lycoris(False), "LyCORIS bypass": lycoris(True), "ours": ours}
+
+
+def step_of(case: Case, model: nn.Module, parameters: list[nn.Parameter]) -> Callable[[], None]:
+    """Forward, backward and AdamW; without adapters, forward and backward to the input."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4) if parameters else None
+
+    def step() -> None:
+        # A first layer before any adapter would let the base skip its backward pass.
+        loss = case.forward(model, case.x.detach().requires_grad_()).square().mean()
+        loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def kept_bytes(case: Case, model: nn.Module) -> int:
+    """What the forward keeps for the backward pass, parameters left out, each storage once."""
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    storages: dict[int, int] = {}
+    alive: list[Tensor] = []  # so that no two share an address
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            storages[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor.detach())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        case.forward(model, case.x.detach().requires_grad_())
+    return sum(storages.values())
+
+
+def measure(case: Case, ways: dict) -> dict:
+    """Medians over turns in which every way is put in, warmed up, timed and taken out."""
+    case.model.requires_grad_(False)
+    seconds: dict[str, dict[str, list[float]]] = {"step": defaultdict(list), "forward": defaultdict(list)}
+    kept, peak, flops, modules = {}, {}, {}, 0
+    for turn in range(case.repeats):
+        for name, way in ways.items():
+            with way(case) as (model, parameters):
+                modules = len(getattr(model, "targeted_module_names", ())) or modules
+                step = step_of(case, model, parameters)
+                step()
+                seconds["step"][name].append(_timed(step))
+                with torch.no_grad():
+                    forward = lambda m=model: case.forward(m, case.x)  # noqa: E731
+                    forward()
+                    seconds["forward"][name].append(_timed(forward))
+                if turn == 0:
+                    kept[name] = kept_bytes(case, model) / 2**20
+                    gc.collect()
+                    peak[name] = peak_extra(step) / 2**20
+                    with FlopCounterMode(display=False) as counter:
+                        step()
+                    flops[name] = counter.get_total_flops() / 1e9
+                del model, parameters, step
+            gc.collect()
+    medians = {what: {name: statistics.median(v) for name, v in each.items()} for what, each in seconds.items()}
+    step, forward = medians["step"], medians["forward"]
+    row = {"case": f"{case.name}, r {RANK}, {modules} modules", "kept MiB": kept, "peak MiB": peak, "step GFLOP": flops}
+    row["ms"] = {name: value * 1e3 for name, value in step.items()}
+    row["forward ms"] = {name: value * 1e3 for name, value in forward.items()}
+    row["step, of the base"] = {name: value / step[BASE] for name, value in step.items()}
+    row["ours times faster"] = {name: value / step["ours"] for name, value in step.items() if name != "ours"}
+    own = {name: value - forward[BASE] for name, value in forward.items() if name != BASE}
+    row["adapters' own forward ms"] = {name: value * 1e3 for name, value in own.items()}
+    row["ours' own forward, of theirs"] = {n: own["ours"] / value for n, value in own.items() if n != "ours"}
+    row["ours' kept beyond the base, of PEFT's"] = (kept["ours"] - kept[BASE]) / max(kept["PEFT"] - kept[BASE], 1e-9)
+    row["ours' kept, of PEFT's"] = kept["ours"] / kept["PEFT"]
+    return row
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def run() -> list[dict]:
+    """One row for each case; the environment's ``LOKR_CASES`` (such as "mlp,vit") takes some of them only."""
+    wanted = os.environ.get("LOKR_CASES", ",".join(CASES)).split(",")
+    rows = []
+    for name in wanted:
+        torch.manual_seed(0)
+        rows.append(measure(CASES[name](), WAYS))
+        gc.collect()
+    return rows
+
+
+def lines(rows: list[dict]) -> list[str]:
+    """The results as a table to read."""
+    out = []
+    for row in rows:
+        out.append(f"{row['case']}")
+        for what in ("ms", "forward ms", "step GFLOP", "kept MiB", "peak MiB"):
+            out.append(f"    {'step ms' if what == 'ms' else what}: " + _values(row[what], ".0f"))
+        out.append("    step, of the base: " + _values(row["step, of the base"], ".2f"))
+        out.append("    ours times faster a step: " + _values(row["ours times faster"], ".2f"))
+        out.append("    ours' own forward, of theirs: " + _values(row["ours' own forward, of theirs"], ".3f"))
+        share = row["ours' kept, of PEFT's"]
+        out.append(f"    ours' kept memory, of PEFT's: {share:.2f}")
+    return out
+
+
+def _values(values: dict[str, float], form: str) -> str:
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())

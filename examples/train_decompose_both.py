@@ -1,0 +1,40 @@
+"""Both factors low-rank (``decompose_both``, r 4, factor 8) on a small Flux transformer with flow matching.
+
+    python examples/train_decompose_both.py [FOLDER OF PICTURES]
+
+As in PEFT, a factor is stored in halves where r is below half of its longer side: W2 is here, W1 (8 x 8) would be from
+r 3 down. ComfyUI's LoKr Loader reads the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from lokr_core import LoKrConfig, get_lokr_model
+from lokr_core.training.command import add_arguments, run
+from lokr_core.training.losses import flow_matching_loss, prompt_embedding
+from lokr_core.training.pictures import load_pictures
+from lokr_core.training.small_model import TARGETS, WIDTH, latents_of, small_flux
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", help="pictures to train on; four of noise by default")
+    add_arguments(parser, "lokr-decompose-both")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    pictures, captions = torch.rand(4, 3, 64, 64) * 2 - 1, [""] * 4
+    if options.folder:
+        pictures, captions = load_pictures(options.folder, 64)
+    config = LoKrConfig(r=4, alpha=4, decompose_both=True, decompose_factor=8, target_modules=TARGETS)
+    model = get_lokr_model(small_flux(), config)
+    loss = flow_matching_loss(latents_of(pictures), prompt_embedding(captions, WIDTH))
+    trained = run(model, loss, len(pictures), options)
+    if trained:
+        print(trained.text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A real ComfyUI with its real front end in Chromium; skipped loudly where either is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.comfyui.test_server import LAYERS, lokr
+
+METADATA = {
+    "ss_base_model_version": "sd_v1",
+    "ss_network_module": "lycoris.kohya",
+    "ss_tag_frequency": json.dumps({"10_lighthouse": {"lighthouse": 20, "storm": 12}}),
+    "modelspec.title": "Lighthouses",
+    "modelspec.trigger_phrase": "lghths style",
+}
+
+
+@pytest.fixture(scope="session")
+def front_server(comfyui, tmp_path_factory):
+    """A server with a random SD1.5 of two levels and a few adapters, one with a picture beside it."""
+    base = tmp_path_factory.mktemp("front")
+    checkpoint = base / "models/checkpoints/sd15-float16.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    comfyui.run(base, {"do": "make_sd15", "path": str(checkpoint), "dtype": "float16"})
+    loras = base / "models/loras"
+    other_model = {"lora_unet_double_blocks_0_img_attn_qkv": (768, 256)}
+    save_file(lokr(LAYERS, 0), str(loras / "style.safetensors"), metadata=METADATA)
+    save_file(lokr(LAYERS, 1), str(loras / "other.safetensors"))
+    save_file(lokr({**LAYERS, **other_model}, 3), str(loras / "partial.safetensors"))
+    save_file(lokr(other_model, 4), str(loras / "nothing.safetensors"))
+    (loras / "people").mkdir()
+    save_file(lokr(LAYERS, 5), str(loras / "people/face.safetensors"))
+    Image.linear_gradient("L").convert("RGB").save(loras / "style.png")
+    with comfyui.serve(base) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="NO PLAYWRIGHT HERE: pip install playwright; nothing of web/ is tested"
+    )
+    chromium = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+    if not chromium.exists():
+        pytest.skip("NO CHROMIUM HERE: set CHROMIUM to one; nothing of web/ is tested")
+    from tests.browser.front import ARGUMENTS
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=["LiteGraph", "Vue nodes"])
+def page_of(request, browser, front_server):
+    """The front end, once with each of its two ways to draw nodes."""
+    from tests.browser.front import opened
+
+    with opened(browser, front_server.url, vue=request.param == "Vue nodes") as page:
+        yield page
+
+
+@pytest.fixture
+def front(page_of):
+    """The front end with an empty workflow; an error of the pack's scripts fails the test."""
+    page_of.empty()
+    page_of.errors.clear()
+    yield page_of
+    assert not page_of.errors

@@ -1,0 +1,215 @@
+"""ComfyUI's real front end in a real browser, as a person uses it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, Locator, Page
+
+READY = "window.app && window.app.graph && window.app.extensionManager && window.LiteGraph"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+@dataclass
+class Front:
+    """A page of ComfyUI's front end. ``vue``: with its Vue nodes ("Nodes 2.0") and not LiteGraph's canvas."""
+
+    page: Page
+    url: str
+    vue: bool = False
+    theme: str = "dark"
+    errors: list[str] = field(default_factory=list)
+
+    def open(self) -> Front:
+        self.page.set_default_timeout(20_000)
+        self.page.on("dialog", lambda dialog: dialog.accept())  # "leave this page?"
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(self.url)
+        self.page.wait_for_function(READY, timeout=90_000)
+        self.page.wait_for_timeout(1000)
+        self.page.keyboard.press("Escape")  # the template browser of a first start
+        self.setting("Comfy.VueNodes.Enabled", self.vue)
+        self.setting("Comfy.ColorPalette", self.theme)
+        self.setting("Comfy.Minimap.Visible", False)
+        self.page.wait_for_timeout(500)
+        return self
+
+    def setting(self, name: str, value: object) -> None:
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+
+    # the graph ----------------------------------------------------------------------------------------------------
+
+    def load(self, prompt: dict, places: dict[int, tuple[int, int]] | None = None) -> None:
+        """Open a workflow given in API form, with its nodes at ``places``; the canvas at scale 1."""
+        self.page.evaluate("prompt => app.loadApiJson(prompt, 'test')", prompt)
+        self.arrange(places or {})
+
+    def arrange(self, places: dict[int, tuple[int, int]], scale: float = 1.0) -> None:
+        self.page.evaluate(
+            """([places, scale]) => {
+                for (const [id, place] of Object.entries(places)) {
+                    const node = app.graph.getNodeById(Number(id));
+                    if (node) node.pos = place;
+                }
+                app.canvas.ds.scale = scale;
+                app.canvas.ds.offset = [60, 130];
+                app.graph.setDirtyCanvas(true, true);
+            }""",
+            [{str(node): place for node, place in places.items()}, scale],
+        )
+        self.page.wait_for_timeout(700)
+
+    def add(self, kind: str, place: tuple[int, int] = (60, 60)) -> int:
+        """A new node; its id."""
+        found = self.page.evaluate(
+            """([kind, place]) => {
+                const node = LiteGraph.createNode(kind);
+                node.pos = place;
+                app.graph.add(node);
+                app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+                return node.id;
+            }""",
+            [kind, place],
+        )
+        self.page.wait_for_timeout(500)
+        return found
+
+    def empty(self) -> None:
+        """A new workflow."""
+        self.page.keyboard.press("Escape")
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+        self.page.wait_for_function("app.graph.nodes.length === 0")
+        self.arrange({})
+
+    def values(self, node: int) -> dict:
+        """The values of a node's widgets that are saved."""
+        return self.page.evaluate(
+            """id => Object.fromEntries(app.graph.getNodeById(id).widgets
+                .filter(widget => widget.serialize !== false).map(widget => [widget.name, widget.value]))""",
+            node,
+        )
+
+    def serialized(self) -> list[dict]:
+        """What is saved of each node: kind, values and links, by id."""
+        return self.page.evaluate(
+            """() => app.graph.serialize().nodes
+                .map(({id, type, widgets_values, inputs, properties}) => ({
+                    id, type, values: widgets_values ?? [], links: inputs.map(input => input.link),
+                    snap: properties.lokr_snap_steps ?? null}))
+                .sort((a, b) => a.id - b.id)"""
+        )
+
+    def api(self, node: int) -> dict:
+        """The inputs that a node is queued with."""
+        prompt = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        return prompt[str(node)]["inputs"]
+
+    # a person -----------------------------------------------------------------------------------------------------
+
+    def slot(self, node: int, name: str, output: bool = False) -> tuple[float, float]:
+        """Where on the screen a node's input or output is."""
+        if self.vue:
+            side = "output" if output else "input"
+            slots = self.page.evaluate(
+                "([id, side]) => app.graph.getNodeById(id)[side + 's'].map(slot => slot.name)", [node, side]
+            )
+            dots = self.page.locator(f"[data-node-id='{node}'] .lg-slot--{side} .slot-dot")
+            box = dots.nth(slots.index(name)).bounding_box()
+            return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        return tuple(
+            self.page.evaluate(
+                """([id, name, output]) => {
+                    const node = app.graph.getNodeById(id);
+                    const slots = output ? node.outputs : node.inputs;
+                    const [x, y] = node.getConnectionPos(!output, slots.findIndex(slot => slot.name === name));
+                    const {scale, offset} = app.canvas.ds;
+                    const box = app.canvas.canvas.getBoundingClientRect();
+                    return [(x + offset[0]) * scale + box.left, (y + offset[1]) * scale + box.top];
+                }""",
+                [node, name, output],
+            )
+        )
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 8) -> None:
+        self.page.mouse.move(*start)
+        self.page.mouse.down()
+        self.page.mouse.move(*end, steps=steps)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(150)
+
+    def connect(self, source: int, output: str, target: int, name: str) -> None:
+        """Drag a link from an output to an input."""
+        self.drag(self.slot(source, output, output=True), self.slot(target, name))
+
+    def undo(self) -> None:
+        self.page.keyboard.press("Control+z")
+        self.page.wait_for_timeout(900)
+
+    def drop_file(self, path: Path, kind: str) -> None:
+        """Drop a file onto the canvas, as from a file manager."""
+        data = base64.b64encode(path.read_bytes()).decode()
+        self.page.evaluate(
+            """async ([data, name, type]) => {
+                const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([bytes], name, {type}));
+                const options = {bubbles: true, cancelable: true, dataTransfer: transfer, clientX: 900, clientY: 650};
+                document.elementFromPoint(900, 650).dispatchEvent(new DragEvent('drop', options));
+            }""",
+            [data, path.name, kind],
+        )
+        self.page.wait_for_timeout(2500)
+
+    def run(self) -> str:
+        """Press Run and wait for the end: "success" or "error"."""
+        self.page.evaluate(
+            """() => {
+                window.ended = null;
+                for (const end of ['success', 'error', 'interrupted'])
+                    app.api.addEventListener('execution_' + end, () => { window.ended = end; }, {once: true});
+            }"""
+        )
+        self.page.get_by_test_id("queue-button").click()
+        self.page.wait_for_function("window.ended !== null", timeout=90_000)
+        self.page.wait_for_timeout(300)
+        return self.page.evaluate("window.ended")
+
+    # what the pack adds -------------------------------------------------------------------------------------------
+
+    def face(self, node: int, key: str) -> Locator:
+        """The element with that data-key on a node."""
+        if self.vue:
+            return self.page.locator(f"[data-node-id='{node}'] [data-key='{key}']")
+        self.page.evaluate(
+            """id => app.graph.getNodeById(id).widgets
+                .forEach(widget => { if (widget.element) widget.element.dataset.node = id; })""",
+            node,
+        )
+        return self.page.locator(f"[data-node='{node}'] [data-key='{key}']")
+
+    def badge(self, node: int) -> tuple[str, str]:
+        """(level, text) of a node's badge."""
+        badge = self.face(node, "badge")
+        return badge.get_attribute("data-level"), badge.locator(".lokr-badge-text").inner_text()
+
+    def dialog(self, kind: str) -> Locator:
+        return self.page.locator(f"dialog.lokr-dialog[data-kind='{kind}']")
+
+    def focused(self) -> str | None:
+        """The data-key of what has the focus."""
+        return self.page.evaluate("document.activeElement?.getAttribute('data-key')")
+
+
+@contextmanager
+def opened(browser: Browser, url: str, size: tuple[int, int] = (1500, 900), **how) -> Iterator[Front]:
+    """A front end in a profile of its own, closed at the end."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    try:
+        yield Front(context.new_page(), url, **how).open()
+    finally:
+        context.close()

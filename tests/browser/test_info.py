@@ -1,0 +1,91 @@
+"""The info dialog: what is in a file, and where it acts, as `lokr inspect --json` says it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def info(front):
+    """The dialog on style.safetensors, opened by the loader's button."""
+    node = front.add("LoKrLoader")
+    front.page.evaluate("id => app.graph.getNodeById(id).widgets[0].value = 'style.safetensors'", node)
+    front.face(node, "info").click()
+    dialog = front.dialog("info")
+    dialog.locator(".lokr-heat").wait_for()
+    return dialog
+
+
+def test_facts_and_metadata(info):
+    facts = info.locator(".lokr-facts").inner_text().split("\n")
+    assert facts[facts.index("modules") + 1] == "4"
+    assert facts[facts.index("kind") + 1] == "LoKr"
+    assert "modelspec.title" in info.locator(".lokr-metadata dt").all_inner_texts()
+    assert "Lighthouses" in info.locator(".lokr-metadata dd").all_inner_texts()
+
+
+def test_the_heat_map_is_that_of_inspect(info, front_server):
+    path = front_server.base / "models/loras/style.safetensors"
+    command = [sys.executable, "-m", "lokr_core.cli", "inspect", "--json", str(path)]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    heat = told["heat"]
+    assert info.locator(".lokr-heat tbody th").all_inner_texts() == heat["rows"]
+    assert info.locator(".lokr-heat thead th").all_inner_texts()[1:] == heat["columns"]
+    shown = {}
+    for cell in info.locator(".lokr-heat-cell").all():
+        where, _, value = cell.get_attribute("title").partition(": ‖ΔW‖ = ")
+        shown[where] = float(value)
+    expected = {
+        f"{row}, {column}": value
+        for row, values in zip(heat["rows"], heat["values"], strict=True)
+        for column, value in zip(heat["columns"], values, strict=True)
+        if value is not None
+    }
+    assert len(expected) == 4
+    assert shown == expected
+
+
+def test_trigger_words_are_copied(info, front):
+    info.get_by_role("button", name='Copy "lghths style"').click()
+    assert front.page.evaluate("navigator.clipboard.readText()") == "lghths style"
+    assert info.get_by_text("copied: lghths style").count() == 1
+
+
+def test_factors_and_picture(info):
+    lines = [line.split("\t") for line in info.locator(".lokr-table tbody tr").all_inner_texts()]
+    (conv,) = (line for line in lines if "mid_block_resnets" in line[0])
+    assert conv[1] == "640 × 640 × 3 × 3"
+    assert conv[2] == "8 × 8"
+    picture = info.locator("img.lokr-preview")
+    assert picture.evaluate("async image => (await image.decode(), image.naturalWidth)") == 256
+
+
+def test_a_file_that_is_gone_is_told(front):
+    node = front.add("LoKrLoader")
+    front.page.evaluate("id => app.graph.getNodeById(id).widgets[0].value = '../gone.safetensors'", node)
+    front.face(node, "info").click()
+    error = front.dialog("info").locator(".lokr-error")
+    error.wait_for()
+    assert "There is no such adapter file" in error.inner_text()
+
+
+def test_the_menu_and_a_command_open_it(front):
+    node = front.add("LoKrLoader")
+    front.page.evaluate(
+        """id => {
+            const node = app.graph.getNodeById(id);
+            app.canvas.selectNode(node);
+            app.extensionManager.command.execute('LoKr.Info');
+        }""",
+        node,
+    )
+    front.dialog("info").wait_for()
+    front.page.keyboard.press("Escape")
+    box = front.face(node, "info").bounding_box()
+    front.page.mouse.click(box["x"] - 40, box["y"] - 215, button="right")
+    front.page.get_by_text("LoKr info: ").first.click()
+    front.dialog("info").wait_for()

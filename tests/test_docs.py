@@ -1,0 +1,120 @@
+"""The documents: their code runs as it stands there, their links lead somewhere, their reference is the code's."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lokr_core
+from lokr_core import Adapter, Factor, LoKrWeights, save_adapter
+from lokr_core.blocks import BlockStrengths
+from lokr_core.cli import main as lokr
+from tests.hosts import PROJECT
+
+PAGES = sorted(
+    path
+    for folder in (".", "docs", "web/docs", "examples")
+    for path in (PROJECT / folder).glob("*.md")
+    if path.name != "library.md"  # its examples are the docstrings', which test_doctests runs
+)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def blocks_of(language: str) -> list:
+    """(page, code) of all fenced blocks in that language."""
+    found = [(page, *match.groups()) for page in PAGES for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    return [pytest.param(page, code, id=page.name) for page, kind, code in found if kind == language]
+
+
+class Attention(torch.nn.Module):
+    """A model with the names of diffusers' attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (torch.nn.Linear(8, 8) for _ in range(3))
+        self.to_out = torch.nn.Sequential(torch.nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.to_out(torch.softmax(self.to_q(x) @ self.to_k(x).T, -1) @ self.to_v(x))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where the examples run: a model, a few adapters for it, and files of the names that the documents use."""
+    torch.manual_seed(0)
+    model = Attention()
+    for name in ("style", "other", "someones"):
+        weights = {
+            module: LoKrWeights(Factor(torch.randn(2, 2)), Factor(torch.randn(4, 4))) for module in ("to_q", "to_out.0")
+        }
+        save_adapter(Adapter(weights), tmp_path / f"{name}.safetensors")
+    save_file(model.state_dict(), str(tmp_path / "model.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    return model
+
+
+@pytest.mark.parametrize(("page", "code"), blocks_of("python"))
+def test_python_runs_as_it_stands_there(page, code, folder, tmp_path):
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    names = {"torch": torch, "lokr_core": lokr_core, "model": folder, "unet": folder, "latent": torch.randn(1, 8)}
+    runpy.run_path(str(tmp_path / "example.py"), names)
+
+
+# Commands that need the network or much time, or that other tests run (tests/training, tests/distributed).
+ELSEWHERE = ("pip install", "pytest", "python -m benchmarks", "python docs/", "lokr train", "torchrun")
+
+
+@pytest.mark.parametrize(("page", "code"), blocks_of("") + blocks_of("sh"))
+def test_commands_run_as_they_stand_there(page, code, folder, capsys):
+    if page.name.startswith("LoKr"):  # what is typed into a node
+        assert BlockStrengths.parse(code).entries
+        return
+    for line in code.splitlines():
+        for command in line.split("#")[0].split("&&"):
+            command = command.strip()
+            if command and not command.startswith(ELSEWHERE):
+                assert command.startswith("lokr "), f"{page.name}: what is {command!r}?"
+                assert lokr(shlex.split(command)[1:]) in (0, 1), f"{command}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    benchmarks = (PROJECT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2:4] for line in readme.splitlines() if "python -m benchmarks --only" in line]
+    figures = [figure for row in rows for cell in row for figure in re.findall(r"[\d.]+ to [\d.]+", cell)]
+    assert len(figures) >= 6
+    assert not [figure for figure in figures if figure not in benchmarks]
+
+
+def test_the_reference_is_what_the_docstrings_say():
+    spec = importlib.util.spec_from_file_location("library_page", PROJECT / "docs" / "library.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run: python docs/library.py"
+
+
+def test_a_wheel_holds_the_library_and_the_command_alone(tmp_path):
+    code = (
+        "import setuptools, sys; sys.argv = ['setup.py', 'egg_info', '--egg-base', sys.argv[1]]; "
+        "from setuptools import setup; d = setup(); print(sorted({p.partition('.')[0] for p in d.packages}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "['lokr_core']", done.stderr[-2000:]

@@ -1,0 +1,151 @@
+"""The training loop: it learns, stops and goes on, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lokr_core import LoKrConfig, LoKrError, LoKrFileError, LoKrModel, LoKrValueError, get_lokr_model
+from lokr_core.files import read_header, save_tensors
+from lokr_core.training import Batch, TrainSettings, plot_losses, train
+
+EXAMPLES = 5
+SETTINGS = TrainSettings(steps=9, batch_size=2, learning_rate=1e-2, save_every=4)
+
+
+def network(width: int = 12, **fields) -> LoKrModel:
+    torch.manual_seed(0)
+    config = LoKrConfig(r=2, alpha=4, target_modules=["0", "2"], **fields)
+    return get_lokr_model(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 8)), config)
+
+
+def loss_of(model: nn.Module, batch: Batch) -> torch.Tensor:
+    clean = torch.eye(8)[batch.indices]
+    return F.mse_loss(model(clean + 0.1 * batch.randn(8)), clean)
+
+
+def run(out, settings: TrainSettings = SETTINGS, model: LoKrModel | None = None, loss=loss_of, saved=None):
+    model = model or network()
+    return model, train(model, loss, EXAMPLES, settings, out, (saved or []).append)
+
+
+def test_it_learns_and_leaves_what_it_promises(tmp_path):
+    saved, told = [], []
+    settings = replace(SETTINGS, steps=60, learning_rate=3e-2)
+    losses = train(network(), loss_of, EXAMPLES, settings, tmp_path, saved.append, progress=lambda *n: told.append(n))
+    assert len(losses) == 60 and sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert json.loads((tmp_path / "losses.json").read_text()) == losses
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert saved == [True] * 15 and told[-1] == (60, 60)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["loss.png", "losses.json", "state.safetensors"]
+    frozen = [name for name in read_header(tmp_path / "state.safetensors").tensors if "base_layer" in name]
+    assert not frozen, "the base model is no part of the state"
+
+
+def test_stopped_and_gone_on_it_is_what_it_would_have_been(tmp_path):
+    """With dropout; the optimizer's moments, the order of the examples, their noise and the masks all have to fit."""
+    model, whole = run(tmp_path / "whole", model=network(rank_dropout=0.2, module_dropout=0.2))
+
+    def stops(model: nn.Module, batch: Batch) -> torch.Tensor:
+        if batch.step == 6:
+            raise KeyboardInterrupt
+        return loss_of(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", model=network(rank_dropout=0.2, module_dropout=0.2), loss=stops)
+    torch.rand(7)  # whatever else drew numbers in between
+    again, losses = run(tmp_path / "parts", model=network(rank_dropout=0.2, module_dropout=0.2))
+    assert losses == whole
+    assert all(map(torch.equal, again.parameters(), model.parameters()))
+
+
+def test_each_epoch_takes_every_example_once_in_an_order_of_its_own(tmp_path):
+    seen = []
+
+    def looks(model: nn.Module, batch: Batch) -> torch.Tensor:
+        seen.extend(batch.indices)
+        return loss_of(model, batch)
+
+    run(tmp_path, replace(SETTINGS, steps=10), loss=looks)
+    epochs = [seen[start : start + EXAMPLES] for start in range(0, 20, EXAMPLES)]
+    assert all(sorted(epoch) == list(range(EXAMPLES)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_noise_belongs_to_a_place_in_the_batch_and_not_to_the_process(tmp_path):
+    whole = Batch(3, [4, 1, 0, 2], [0, 1, 2, 3], seed=5)
+    half = Batch(3, [0, 2], [2, 3], seed=5)
+    assert torch.equal(whole.randn(4)[2:], half.randn(4))
+    assert torch.equal(whole.randint(1000)[2:], half.randint(1000))
+    assert not torch.equal(Batch(4, [0, 2], [2, 3], seed=5).randn(4), Batch(3, [0, 2], [2, 3], seed=5).randn(4))
+    assert len(set(whole.rand().tolist())) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number"),
+        ({"save_every": -1}, "save_every"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0"),
+    ],
+)
+def test_settings_that_are_none(fields, said):
+    with pytest.raises(LoKrValueError, match=said):
+        TrainSettings(**fields)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_before_it_spoils_the_state(tmp_path):
+    def breaks(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return loss_of(model, batch) * (math.nan if batch.step == 5 else 1)
+
+    with pytest.raises(LoKrValueError, match="The loss of step 6 is not a finite number"):
+        run(tmp_path, loss=breaks)
+    assert len(run(tmp_path)[1]) == SETTINGS.steps, "it goes on from the checkpoint before"
+
+
+def test_a_folder_with_another_training_is_left_as_it_is(tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(LoKrFileError, match="another model or configuration") as error:
+        run(tmp_path, model=network(width=16))
+    assert "lokr_w" in str(error.value)
+    with pytest.raises(LoKrFileError, match="a training with other settings") as error:
+        run(tmp_path, replace(SETTINGS, seed=1))
+    assert "'seed': 0" in str(error.value) and "'seed': 1" in str(error.value)
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+    save_tensors({"a": torch.ones(1)}, tmp_path / "state.safetensors")
+    with pytest.raises(LoKrFileError, match="no state of a training"):
+        run(tmp_path)
+
+
+def test_more_steps_may_be_asked_for_later(tmp_path):
+    run(tmp_path / "a")
+    _, losses = run(tmp_path / "a", replace(SETTINGS, steps=14))
+    assert losses == run(tmp_path / "b", replace(SETTINGS, steps=14))[1]
+
+
+def test_a_learning_rate_may_be_lowered_on_the_way(tmp_path):
+    before = [p.detach().clone() for p in run(tmp_path)[0].parameters()]
+    model, _ = run(tmp_path, replace(SETTINGS, steps=10, learning_rate=1e-9))
+    assert all(torch.allclose(a, b, atol=1e-8) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_nothing_to_train_on(tmp_path):
+    with pytest.raises(LoKrError, match="nothing to train on"):
+        train(network(), loss_of, 0, SETTINGS, tmp_path, print)
+
+
+@pytest.mark.parametrize("losses", [[1.0], [2.0, 2.0], [3.0, 1.0, 2.0], [1e-8, 1e8], list(range(1000))])
+def test_a_plot_of_any_losses(tmp_path, losses):
+    plot_losses(losses, tmp_path / "loss.png")
+    image = pytest.importorskip("PIL.Image", reason="NO PILLOW HERE: the picture is read by it")
+    with image.open(tmp_path / "loss.png") as picture:
+        colours = {colour for _, colour in picture.getcolors(1 << 16)}
+        assert picture.size == (640, 360) and (25, 80, 170) in colours

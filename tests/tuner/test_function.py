@@ -1,0 +1,225 @@
+"""The autograd function: exact first and second derivatives, what it keeps, and who may look into it."""
+
+from __future__ import annotations
+
+import copy
+from math import prod
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lokr_core import Factor, LoKrConfig
+from lokr_core.kronecker import materialize
+from lokr_core.kronecker.apply import CONV
+from lokr_core.tuner import Conv2d, Linear
+from lokr_core.tuner.function import add_kron
+
+SLOW = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def factor(draw, rows: int, cols: int, kernel: tuple[int, ...], form: str) -> Factor:
+    r = draw(st.integers(1, 3))
+    make = lambda *shape: torch.randn(shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    if form == "whole":
+        return Factor(whole=make(rows, cols, *kernel))
+    if form == "tucker":
+        return Factor(a=make(r, rows), b=make(r, cols), t=make(r, r, *kernel))
+    return Factor(a=make(rows, r), b=make(r, cols, *kernel))
+
+
+@st.composite
+def products(draw):
+    """(y or None, x, w1, w2, convolution or None), all small and in fp64."""
+    torch.manual_seed(draw(st.integers(0, 1 << 20)))
+    size = st.integers(1, 4)
+    l, m, k, n = (draw(size) for _ in range(4))
+    axes = draw(st.integers(0, 2))
+    kernel = tuple(draw(st.integers(1, 2)) for _ in range(axes))
+    w1 = factor(draw, l, m, (), draw(st.sampled_from(["whole", "low-rank"])))
+    w2 = factor(draw, k, n, kernel, draw(st.sampled_from(["whole", "low-rank", *["tucker"] * bool(axes)])))
+    conv, groups = None, 1
+    if axes:
+        groups = draw(st.sampled_from([g for g in (1, 2, 3) if (l * k) % g == 0]))
+        stride, dilation, padding = (tuple(draw(st.integers(low, 2)) for _ in kernel) for low in (1, 1, 0))
+        conv = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    lead = (draw(st.integers(1, 3)),) if axes else tuple(draw(st.lists(st.integers(0, 3), min_size=0, max_size=2)))
+    space = tuple(draw(st.integers(3, 4)) for _ in kernel)
+    shape = (*lead, groups * m * n, *space) if axes else (*lead, m * n)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    y = None
+    if draw(st.booleans()):
+        with torch.no_grad():
+            y = torch.randn_like(reference(None, x, w1, w2, conv)).requires_grad_()
+    return y, x, w1, w2, conv
+
+
+def reference(y, x, w1: Factor, w2: Factor, conv):
+    weight = 0.7 * materialize(w1, w2)
+    update = x @ weight.T if conv is None else CONV[weight.ndim - 2](x, weight, **conv)
+    return update if y is None else y + update
+
+
+def as_function(y, x, w1: Factor, w2: Factor, conv, in_place: bool):
+    """(a function of tensors, the tensors): every one that has a gradient."""
+    names = [(w, name) for w in (w1, w2) for name in w.tensors]
+    tensors = [*([] if y is None else [y]), x, *(w.tensors[name] for w, name in names)]
+
+    def function(*given):
+        given = list(given)
+        base = None if y is None else given.pop(0)
+        x, *rest = given
+        factors = [{}, {}]
+        for (w, name), tensor in zip(names, rest, strict=True):
+            factors[w is w2][name] = tensor
+        if base is not None and in_place:
+            base = base * 1  # a leaf cannot be written to
+        return add_kron(base, x, Factor(**factors[0]), Factor(**factors[1]), 0.7, conv, in_place)
+
+    return function, tuple(tensors)
+
+
+@settings(max_examples=50, **SLOW)
+@given(products(), st.booleans())
+def test_gradients_are_exact_over_the_whole_family(product, in_place):
+    y, x, w1, w2, conv = product
+    function, tensors = as_function(*product, in_place)
+    assert torch.allclose(function(*tensors), reference(*product), rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        assert torch.allclose(function(*tensors), reference(*product), rtol=1e-9, atol=1e-9)
+    if x.numel():
+        assert torch.autograd.gradcheck(function, tensors)
+
+
+@settings(max_examples=15, **SLOW)
+@given(products())
+def test_second_derivatives_are_exact(product):
+    function, tensors = as_function(*product, True)
+    if product[1].numel():
+        assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
+
+
+def saved_numbers(run) -> int:
+    """Numbers that the backward pass keeps, each storage counted once."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    assert result is not None
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("r", [4, 16])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_it_keeps_the_input_the_factors_and_nothing_larger_than_half_the_input(kind, r):
+    x = torch.randn(2, 64, 8, 8) if kind == "conv" else torch.randn(50, 64)
+    base = nn.Conv2d(64, 64, 3, padding=1) if kind == "conv" else nn.Linear(64, 64)
+    layer = (Conv2d if kind == "conv" else Linear)(base, "default", LoKrConfig(init_weights=False), r=r, alpha=r)
+    layer.base_layer.requires_grad_(False)
+    factors = sum(p.numel() for n, p in layer.named_parameters() if "lokr" in n)
+    weight = layer.weight.numel()
+    kept = saved_numbers(lambda: layer(x.requires_grad_()))
+    assert kept <= 2 * x.numel() + 2 * factors + weight
+    assert kept < x.numel() + factors + 2 * weight  # no dW anywhere
+
+
+def test_the_layers_own_output_is_written_to_and_a_hooked_one_is_not():
+    layer = Linear(nn.Linear(8, 8), "default", LoKrConfig(init_weights=False), r=2, alpha=2)
+    x, seen = torch.randn(3, 8), []
+    expected = layer(x)
+    handle = layer.base_layer.register_forward_hook(lambda module, args, output: seen.append(output))
+    assert torch.equal(layer(x), expected)
+    assert torch.equal(seen[0], nn.functional.linear(x, layer.weight, layer.bias))
+    handle.remove()
+    layer.base_layer.forward = lambda x: seen[0]  # as accelerate and others replace it
+    layer(x)
+    assert torch.equal(seen[0], nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_torch_func_sees_through_it():
+    from torch.func import functional_call, grad, vmap
+
+    torch.manual_seed(0)
+    layer = Linear(nn.Linear(6, 8).double(), "default", LoKrConfig(init_weights=False), r=1, alpha=2)
+    parameters = {n: p.detach() for n, p in layer.named_parameters() if "lokr" in n}
+    x = torch.randn(5, 6, dtype=torch.float64)
+
+    def loss(parameters, x):
+        return functional_call(layer, parameters, (x[None],)).square().sum()
+
+    per_sample = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    for i in range(len(x)):
+        layer.zero_grad()
+        layer(x[i : i + 1]).square().sum().backward()
+        for name, parameter in layer.named_parameters():
+            if "lokr" in name:
+                assert torch.allclose(per_sample[name][i], parameter.grad, rtol=1e-9)
+
+
+def test_forward_mode_sees_through_it():
+    layer = Linear(nn.Linear(6, 8).double(), "default", LoKrConfig(init_weights=False), r=1, alpha=2)
+    x, v = torch.randn(2, 3, 6, dtype=torch.float64)
+    _, found = torch.func.jvp(layer, (x,), (v,))
+    weight = layer.weight + layer.get_delta_weight("default")
+    assert torch.allclose(found, v @ weight.T, rtol=1e-9)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, v)
+        tangent = torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent
+    assert torch.allclose(tangent, v @ weight.T, rtol=1e-9)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(Linear(nn.Linear(8, 8), "default", LoKrConfig(init_weights=False), r=2, alpha=2) for _ in "ab")
+    )
+    x = torch.randn(3, 8, requires_grad=True)
+    results = []
+    for run in (model, lambda x: checkpoint(model, x, use_reentrant=reentrant)):
+        model.zero_grad()
+        x.grad = None
+        run(x).square().sum().backward()
+        results.append([x.grad.clone(), *(p.grad.clone() for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["linear", "dora", "dropout", "conv"])
+def test_compiled_without_a_graph_break_it_gives_the_same(kind):
+    torch.manual_seed(0)
+    fields = {"dora": dict(dora="out"), "dropout": dict(rank_dropout=0.2)}.get(kind, {})
+    base, x = (nn.Conv2d(8, 8, 3), torch.randn(2, 8, 5, 5)) if kind == "conv" else (nn.Linear(8, 12), torch.randn(3, 8))
+    layer = (Conv2d if kind == "conv" else Linear)(
+        base, "default", LoKrConfig(init_weights=False, **fields), r=2, alpha=2
+    )
+    layer.train(kind == "dropout")
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    results = []
+    for module in (layer, compiled):
+        torch.manual_seed(1)
+        y = module(x)
+        y.square().sum().backward()
+        results.append([y, *(p.grad for p in module.parameters())])
+    for plain, found in zip(*results, strict=True):
+        assert torch.allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_an_output_in_channels_last_and_an_empty_batch():
+    layer = Conv2d(nn.Conv2d(8, 8, 3).double(), "default", LoKrConfig(init_weights=False), r=1, alpha=2)
+    layer = layer.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
+    weight = layer.weight + layer.get_delta_weight("default")
+    expected = nn.functional.conv2d(x, weight, layer.bias)
+    assert torch.allclose(layer(x.to(memory_format=torch.channels_last)), expected, rtol=1e-9)
+    assert torch.allclose(layer(x[0]), expected[0], rtol=1e-9)  # without a batch axis
+    assert layer(x[:0]).shape == (0, *expected.shape[1:])
+    empty = Linear(nn.Linear(8, 4), "default", LoKrConfig(), r=1, alpha=2)(torch.zeros(0, 8))
+    assert prod(empty.shape) == 0

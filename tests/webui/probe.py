@@ -1,0 +1,109 @@
+"""An extension for the tests: what is going on inside a running A1111 or Forge, over its API.
+
+It lies in the server's ``extensions`` as ``probe/scripts/probe.py``.
+"""
+
+import gc
+import hashlib
+import sys
+
+import torch
+from modules import processing, script_callbacks, scripts, sd_models, shared
+
+last = {"comments": "", "interrupt_at": None, "models": 0}
+
+
+class Probe(scripts.Script):
+    def title(self):
+        return "Probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def postprocess(self, p, processed, *args):
+        last["comments"] = processed.comments
+
+
+def interrupt(params):
+    if last["interrupt_at"] is not None and params.denoiser.step >= last["interrupt_at"]:
+        shared.state.interrupted = True
+        last["interrupt_at"] = None
+
+
+def models(every: bool = False) -> list[torch.nn.Module]:
+    """The model in use; A1111's others too with ``every``."""
+    model = sd_models.model_data.sd_model
+    if hasattr(model, "forge_objects"):
+        return [model.forge_objects.unet.model, model.forge_objects.clip.cond_stage_model]
+    return sd_models.model_data.loaded_sd_models if every else [model]
+
+
+def weights_hash() -> str:
+    """Of the UNet's and the text encoders' weights, in memory."""
+    digest = hashlib.sha256()
+    for model in models():
+        for name, tensor in model.state_dict().items():
+            if not name.startswith("first_stage_model."):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(dtype=torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def hooks() -> int:
+    """How many of this project's hooks are on the models."""
+    count = 0
+    for model in models(every=True):
+        for module in model.modules():
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+                count += type(hook).__module__.startswith("lokr_core")
+    return count
+
+
+def count_models(model):
+    """How many of Forge's models are in memory when one has been loaded."""
+    last["models"] = sum(type(each) is type(model) for each in gc.get_objects())
+
+
+def forget_prompts():
+    for kind in (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
+        for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+            if hasattr(kind, name):
+                setattr(kind, name, [None, None])
+
+
+def reset():
+    """As after a start: nothing applied by anyone, no prompt encoded."""
+    network = sys.modules["modules.extra_networks"].extra_network_registry["lokr"]
+    network.close()
+    model = sd_models.model_data.sd_model
+    if hasattr(model, "forge_objects"):
+        for name in ("unet", "clip"):
+            held = getattr(model.forge_objects_original, name).clone()
+            getattr(held, "patcher", held).lora_patches = {}
+            setattr(model.forge_objects_original, name, held)
+        model.forge_objects = model.forge_objects_original.shallow_copy()
+        model.forge_objects_after_applying_lora = model.forge_objects_original.shallow_copy()
+        model.current_lora_hash = str([])
+    builtin = sys.modules.get("networks")
+    if hasattr(builtin, "network_restore_weights_from_backup"):
+        builtin.loaded_networks.clear()
+        with torch.no_grad():
+            for module in shared.sd_model.modules():
+                builtin.network_restore_weights_from_backup(module)
+                builtin.network_reset_cached_weight(module)
+    forget_prompts()
+    return {}
+
+
+def routes(_demo, app):
+    app.add_api_route("/probe/comments", lambda: last["comments"], methods=["GET"])
+    app.add_api_route("/probe/weights", weights_hash, methods=["GET"])
+    app.add_api_route("/probe/models", lambda: last["models"], methods=["GET"])
+    app.add_api_route("/probe/hooks", hooks, methods=["GET"])
+    app.add_api_route("/probe/reset", reset, methods=["GET"])
+    app.add_api_route("/probe/interrupt", lambda at: last.update(interrupt_at=int(at)), methods=["GET"])
+
+
+script_callbacks.on_cfg_denoiser(interrupt)
+script_callbacks.on_model_loaded(count_models)
+script_callbacks.on_app_started(routes)

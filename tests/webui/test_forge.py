@@ -1,0 +1,256 @@
+"""Pictures that a real Forge makes with ``<lokr:…>``, beside its own ``<lora:…>`` and beside merged checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lokr_core.cli import main as lokr_command
+from tests.hosts import A1111, find_forge
+from tests.webui.adapters import attention, lokr, lora, peft, save, text_layers
+from tests.webui.conftest import Painter, apart
+
+HERE = Path(__file__).parent
+LOOKS_OTHER = 20
+SIZE = 320  # of every layer of the checkpoint's UNet
+UNET = {
+    "down_blocks.0.resnets.0.conv1": (SIZE, SIZE, 3, 3),
+    "down_blocks.1.downsamplers.0.conv": (SIZE, SIZE, 3, 3),
+    "up_blocks.1.attentions.0.proj_in": (SIZE, SIZE, 1, 1),
+    "up_blocks.3.resnets.2.time_emb_proj": (SIZE, 4 * SIZE),
+}
+for block in ("down_blocks.0.attentions.1", "mid_block.attentions.0", "up_blocks.2.attentions.2"):
+    UNET |= attention(block, SIZE, 768)
+SD15 = {"unet": UNET, "te": text_layers(768)}
+HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+# The API leaves this None, which Forge cannot iterate over.
+HIRES |= {"hr_additional_modules": ["Use same choices"]}
+
+
+@pytest.fixture(scope="module")
+def forge() -> A1111:
+    found = find_forge()
+    if found is None:
+        pytest.skip("NO FORGE HERE: set FORGE_PATH and FORGE_PYTHON; nothing of <lokr:> in Forge is tested")
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoint(forge: A1111, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, and kept between runs of the tests where TINY_CHECKPOINTS is set."""
+    folder = Path(os.environ.get("TINY_CHECKPOINTS") or tmp_path_factory.mktemp("checkpoints")) / "forge"
+    file = folder / "narrow-sd15.safetensors"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [forge.python, HERE / "forge_checkpoint.py", file]
+        done = subprocess.run(command, cwd=forge.path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-4000:]
+    return file
+
+
+def data_folder(base: Path, **settings) -> Path:
+    (base / "extensions/probe/scripts").mkdir(parents=True)
+    shutil.copy(HERE / "probe.py", base / "extensions/probe/scripts/probe.py")
+    settings = {"sd_model_checkpoint": "narrow-sd15.safetensors", "live_previews_enable": False} | settings
+    (base / "config.json").write_text(json.dumps(settings))
+    folder = base / "models/Lora"
+    save(lokr(SD15), folder / "style.safetensors")
+    save(lokr(SD15, rank=None, seed=1), folder / "whole.safetensors")
+    save(lokr({"unet": UNET}, seed=2), folder / "unet only.safetensors")
+    save(lokr(SD15, dora="out", seed=3), folder / "dora.safetensors")
+    save(lokr(SD15, dora="in", seed=4), folder / "dora-in.safetensors")
+    save(lokr({"unet": UNET}, peft, seed=5), folder / "peft.safetensors")
+    save(lora(SD15), folder / "plain.safetensors")
+    return base
+
+
+ON_CPU = ("--always-cpu", "--all-in-fp32", "--no-hashing")
+
+
+@pytest.fixture(scope="module")
+def painter(forge: A1111, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+    base = data_folder(tmp_path_factory.mktemp("forge"))
+    with forge.serve(base, "--ckpt-dir", str(checkpoint.parent), *ON_CPU) as server:
+        yield Painter(server)
+
+
+@pytest.mark.parametrize(
+    "name, strengths",
+    [("style", "0.7"), ("style", "te=0.5"), ("style", "0"), ("whole", "0.3:-0.6"), ("unet only", "0.4:unet=0.9")],
+)
+@pytest.mark.parametrize("mode", ["live", "merge"])
+def test_where_the_built_in_is_right_the_picture_is_its_own(painter: Painter, name: str, strengths: str, mode: str):
+    ours = painter(f"a lighthouse <lokr:{name}:{strengths}:mode={mode}>")
+    assert painter.comments() == ""
+    assert apart(ours, painter(f"a lighthouse <lora:{name}:{strengths}>")) <= 2
+    assert (apart(ours, painter("a lighthouse")) > LOOKS_OTHER) == (strengths != "0")
+
+
+@pytest.mark.parametrize("name", ["dora", "dora-in", "peft"])
+def test_where_it_is_not_the_picture_is_that_of_the_merged_checkpoint(painter: Painter, checkpoint: Path, name: str):
+    live = painter(f"a lighthouse <lokr:{name}:0.7:mode=live>")
+    assert painter.comments() == "" and painter.server.get("/probe/hooks") > 0
+    merge = painter(f"a lighthouse <lokr:{name}:0.7:mode=merge>")
+    assert painter.comments() == "" and painter.server.get("/probe/hooks") == 0
+    assert apart(live, painter("a lighthouse")) > LOOKS_OTHER
+    merged = checkpoint.with_name(f"merged-{name}.safetensors")
+    adapter = painter.server.base / f"models/Lora/{name}.safetensors"
+    command = ["apply", str(checkpoint), str(adapter), "-o", str(merged), "-s", "0.7", "--dtype", "fp32"]
+    assert lokr_command(command) == 0
+    painter.server.post("/sdapi/v1/refresh-checkpoints", {})
+    expected = painter("a lighthouse", override_settings={"sd_model_checkpoint": merged.name})
+    merged.unlink()
+    assert apart(live, expected) <= 2 >= apart(merge, expected)
+
+
+def test_forges_lora_on_the_same_layers_keeps_its_work_and_ours(painter: Painter):
+    base, plain = painter("a pier"), painter("a pier <lora:plain:1>")
+    theirs = painter("a pier <lora:style:0.7> <lora:plain:1>")
+    for mode in ("live", "merge"):
+        tag = f"<lokr:style:0.7:mode={mode}>"
+        assert apart(painter(f"a pier {tag} <lora:plain:1>"), theirs) <= 2
+        assert apart(painter(f"a pier <lora:plain:1> {tag}"), theirs) <= 2
+        assert apart(painter(f"a pier {tag}"), painter("a pier <lora:style:0.7>")) <= 2
+        assert apart(painter("a pier <lora:plain:1>"), plain) == 0
+        assert apart(painter(f"a pier {tag}"), painter("a pier <lora:style:0.7>")) <= 2
+        assert apart(painter("a pier"), base) == 0
+    assert apart(base, plain) > LOOKS_OTHER < apart(theirs, plain)
+
+
+def test_the_norms_of_a_dora_are_those_of_the_unpatched_weights(painter: Painter):
+    """Weights that Forge has patched, with nothing in the end: the DoRA must not see the difference."""
+    nothing = "<lora:plain:1> <lora:plain:-1>"
+    assert apart(painter(f"a pier <lokr:dora:0.7> {nothing}"), painter("a pier <lokr:dora:0.7>")) <= 2
+    patched = painter("a pier <lora:plain:1> <lokr:dora:0.7:mode=merge>")
+    assert apart(painter("a pier <lokr:dora:0.7:mode=merge> <lora:plain:1>"), patched) <= 2
+
+
+def test_tags_add_up_also_those_of_one_file(painter: Painter):
+    for mode in ("live", "merge"):
+        twice = painter(f"a pier <lokr:style:0.5:mode={mode}> <lokr:style:0.2:mode={mode}>")
+        assert apart(twice, painter("a pier <lora:style:0.7>")) <= 2
+        both = painter(f"a pier <lokr:style:0.5:mode={mode}> <lokr:whole:-0.4>")
+        assert apart(both, painter("a pier <lora:style:0.5> <lora:whole:-0.4>")) <= 2
+
+
+def test_blocks_and_a_window_of_steps(painter: Painter):
+    text_only = painter("a pier <lokr:style:0.7:0>", steps=4)
+    full = painter("a pier <lokr:style:0.7>", steps=4)
+    assert apart(painter("a pier <lokr:style:0.7:blocks=ALL=0>", steps=4), text_only) == 0
+    assert apart(painter("a pier <lokr:style:0.7:start=0:end=1>", steps=4), full) == 0
+    half = painter("a pier <lokr:style:0.7:start=0.5>", steps=4)
+    assert apart(half, full) > 0 < apart(half, text_only)
+    some = painter("a pier <lokr:style:0.7:blocks=IN=0,OUT4-11=0.5>", steps=4)
+    assert apart(some, text_only) > 0 < apart(some, full)
+    assert apart(painter("a pier <lokr:style:0.7:blocks=IN=0,OUT4-11=0.5:mode=merge>", steps=4), some) <= 2
+
+
+@pytest.mark.parametrize("mode", ["live", "merge"])
+def test_hires_fix_has_a_prompt_and_tags_of_its_own(painter: Painter, mode: str):
+    first = f"a pier <lokr:style:0.7:mode={mode}>"
+    one = painter(first, hr_prompt=f"a pier <lokr:whole:0.8:mode={mode}>", **HIRES)
+    assert apart(one, painter("a pier <lora:style:0.7>", hr_prompt="a pier <lora:whole:0.8>", **HIRES)) <= 2
+    none = painter(first, hr_prompt="a pier", **HIRES)
+    assert apart(none, painter("a pier <lora:style:0.7>", hr_prompt="a pier", **HIRES)) <= 2
+    assert apart(one, none) > 2
+
+
+def test_prompt_editing_and_prompts_joined_by_and(painter: Painter):
+    for prompt in (
+        "a [pier:tower:0.5] <{}:style:0.7>",
+        "a pier <{}:style:0.7> AND a tower :0.6",
+        "(a:1.3) <{}:style:1>",
+    ):
+        assert apart(painter(prompt.format("lokr"), steps=4), painter(prompt.format("lora"), steps=4)) <= 2
+
+
+def test_a_changed_strength_encodes_the_prompt_anew(painter: Painter):
+    text = [painter(f"a pier <lokr:style:{te}:0>") for te in ("0.2", "0.9", "0.2")]
+    assert apart(text[0], text[1]) > 0 == apart(text[0], text[2])
+
+
+def test_another_checkpoint_takes_what_the_prompt_says(painter: Painter, checkpoint: Path):
+    other = checkpoint.with_name("other-sd15.safetensors")
+    shutil.copy(checkpoint, other)
+    painter.server.post("/sdapi/v1/refresh-checkpoints", {})
+    first = painter("a pier <lokr:dora:0.7>")
+    for mode in ("live", "merge"):
+        ours = painter(f"a pier <lokr:style:0.7:mode={mode}>", override_settings={"sd_model_checkpoint": other.name})
+        assert painter.server.get("/probe/models") == 1, "the model before is kept in memory"
+        assert apart(ours, painter("a pier <lora:style:0.7>")) <= 2
+    assert apart(painter("a pier <lokr:dora:0.7>"), first) == 0
+    other.unlink()
+
+
+def test_whatever_came_before_a_picture_is_that_of_a_fresh_start(painter: Painter):
+    """Random prompts in a row, each compared with a run after everything was taken off; every tenth is interrupted."""
+    painter("a pier")
+    weights = painter.server.get("/probe/weights")
+    draw = random.Random(0)
+    for number in range(int(os.environ.get("FORGE_RANDOM_PROMPTS", "20"))):
+        tags = [
+            f"<lokr:{draw.choice(('style', 'whole', 'unet only', 'dora', 'peft'))}"
+            f":{draw.choice((-0.5, 0, 0.3, 0.7, 1))}:mode={draw.choice(('live', 'live', 'merge'))}>"
+            for _ in range(draw.choice((0, 0, 1, 1, 2, 3)))
+        ]
+        if draw.random() < 0.3:
+            tags.insert(draw.randrange(len(tags) + 1), f"<lora:plain:{draw.choice((0.5, 1))}>")
+        prompt, settings = f"a {draw.choice(('pier', 'tower'))} {' '.join(tags)}", {}
+        if draw.random() < 0.15:
+            settings = HIRES | {"hr_prompt": "a pier <lokr:style:0.4>"}
+        elif draw.random() < 0.15:
+            settings = {"batch_size": 2}
+        if number % 10 == 9:
+            painter.server.get("/probe/interrupt", at="1")
+            painter(prompt, steps=3)
+        after = painter(prompt, **settings)
+        painter.server.get("/probe/reset")
+        assert apart(after, painter(prompt, **settings)) == 0, prompt
+    painter("a pier")
+    assert painter.server.get("/probe/weights") == weights
+    assert painter.server.get("/probe/hooks") == 0
+
+
+def test_an_unknown_name_makes_the_picture_and_says_so(painter: Painter):
+    base = painter("a pier")
+    assert apart(painter("a pier <lokr:styel:0.7>"), base) == 0
+    assert "no LoKr of this name" in painter.comments() and "style" in painter.comments()
+
+
+def test_the_api_lists_and_reports(painter: Painter):
+    painter("a pier")
+    assert {"style", "dora"} <= {adapter["name"] for adapter in painter.server.get("/lokr/v1/adapters")}
+    assert painter.server.get("/lokr/v1/report", name="style")["applied"] == len(UNET) + len(SD15["te"])
+
+
+@pytest.fixture(scope="module")
+def fp8_painter(forge: A1111, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+    """Its UNet lies in fp8, and its own LoRA is added to the numbers that a layer computes with."""
+    base = data_folder(tmp_path_factory.mktemp("fp8"), forge_unet_storage_dtype="Automatic (fp16 LoRA)")
+    arguments = ("--ckpt-dir", str(checkpoint.parent), *ON_CPU, "--unet-in-fp8-e4m3fn")
+    with forge.serve(base, *arguments) as server:
+        yield Painter(server)
+
+
+@pytest.mark.parametrize("mode", ["live", "merge"])
+def test_an_fp8_unet(fp8_painter: Painter, mode: str):
+    base = fp8_painter("a pier")
+    for name in ("style", "whole", "unet only"):
+        ours = fp8_painter(f"a pier <lokr:{name}:0.7:mode={mode}>")
+        assert fp8_painter.comments() == ""
+        assert apart(ours, fp8_painter(f"a pier <lora:{name}:0.7>")) <= 2
+        assert apart(ours, base) > LOOKS_OTHER
+    assert apart(fp8_painter("a pier"), base) == 0
+
+
+def test_dora_on_an_fp8_unet(fp8_painter: Painter):
+    live, merge = (fp8_painter(f"a pier <lokr:dora:0.7:mode={mode}>") for mode in ("live", "merge"))
+    assert apart(live, merge) <= 2
+    assert apart(live, fp8_painter("a pier")) > LOOKS_OTHER

@@ -1,0 +1,102 @@
+"""Whatever ran before, a picture is the one of a server that has just started."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.hosts import A1111
+from tests.webui.conftest import Painter, apart, data_folder
+
+SEED, RUNS = 7, 60
+FILES = ("style", "whole", "unet only", "dora", "dora-in")
+STRENGTHS = (0, 1, 0.7, -0.5, 0.3, "0.8:0.2", "0:0.9", "te=0.4")
+OPTIONS = ("", "", "", ":mode=merge", ":start=0.5", ":end=0.4", ":blocks=IN=0.2,MID=0")
+HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+
+
+def matrix() -> dict:
+    """The script that makes a batch for each part of the prompt behind a bar, with it and without."""
+    at_start, other_seeds, margin = False, False, 0
+    return {"script_name": "prompt matrix", "script_args": [at_start, other_seeds, "positive", "comma", margin]}
+
+
+def random_runs(seed: int = SEED) -> Iterator[tuple[str, dict, bool]]:
+    """(prompt, settings, whether it is interrupted) of runs with tags of every kind, or none."""
+    choose = random.Random(seed)
+    for number in range(RUNS):
+
+        def tags() -> str:
+            tags = []
+            for _ in range(choose.choice((0, 1, 1, 2, 3))):
+                strength, option = choose.choice(STRENGTHS), choose.choice(OPTIONS)
+                tags.append(f"<lokr:{choose.choice(FILES)}:{strength}{option}>")
+            tags += [f"<lora:{choose.choice(('plain', 'style'))}:{choose.choice((0.5, 1))}>"] * choose.choice((0, 0, 1))
+            return " ".join(choose.sample(tags, len(tags)))
+
+        prompt = f"a {choose.choice(('pier', 'tower', 'house'))} {tags()}"
+        kind = choose.choice(("plain", "plain", "plain", "hires", "matrix", "batch"))
+        settings = {"steps": choose.choice((2, 3)), "sampler_name": choose.choice(("Euler", "DPM++ 2M", "DDIM"))}
+        if kind == "hires":
+            settings |= HIRES | {"hr_prompt": choose.choice(("", f"a castle {tags()}"))}
+        elif kind == "matrix":
+            prompt, settings = f"{prompt}|{tags() or 'red'}", settings | matrix()
+        elif kind == "batch":
+            settings |= {"batch_size": 2, "n_iter": 2}
+        yield prompt, settings, number % 10 == 9
+
+
+def paint(painter: Painter, prompt: str, settings: dict, interrupted: bool) -> np.ndarray:
+    """All that the run makes, grids of pictures too, as one row of numbers."""
+    if interrupted:
+        painter.server.get("/probe/interrupt", at=1)
+    return np.concatenate([picture.ravel() for picture in painter.pictures(prompt, **settings)])
+
+
+@pytest.fixture(scope="module")
+def in_a_row(painter: Painter) -> list:
+    """The pictures of all the runs in a row, then the state after a last one without tags."""
+    painter.server.get("/probe/reset")
+    weights = painter.server.get("/probe/weights")
+    pictures = [paint(painter, *run) for run in random_runs()]
+    painter("a pier")
+    assert painter.server.get("/probe/hooks") == 0
+    painter.server.get("/probe/reset")  # the built-in's own updates stay until a layer runs without them
+    assert painter.server.get("/probe/weights") == weights
+    return pictures
+
+
+def test_each_picture_of_many_runs_is_that_of_the_server_after_a_reset(painter: Painter, in_a_row: list):
+    for number, run in enumerate(random_runs()):
+        painter.server.get("/probe/reset")
+        assert apart(paint(painter, *run), in_a_row[number]) == 0, (number, run)
+
+
+@pytest.mark.parametrize("number", [3, 29, 44])
+def test_and_that_of_a_server_that_has_just_started(
+    a1111: A1111, checkpoints: Path, tmp_path: Path, in_a_row: list, number: int
+):
+    base = data_folder(tmp_path / "data")
+    with a1111.serve(base, "--ckpt-dir", str(checkpoints), "--no-hashing") as server:
+        assert apart(paint(Painter(server), *list(random_runs())[number]), in_a_row[number]) == 0
+
+
+@pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
+def test_with_little_memory(a1111: A1111, checkpoints: Path, tmp_path: Path, flag: str):
+    """The host moves modules between devices while they run, and encodes the prompt of hires fix before."""
+    base = data_folder(tmp_path / "data")
+    with a1111.serve(base, "--ckpt-dir", str(checkpoints), "--no-hashing", flag) as server:
+        painter = Painter(server)
+        clean = painter("a pier")
+        for tag in ("style:0.7", "style:0.4:mode=merge"):
+            ours = painter(f"a pier <lokr:{tag}>")
+            assert apart(ours, painter(f"a pier <lora:{tag.removesuffix(':mode=merge')}>")) <= 1
+        hires = painter("a pier <lokr:style:0.7>", hr_prompt="a pier <lokr:whole:0.8>", **HIRES)
+        theirs = painter("a pier <lora:style:0.7>", hr_prompt="a pier <lora:whole:0.8>", **HIRES)
+        assert apart(hires, theirs) <= 1
+        assert apart(painter("a pier"), clean) == 0
+        assert server.get("/probe/hooks") == 0

@@ -1,0 +1,255 @@
+// The block editor: a slider for each block, laid out as the model is. All it holds is the node's two widgets.
+
+import { adapterInfo, blockLayout } from "./api.js";
+import { changedText, strengthsOf } from "./blocks_text.js";
+import { openDialog } from "./dialog.js";
+import { button, copyText, h, redraw } from "./dom.js";
+import { app, asOneChange, nodesAfter, setValue, widgetOf } from "./host.js";
+import { offeredBy } from "./chooser.js";
+import { slider } from "./slider.js";
+
+/**
+ * @typedef {import("./host.js").Node} Node
+ * @typedef {import("./api.js").Layout} Layout
+ */
+
+/** @type {BlocksEditor | null} */
+let open = null;
+
+/** @param {Node} node */
+export function editBlocks(node) {
+    open = new BlocksEditor(node);
+}
+
+/** After the graph was loaded anew, by an undo for instance, its nodes are others. */
+export function refreshBlocksEditor() {
+    open?.refresh();
+}
+
+const FILE = "file:";
+
+class BlocksEditor {
+    /** @param {Node} node */
+    constructor(node) {
+        this.id = node.id;
+        this.graph = node.graph;
+        /** @type {Layout | null} */
+        this.layout = null;
+        /** @type {Map<string, number>} energy of the file's blocks, as a share of the largest */
+        this.shares = new Map();
+        this.architecture = h("select", { "aria-label": "Architecture", onchange: () => this.load() });
+        this.preset = h("select", { "aria-label": "Preset", onchange: () => this.choosePreset() });
+        this.blocks = h("div.lokr-blocks");
+        this.said = h("span.lokr-said", { role: "status" });
+        this.text = h("textarea", {
+            rows: 4,
+            spellcheck: false,
+            "aria-label": "Strengths as text",
+            oninput: () => this.setText(this.text.value),
+        });
+        const content = h(
+            "div.lokr-blocks-editor",
+            {},
+            h(
+                "p.lokr-tools",
+                {},
+                h("label", {}, "blocks of ", this.architecture),
+                h("label", {}, "preset ", this.preset),
+            ),
+            this.blocks,
+            h("label.lokr-text", {}, "as text", this.text),
+            h(
+                "p.lokr-tools",
+                {},
+                button("Copy the text", "copy", () => this.copy()),
+                button("Paste a text from the clipboard", "paste", () => this.paste()),
+                button("Set all blocks to 1", "reset", () => this.choosePreset("none")),
+                this.said,
+            ),
+        );
+        const dialog = openDialog({
+            kind: "blocks",
+            title: "Strength per block",
+            content,
+            onClose: () => this.closed(),
+        });
+        this.close = dialog.close;
+        this.start();
+    }
+
+    /** @returns {Node | null} */
+    get node() {
+        // A reload keeps the root graph and makes a new object of everything in it.
+        const graph = this.graph?.isRootGraph ? app.rootGraph : this.graph;
+        return graph?.getNodeById(this.id) ?? null;
+    }
+
+    closed() {
+        if (open === this) open = null;
+    }
+
+    /** @param {"preset" | "strengths"} name @returns {string} */
+    value(name) {
+        return String((this.node && widgetOf(this.node, name)?.value) ?? "");
+    }
+
+    /** @param {Record<string, string>} values */
+    put(values) {
+        const { node } = this;
+        if (!node) return;
+        asOneChange(() => {
+            for (const [name, value] of Object.entries(values)) {
+                const widget = widgetOf(node, name);
+                if (widget) setValue(node, widget, value);
+            }
+        });
+    }
+
+    async start() {
+        const { node } = this;
+        const file = node && fileOf(node);
+        try {
+            const { architectures } = await blockLayout();
+            const options = architectures.map((title) => h("option", { value: title }, title));
+            if (file) options.unshift(h("option", { value: FILE + file }, file));
+            this.architecture.replaceChildren(...options);
+            const last = node?.properties?.lokr_architecture;
+            if (!file && typeof last === "string" && architectures.includes(last)) this.architecture.value = last;
+            await this.load();
+        } catch (error) {
+            this.blocks.replaceChildren(h("pre.lokr-error", {}, String(error)));
+        }
+    }
+
+    async load() {
+        const chosen = this.architecture.value;
+        this.shares = new Map();
+        if (chosen.startsWith(FILE)) {
+            const info = await adapterInfo(chosen.slice(FILE.length));
+            const largest = Math.max(0, ...(info.blocks ?? []).map((block) => block.energy));
+            info.blocks?.forEach(({ block, energy }) => this.shares.set(block, largest && energy / largest));
+            this.layout = info.layout ?? (await blockLayout());
+        } else {
+            this.layout = await blockLayout(chosen);
+            if (this.node?.properties) this.node.properties.lokr_architecture = chosen;
+        }
+        this.refresh();
+    }
+
+    presetText() {
+        return this.layout?.presets.find(({ name }) => name === this.value("preset"))?.text ?? "";
+    }
+
+    /** Draw all from the widgets. */
+    refresh() {
+        const { node, layout } = this;
+        if (!node) return this.close();
+        if (!layout) return;
+        const widget = widgetOf(node, "preset");
+        const fitting = new Set(layout.presets.map(({ name }) => name));
+        const options = offeredBy(widget).map((name) =>
+            h("option", { value: name, disabled: !fitting.has(name) }, name),
+        );
+        this.preset.replaceChildren(...options);
+        this.preset.value = this.value("preset");
+        if (document.activeElement !== this.text) this.text.value = this.value("strengths");
+        const strengths = strengthsOf(layout, this.presetText(), this.value("strengths"));
+        const names = layout.groups.map((group) => group.name);
+        this.blocks.classList.toggle(
+            "lokr-unet",
+            ["IN", "MID", "OUT"].every((name) => names.includes(name)),
+        );
+        redraw(
+            this.blocks,
+            layout.groups.map((group) => this.group(group, strengths)),
+        );
+    }
+
+    /** @param {Layout["groups"][number]} group @param {Map<string, number>} strengths */
+    group(group, strengths) {
+        const values = group.blocks.map((block) => strengths.get(block) ?? 1);
+        const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+        const one = group.blocks.length === 1;
+        const sliders = group.blocks.map((block, index) => {
+            const element = this.slider(block, `strength of ${block}`, block, values[index], [block]);
+            element.style.setProperty("--share", `${100 * (this.shares.get(block) ?? 0)}%`);
+            return element;
+        });
+        const all = this.slider(`all-${group.name}`, `strength of all ${group.name}`, "all", mean, group.blocks);
+        return h(
+            "section",
+            { "data-group": group.name, role: "group", "aria-label": group.label },
+            h("h3", {}, group.label),
+            !one && all,
+            h("div.lokr-group", {}, ...sliders),
+        );
+    }
+
+    /** @param {string} key @param {string} label @param {string} text @param {number} value @param {string[]} blocks */
+    slider(key, label, text, value, blocks) {
+        return slider({
+            key,
+            label,
+            text,
+            value: Number(value.toFixed(2)),
+            min: -2,
+            max: 2,
+            step: 0.01,
+            onInput: (strength) => this.setBlocks(blocks, strength),
+        });
+    }
+
+    /** @param {string[]} blocks @param {number} strength */
+    setBlocks(blocks, strength) {
+        if (!this.layout) return;
+        const changes = new Map(blocks.map((block) => [block, strength]));
+        const text = changedText(this.layout, this.presetText(), this.value("strengths"), changes);
+        this.put({ strengths: text });
+        this.text.value = text;
+        // The sliders are not drawn anew: one of them is being dragged.
+        const strengths = strengthsOf(this.layout, this.presetText(), text);
+        for (const [block, value] of strengths) {
+            const other = this.blocks.querySelector(`[data-key="${CSS.escape(block)}"]`);
+            if (other) other.value = value;
+        }
+    }
+
+    /** @param {string} text */
+    setText(text) {
+        this.put({ strengths: text });
+        this.refresh();
+    }
+
+    /** A preset is a start: the text that was on top of another goes. @param {string} [name] */
+    choosePreset(name = this.preset.value) {
+        this.put({ preset: name, strengths: "" });
+        this.refresh();
+    }
+
+    async copy() {
+        const whole = [this.presetText(), this.value("strengths")].filter(Boolean).join("\n");
+        await copyText(whole);
+        this.said.textContent = whole ? "copied" : "there is no text: all blocks are at 1";
+    }
+
+    async paste() {
+        try {
+            const text = await navigator.clipboard.readText();
+            this.put({ preset: "none", strengths: text });
+            this.refresh();
+            this.said.textContent = "pasted";
+        } catch {
+            this.text.focus();
+            this.said.textContent = "this browser lets no page read the clipboard: paste into the text";
+        }
+    }
+}
+
+/** The adapter file of the first loader or stack that the node's strengths go to. @param {Node} node */
+function fileOf(node) {
+    for (const loader of nodesAfter(node)) {
+        const widget = loader.widgets?.find(({ name }) => name === "lokr_name" || name === "lokr_1");
+        if (widget?.value) return String(widget.value);
+    }
+    return null;
+}

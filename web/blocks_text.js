@@ -1,0 +1,108 @@
+// Strengths of blocks as text, read and written as lokr_core/blocks.py reads them: of the entries that name a layer the
+// last counts, what none names keeps 1. Names of layers with * go through untouched.
+
+/**
+ * @typedef {import("./api.js").Layout} Layout
+ * @typedef {{name: string, strength: number, raw: string}} Entry `strength` is NaN for what is no entry
+ */
+
+const ALL = "ALL";
+const NUMBERED = /^([A-Za-z_]+(?:\.[A-Za-z_]+)*?)\.?(\d+)(?:-(\d+))?$/;
+
+/** @param {string} text @returns {Entry[]} */
+export function entriesOf(text) {
+    const pieces = text.split(/[\n,;]/).map((piece) => piece.trim());
+    return pieces.filter(Boolean).map((raw) => {
+        const [, name, number] = /** @type {RegExpExecArray} */ (/^([^:=]*)[:=]?(.*)$/.exec(raw));
+        return { name: name.trim(), strength: name.trim() && number.trim() ? Number(number) : NaN, raw };
+    });
+}
+
+/**
+ * The blocks that a name stands for, null for a pattern of layer names or a name that the layout does not have.
+ * @param {string} name @param {Layout} layout @returns {string[] | null}
+ */
+export function blocksNamed(name, layout) {
+    if (name.toUpperCase() === ALL) return layout.groups.flatMap((group) => group.blocks);
+    const numbered = NUMBERED.exec(name);
+    const wanted = numbered ? numbered[1] : name;
+    const group = layout.groups.find(
+        ({ name: short, list }) =>
+            short.toUpperCase() === wanted.toUpperCase() || (list && list.toLowerCase() === wanted.toLowerCase()),
+    );
+    if (!group) return null;
+    if (!numbered) return group.blocks;
+    const [first, last] = [Number(numbered[2]), Number(numbered[3] ?? numbered[2])];
+    const blocks = group.blocks.filter((_, number) => first <= number && number <= last);
+    return blocks.length ? blocks : null;
+}
+
+/**
+ * The strength of every block of the layout.
+ * @param {Layout} layout @param {...string} texts each comes on top of the one before
+ * @returns {Map<string, number>}
+ */
+export function strengthsOf(layout, ...texts) {
+    const strengths = new Map(layout.groups.flatMap((group) => group.blocks.map((block) => [block, 1])));
+    for (const { name, strength } of texts.flatMap(entriesOf)) {
+        if (!Number.isFinite(strength)) continue;
+        for (const block of blocksNamed(name, layout) ?? []) strengths.set(block, strength);
+    }
+    return strengths;
+}
+
+/**
+ * `text` with other strengths for some blocks, as short as it can be said on top of `preset`.
+ * @param {Layout} layout @param {string} preset @param {string} text @param {Map<string, number>} changes
+ */
+export function changedText(layout, preset, text, changes) {
+    const entries = entriesOf(text).map((entry) => ({ ...entry, blocks: blocksNamed(entry.name, layout) }));
+    const isPlain = (/** @type {typeof entries[number]} */ { blocks, strength }) => blocks && Number.isFinite(strength);
+    // What comes before an ALL is overruled by it.
+    const lastAll = entries.findLastIndex((entry) => isPlain(entry) && entry.name.toUpperCase() === ALL);
+    const all = entries[lastAll]?.strength;
+    const counting = entries.slice(lastAll + 1);
+    const lastPlain = counting.findLastIndex(isPlain);
+    const patterns = counting.map((entry, index) => ({ ...entry, index })).filter((entry) => !isPlain(entry));
+    const [under, over] = [patterns.filter((p) => p.index < lastPlain), patterns.filter((p) => p.index > lastPlain)];
+
+    /** @type {Map<string, number>} */
+    const named = new Map();
+    for (const entry of counting.filter(isPlain)) {
+        for (const block of entry.blocks ?? []) named.set(block, entry.strength);
+    }
+    changes.forEach((strength, block) => named.set(block, strength));
+    if (!under.length) {
+        const base = strengthsOf(layout, preset, all === undefined ? "" : `${ALL}:${all}`);
+        for (const [block, strength] of named) if (base.get(block) === strength) named.delete(block);
+    }
+    const lines = [
+        all === undefined ? "" : `${ALL}:${all}`,
+        ...under.map(({ raw }) => raw),
+        ...layout.groups.map((group) => runs(group, named).join(", ")),
+        ...over.map(({ raw }) => raw),
+    ];
+    return lines.filter(Boolean).join("\n");
+}
+
+/**
+ * Entries for the named blocks of a group: "IN" where all agree, else runs such as "IN0-3".
+ * @param {Layout["groups"][number]} group @param {Map<string, number>} named
+ */
+function runs({ name, blocks }, named) {
+    const strengths = blocks.map((block) => named.get(block));
+    if (strengths[0] !== undefined && strengths.every((strength) => strength === strengths[0])) {
+        return [`${name}:${strengths[0]}`];
+    }
+    const found = [];
+    for (let first = 0; first < blocks.length;) {
+        let next = first + 1;
+        while (next < blocks.length && strengths[next] === strengths[first]) next++;
+        if (strengths[first] !== undefined) {
+            const range = next - first > 1 ? `${blocks[first]}-${next - 1}` : blocks[first];
+            found.push(`${range}:${strengths[first]}`);
+        }
+        first = next;
+    }
+    return found;
+}

@@ -1,0 +1,146 @@
+// ComfyUI's front end as this pack sees it: the one place that imports it, and the few things done to its graph.
+
+// @ts-expect-error ComfyUI serves this address beside every pack's folder; no file stands there.
+import { app as comfyApp } from "../../scripts/app.js";
+// @ts-expect-error the same
+import { api as comfyApi } from "../../scripts/api.js";
+
+/**
+ * @typedef {import("@comfyorg/comfyui-frontend-types").ComfyApp} ComfyApp
+ * @typedef {import("@comfyorg/comfyui-frontend-types").ComfyApi} ComfyApi
+ * @typedef {NonNullable<ReturnType<ComfyApp["graph"]["getNodeById"]>>} Node
+ * @typedef {NonNullable<Node["widgets"]>[number] & {onRemove?: () => void}} Widget
+ * @typedef {(name: string, type: string, element: HTMLElement, options: object) => Widget} AddDomWidget
+ * @typedef {Node & {addDOMWidget?: AddDomWidget}} WithDomWidgets
+ */
+
+/** @type {ComfyApp} */
+export const app = comfyApp;
+/** @type {ComfyApi} */
+export const api = comfyApi;
+
+/**
+ * Do `change` so that the graph's own undo takes it back in one step.
+ * @template T
+ * @param {() => T} change
+ * @returns {T}
+ */
+export function asOneChange(change) {
+    const end = beginChange();
+    try {
+        return change();
+    } finally {
+        end();
+    }
+}
+
+/** Whatever happens until the returned function is called is one step of the graph's undo: a drag, for instance. */
+export function beginChange() {
+    const canvas = app.canvas;
+    let open = true;
+    canvas?.emitBeforeChange?.();
+    return () => {
+        if (!open) return;
+        open = false;
+        canvas?.emitAfterChange?.();
+        canvas?.setDirty?.(true, true);
+    };
+}
+
+/** Call `then` when what was changed is drawn: at once on the canvas; Vue nodes find their sizes a frame later. */
+export function whenDrawn(/** @type {() => void} */ then) {
+    if (vueNodes()) requestAnimationFrame(() => requestAnimationFrame(then));
+    else then();
+}
+
+/**
+ * @param {Node} node
+ * @param {string} name
+ * @returns {Widget | undefined}
+ */
+export function widgetOf(node, name) {
+    return node.widgets?.find((widget) => widget.name === name);
+}
+
+/**
+ * Give a widget a value as a person would: whoever listens to it hears of it.
+ * @param {Node} node
+ * @param {Widget} widget
+ * @param {any} value
+ */
+export function setValue(node, widget, value) {
+    if (widget.value === value) return;
+    widget.value = value;
+    widget.callback?.(value, app.canvas, node);
+    node.setDirtyCanvas?.(true, true);
+}
+
+/**
+ * Call `listener` after whatever a widget's callback does already.
+ * @param {Widget} widget
+ * @param {() => void} listener
+ */
+export function onChange(widget, listener) {
+    const before = widget.callback;
+    widget.callback = function (...args) {
+        const result = before?.apply(this, args);
+        listener();
+        return result;
+    };
+}
+
+/**
+ * Call `listener` after the node's own handler of an event (`onExecuted`, `onConfigure`, `onRemoved`).
+ * @param {Node} node
+ * @param {"onExecuted" | "onConfigure" | "onRemoved" | "onConnectionsChange"} event
+ * @param {(...args: any[]) => void} listener
+ */
+export function after(node, event, listener) {
+    const handlers = /** @type {Record<string, Function | undefined>} */ (/** @type {unknown} */ (node));
+    const before = handlers[event];
+    handlers[event] = function (/** @type {any[]} */ ...args) {
+        const result = before?.apply(this, args);
+        listener(...args);
+        return result;
+    };
+}
+
+/** Whether a widget's value comes by a connection. @param {Node} node @param {Widget} widget */
+export function isLinked(node, widget) {
+    return Boolean(node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null));
+}
+
+/**
+ * Hide or show widgets, in LiteGraph (`hidden`) and in Vue nodes (`options.hidden`, read when the list is set).
+ * @param {Node} node
+ * @param {(widget: Widget) => boolean} isHidden
+ */
+export function hideWidgets(node, isHidden) {
+    let changed = false;
+    for (const widget of node.widgets ?? []) {
+        const hidden = isHidden(widget);
+        if (Boolean(widget.hidden) === hidden) continue;
+        widget.hidden = hidden;
+        widget.options.hidden = hidden;
+        changed = true;
+    }
+    if (changed) node.widgets = [...(node.widgets ?? [])];
+}
+
+/** Whether nodes are drawn by Vue ("Nodes 2.0"), which lays them out by itself, and not on LiteGraph's canvas. */
+export function vueNodes() {
+    return Boolean(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
+}
+
+/**
+ * The nodes that take what an output of `node` gives.
+ * @param {Node} node
+ * @param {number} [slot]
+ * @returns {Node[]}
+ */
+export function nodesAfter(node, slot = 0) {
+    const links = node.outputs?.[slot]?.links ?? [];
+    const targets = links.map((id) => node.graph?.getLink?.(id)?.target_id);
+    const found = targets.map((id) => (id == null ? null : node.graph?.getNodeById(id)));
+    return /** @type {Node[]} */ (found.filter((other) => other != null));
+}

@@ -1,0 +1,82 @@
+"""Which files a picture was made with, in its parameters and back: ``LoKr hashes: "style: 0a1b2c3d4e5f, ..."``.
+
+Beside it stands the mode of tags that do not say theirs; strengths stand in the prompt's tags, which the host writes.
+``write(p, used)`` is called at each activation; the door calls ``register()`` while scripts load.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from modules import script_callbacks
+
+from . import library, settings
+from .library import Entry, UnknownName
+
+__all__ = ["FIELD", "pasted", "register", "write"]
+
+FIELD = "LoKr hashes"
+_PROMPTS = ("Prompt", "Hires prompt")
+_NAME = re.compile(r"(?<=<lokr:)[^:<>]+", re.IGNORECASE)
+_SEPARATORS = str.maketrans("", "", ":,")
+
+
+def register() -> None:
+    """Read the field when parameters are pasted, on the page and over the API."""
+    script_callbacks.on_infotext_pasted(pasted)
+
+
+def write(p, used: Iterable[tuple[str, Entry]]) -> None:
+    """Note in the parameters of the pictures of ``p`` what is active: (name as the prompt says it, file) of each tag.
+
+    The pass of hires fix adds to what the first pass used; every other activation stands for itself.
+    """
+    if not settings.writes_hashes():
+        return
+    if not getattr(p, "is_hr_pass", False):
+        p.lokr_hashes = {}
+    noted = p.lokr_hashes = getattr(p, "lokr_hashes", {})
+    noted.update({_key(name): entry.shorthash for name, entry in used})
+    parameters = p.extra_generation_params
+    for field in (FIELD, settings.MODE_FIELD):
+        parameters.pop(field, None)
+    hashes = ", ".join(f"{name}: {shorthash}" for name, shorthash in noted.items() if shorthash)
+    if hashes:  # none where the user has switched hashing off
+        parameters[FIELD] = hashes
+    if noted:
+        parameters[settings.MODE_FIELD] = settings.default_mode()
+
+
+def pasted(infotext: str, parameters: dict) -> None:
+    """Where a file is called otherwise here than where the picture was made, let the prompt say its name here."""
+    noted = _read(parameters.get(FIELD, ""))
+    if not noted:
+        return
+    library.refresh()  # a name may be several files' by now
+    for field in _PROMPTS:
+        if parameters.get(field):
+            parameters[field] = _NAME.sub(lambda name: _here(name[0], noted.get(_key(name[0]))), parameters[field])
+
+
+def _here(name: str, shorthash: str | None) -> str:
+    """What the file of ``shorthash`` is called here; ``name`` where that is the one, or none of it is here."""
+    if shorthash is None:
+        return name
+    try:
+        if library.find(name).shorthash == shorthash:
+            return name
+    except UnknownName:
+        pass
+    found = library.find_hashed(shorthash)
+    return found.tag_name if found else name
+
+
+def _read(text: str) -> dict[str, str]:
+    pairs = (pair.rpartition(":") for pair in text.split(","))
+    return {name.strip(): shorthash.strip() for name, _, shorthash in pairs if name.strip()}
+
+
+def _key(name: str) -> str:
+    """``name`` without the characters that separate the field's parts."""
+    return name.translate(_SEPARATORS).strip()
