@@ -36,7 +36,12 @@ def reference() -> str:
 
 
 def _first_paragraph(thing: object) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n\n")[0]
+    return _docstring(thing).partition("\n\n")[0]
+
+
+def _docstring(thing: object) -> str:
+    """Its own, not one that it inherits from torch or a base class."""
+    return inspect.cleandoc(thing.__doc__ or "")
 
 
 def _entry(name: str, thing: object) -> Iterator[str]:
@@ -46,7 +51,7 @@ def _entry(name: str, thing: object) -> Iterator[str]:
         yield from _documented(thing)
         for member_name, member in vars(thing).items():
             own = isinstance(member, (property, classmethod)) or inspect.isfunction(member)
-            if own and not member_name.startswith("_") and inspect.getdoc(member):
+            if own and not member_name.startswith("_") and _docstring(member):
                 function = member.__func__ if isinstance(member, classmethod) else member
                 yield f"### {name}.{member_name}{_signature(function)}"
                 yield from _documented(member)
@@ -65,7 +70,7 @@ def _signature(function: object) -> str:
 
 def _documented(thing: object) -> Iterator[str]:
     """The docstring as markdown: examples in fences, ``code`` as `code`."""
-    text = inspect.getdoc(thing) or ""
+    text = _docstring(thing)
     if inspect.isclass(thing) and text.startswith(f"{thing.__name__}("):  # dataclasses' own
         return
     lines, fenced = [], False

@@ -47,8 +47,12 @@ def shoot(front: Front, what: Locator, name: str) -> None:
 def pictures(front: Front, suffix: str) -> None:
     """Each face once: the rows and badges after a run, the info dialog, the chooser, blocks and curve."""
     page = front.page
-    prompt = workflow({"class_type": "LoKrStack", "inputs": STACK}, loader("partial.safetensors", 0.8, mode="live"))
-    front.load(prompt, {20: (0, 0), 21: (0, 300), 1: (700, 0), 121: (700, 200)})
+    rows = {
+        **STACK,
+        "strength_model_1": 0.7 if suffix else 0.8,
+    }  # what ComfyUI has from the run before tells nothing anew
+    prompt = workflow({"class_type": "LoKrStack", "inputs": rows}, loader("partial.safetensors", 0.8, mode="live"))
+    front.load(prompt, {20: (0, 0), 21: (0, 340), 1: (700, 0), 5: (700, 300), 121: (700, 200)})
     assert front.run() == "success"
     page.wait_for_timeout(4000)  # until the note that the run has ended is gone
     page.screenshot(path=str(IMAGES / f"stack{suffix}.png"), clip={"x": 60, "y": 84, "width": 530, "height": 600})

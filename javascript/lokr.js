@@ -9,6 +9,7 @@
     const NUMBER = /^\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*$/i;
     const STEP = 0.05;
     const ASK_MS = 500; // a name may still be being typed
+    const AGAIN_MS = 5000; // no model is loaded yet
     const WATCH_MS = 400; // the host changes a prompt (parameters pasted, styles applied) without an event
 
     /** Tags of a prompt: {name, pieces, start, end}; pieces are what stands between colons, the name first. */
@@ -74,7 +75,6 @@
     /** The panel of one tab. */
     class Panel {
         constructor(tab) {
-            this.tab = tab;
             this.box = gradioApp().getElementById(`${tab}_lokr_panel`);
             this.accordion = gradioApp().getElementById(`${tab}_lokr_accordion`);
             this.prompt = gradioApp().querySelector(`#${tab}_prompt textarea`);
@@ -183,17 +183,20 @@
         }
 
         /** Tell what matches on the loaded model, or what is wrong with the name. */
-        ask() {
+        ask(after = ASK_MS) {
             clearTimeout(this.asking);
-            this.asking = setTimeout(() => this.box.isConnected && this.fetchReport(), ASK_MS);
+            this.asking = setTimeout(() => this.box.isConnected && this.fetchReport(), after);
         }
 
         fetchReport() {
             fetch(`./lokr/v1/report?name=${encodeURIComponent(this.name)}`)
-                .then(async (answer) => ({ok: answer.ok, body: await answer.json()}))
-                .then(({ok, body}) => {
-                    const near = !ok && body.detail.near?.length ? `; near: ${body.detail.near.join(", ")}` : "";
-                    this.tell(ok ? body.headline : body.detail.error + near, ok && body.refused === 0);
+                .then(async (answer) => ({answer, body: await answer.json()}))
+                .then(({answer, body}) => {
+                    const near = !answer.ok && body.detail.near?.length ? `; near: ${body.detail.near.join(", ")}` : "";
+                    this.tell(answer.ok ? body.headline : body.detail.error + near, answer.ok && body.refused === 0);
+                    if (answer.status === 503) {
+                        this.ask(AGAIN_MS);
+                    }
                 })
                 .catch(() => this.tell("", true)); // no answer: the server is busy or gone, which the host shows itself
         }

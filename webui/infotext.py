@@ -73,8 +73,9 @@ def _here(name: str, shorthash: str | None) -> str:
 
 
 def _read(text: str) -> dict[str, str]:
+    """Name -> hash, of what the field says."""
     pairs = (pair.rpartition(":") for pair in text.split(","))
-    return {name.strip(): shorthash.strip() for name, _, shorthash in pairs if name.strip()}
+    return {name.strip(): shorthash.strip() for name, _, shorthash in pairs if name.strip() and shorthash.strip()}
 
 
 def _key(name: str) -> str:

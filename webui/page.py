@@ -44,7 +44,7 @@ class LoKrPage(ui_extra_networks.ExtraNetworksPage):
 
     def create_item(self, name: str, index: int | None = None, enable_filter: bool = True) -> dict | None:
         """One card anew, after its user metadata were edited; None where the file is gone."""
-        entry = next((entry for entry in library.entries() if entry.name == name), None)
+        entry = _entry(name)
         return None if entry is None else self._item(entry, index)
 
     def allowed_directories_for_previews(self) -> list[str]:
@@ -127,14 +127,14 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         """Values of the components that ``create_editor`` shows, in their order."""
         values = super().put_values_into_components(name)
         user, metadata = self.get_user_metadata(name), self.page.items[name].get("metadata") or {}
-        entry = self._entry(name)
+        entry = _entry(name)
         words = [(word, "trigger") for word in entry.outline.trigger_words] if entry else []
         said = {word for word, _ in words}
         words += [(tag, str(n)) for tag, n in frequent_tags(metadata, most=24).items() if tag not in said]
         return [
             *values,
             _report_html(entry) if entry else "",
-            gr.HighlightedText.update(value=words, visible=bool(words)),
+            gr.update(value=words, visible=bool(words)),
             user.get("activation text", ""),
             _preferred_weight(user),
             user.get("negative text", ""),
@@ -143,7 +143,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
     def get_metadata_table(self, name: str) -> list[tuple[str, str]]:
         """The host's rows, and what the file says of itself."""
         rows = super().get_metadata_table(name)
-        entry = self._entry(name)
+        entry = _entry(name)
         if entry is None:
             return rows
         trained = ", ".join(f"{key} {value}" for key, value in trained_with(entry.outline.metadata).items())
@@ -170,8 +170,10 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         user["notes"] = notes
         self.write_user_metadata(name, user)
 
-    def _entry(self, name: str) -> Entry | None:
-        return next((entry for entry in library.entries() if entry.name == name), None)
+
+def _entry(name: str) -> Entry | None:
+    """The file of a card; None where it is gone."""
+    return next((entry for entry in library.entries() if entry.name == name), None)
 
 
 def _preferred_weight(user: Mapping) -> float:

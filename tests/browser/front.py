@@ -134,6 +134,20 @@ class Front:
             )
         )
 
+    def title(self, node: int) -> tuple[float, float]:
+        """A place on a node's title."""
+        return tuple(
+            self.page.evaluate(
+                """id => {
+                    const [x, y] = app.graph.getNodeById(id).pos;
+                    const {scale, offset} = app.canvas.ds;
+                    const box = app.canvas.canvas.getBoundingClientRect();
+                    return [(x + 60 + offset[0]) * scale + box.left, (y - 12 + offset[1]) * scale + box.top];
+                }""",
+                node,
+            )
+        )
+
     def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 8) -> None:
         self.page.mouse.move(*start)
         self.page.mouse.down()

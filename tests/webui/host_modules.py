@@ -57,7 +57,7 @@ class script_callbacks(ModuleType):
 
 
 def install(monkeypatch: pytest.MonkeyPatch, models: Path) -> SimpleNamespace:
-    """Put the stand-in in the place of ``modules``, with ``models`` as the host's folder; returns the host's options."""
+    """Put the stand-in in the place of ``modules``, ``models`` being its folder of models; returns its options."""
     _CACHES.clear()
     shared, paths = ModuleType("shared"), ModuleType("paths")
     shared.opts = SimpleNamespace(lora_preferred_name="Alias from file")

@@ -114,7 +114,7 @@ def test_a_name_that_several_files_have_here_becomes_the_one_with_the_hash(infot
     assert library.find(prompt[6:-5]).path == folder / "style.safetensors" and "(" in prompt
 
 
-@pytest.mark.parametrize("noted", ["", "nonsense", ",,:,", "a", ": 00", "a: " + "0" * 12])
+@pytest.mark.parametrize("noted", ["", "nonsense", ",,:,", "a", "a:", ": 00", "a: " + "0" * 12])
 def test_parameters_that_say_nothing_of_use_change_nothing(infotext, folder: Path, noted: str):
     write_lokr(folder / "a.safetensors")
     assert pasted(infotext, "<lokr:a:0.5>", noted)["Prompt"] == "<lokr:a:0.5>"

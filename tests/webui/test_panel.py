@@ -19,8 +19,12 @@ HOST = """
 <script>
     const opts = {lokr_panel_range: 2, sd_model_checkpoint: "one"};
     const asked = [];
+    let loaded = true;
     window.fetch = async (url) => {
         asked.push(url);
+        if (!loaded) {
+            return {ok: false, status: 503, json: async () => ({detail: {error: "No model is loaded"}})};
+        }
         return {ok: true, json: async () => ({headline: "10 of 10 modules applied", refused: 0})};
     };
     const gradioApp = () => document, onUiLoaded = (run) => run(), onOptionsAvailable = (run) => run();
@@ -152,3 +156,12 @@ def test_the_report_is_asked_for_once_a_name_stands_and_again_for_another_model(
     assert page.evaluate("asked") == ["./lokr/v1/report?name=style%20%26"]
     page.evaluate("opts.sd_model_checkpoint = 'another'")
     page.wait_for_function("() => asked.length === 2")
+
+
+def test_the_report_follows_once_a_model_is_loaded(page):
+    status = "document.querySelector('.lokr-status')?.textContent"
+    page.evaluate("loaded = false")
+    page.fill("textarea", "<lokr:early>")
+    page.wait_for_function(f"() => {status} === 'No model is loaded'")
+    page.evaluate("loaded = true")
+    page.wait_for_function(f"() => {status} === '10 of 10 modules applied'")
