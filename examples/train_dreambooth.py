@@ -29,7 +29,7 @@ TARGETS = ["proj_in", "proj_out", "to_k", "to_q", "to_v", "to_out.0", "ff.net.0.
 def tiny_unet() -> UNet2DConditionModel:
     """SD1.5's four levels and kinds of blocks, 10 times narrower."""
     return UNet2DConditionModel(
-        sample_size=8,
+        sample_size=16,
         block_out_channels=(32, 64, 128, 128),
         layers_per_block=1,
         cross_attention_dim=96,
@@ -43,7 +43,7 @@ def main() -> None:
     add_arguments(parser, "lokr-dreambooth", batch_size=2)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    pictures = load_pictures(options.folder, 64)[0] if options.folder else torch.rand(4, 3, 64, 64) * 2 - 1
+    pictures = load_pictures(options.folder, 128)[0] if options.folder else torch.rand(4, 3, 128, 128) * 2 - 1
     latents = latents_of(pictures)[:, :4]
     prompts = prompt_embedding([PROMPT] * len(latents), 96)
     config = LoKrConfig(r=8, alpha=16, decompose_factor=-1, target_modules=TARGETS)
