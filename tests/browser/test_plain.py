@@ -44,6 +44,8 @@ def test_every_node_works_by_its_plain_widgets(front):
             curve.connect(0, to, slot('schedule'));
             to.widgets.find(widget => widget.name === 'row_2.strength_model_2').value = 0.25;
             to.widgets.find(widget => widget.name === 'row_2.row_3').value = 'add';
+            const file = to.widgets.find(widget => widget.name === 'row_2.row_3.lokr_3');
+            file.value = 'people/face.safetensors';
         }""",
         [blocks, schedule],
     )
