@@ -1,12 +1,18 @@
-"""``python -m benchmarks [--out FOLDER] [--only PART]``: a table, a JSON file and a plot."""
+"""``python -m benchmarks [--out FOLDER] [--only PART]``: a table, a JSON file and a plot.
+
+The results lie in ``benchmarks/results``, each part with the machine and the day it was measured; a run puts its own in
+the place of those.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import tempfile
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -14,6 +20,8 @@ import torch
 from tests.hosts import base_directory, find_comfyui
 
 from . import in_a1111, in_forge, kron, live, names, training
+
+PARTS = ("kron", "names", "live", "training", "comfyui", "comfyui-live", "a1111", "forge")
 
 
 def machine() -> dict:
@@ -24,6 +32,7 @@ def machine() -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
+        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
     }
 
 
@@ -109,21 +118,33 @@ def plot(results: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results.json and results.png")
-    choices = ("kron", "live", "names", "training", "comfyui", "comfyui-live", "a1111", "forge")
-    parser.add_argument("--only", choices=choices)
-    arguments = parser.parse_args()
-    parts = {"kron": kron.run, "live": live.run, "names": names.run, "training": training.run, "comfyui": comfyui}
+def measured(out: Path, only: str | None) -> dict[str, dict]:
+    """{part: {"machine", "date", "rows"}}: those of ``out``, and in their place what is measured now."""
+    parts = {"kron": kron.run, "names": names.run, "live": live.run, "training": training.run, "comfyui": comfyui}
     parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
     parts |= {"a1111": in_a1111.run, "forge": in_forge.run}
-    results: dict = {"machine": machine()}
-    results |= {name: part() for name, part in parts.items() if arguments.only in (None, name)}
-    show(results)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.json").write_text(json.dumps(results, indent=1))
-    plot(results, arguments.out / "results.png")
+    file = out / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name, part in parts.items():
+        if only in (None, name):
+            rows = part()
+            if rows:
+                results[name] = {"machine": machine(), "date": date.today().isoformat(), "rows": rows}
+                out.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    here = Path(__file__).with_name("results")
+    parser.add_argument("--out", type=Path, default=here, help="folder of results.json and results.png")
+    parser.add_argument("--only", choices=PARTS)
+    arguments = parser.parse_args()
+    results = measured(arguments.out, arguments.only)
+    rows = {name: part["rows"] for name, part in results.items()}
+    show({name: found for name, found in rows.items() if arguments.only in (None, name)})
+    plot(rows, arguments.out / "results.png")
     print(f"written to {arguments.out}/results.json and results.png")
 
 
