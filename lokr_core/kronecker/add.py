@@ -73,14 +73,16 @@ def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
 def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     """``add_kron_`` where a half precision weight meets finer factors: each block passes through fp32."""
     dtype, device = compute_dtype(view.dtype), view.device
-    last = None
+    scratch, last = None, None
     for i, j in blocks(view):
         if j != last:  # a low-rank factor's rows are a product: made once for all blocks that use them
             w2_rows, last = w2.rows(j.start, j.stop, dtype, device), j
-        scratch = view[i, j].to(dtype)
-        add_block_(scratch, w1.rows(i.start, i.stop, dtype, device), w2_rows, scale)
-        view[i, j].copy_(scratch)
-        del scratch
+        block = view[i, j]
+        if scratch is None:  # the first block is the largest; one scratch for all, since fresh memory is slow
+            scratch = torch.empty(block.numel(), dtype=dtype, device=device)
+        wide = scratch[: block.numel()].view(block.shape).copy_(block)
+        add_block_(wide, w1.rows(i.start, i.stop, dtype, device), w2_rows, scale)
+        block.copy_(wide)
 
 
 def add_block_(block: Tensor, w1: Tensor, w2: Tensor, scale: float) -> None:

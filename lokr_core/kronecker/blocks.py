@@ -17,8 +17,8 @@ __all__ = ["blocks", "check_dtype", "compute_dtype", "fit", "full_precision", "i
 # Whether torch.compile traces the caller; older torch has no such question.
 is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)
 
-# Numbers of fp32 scratch that stay in a core's cache; and the least that is worth a kernel call.
-_CACHE, _LEAST = 1 << 18, 1 << 15
+# Numbers of fp32 scratch that stay in the cores' caches; and the least that is worth a kernel call.
+_CACHE, _LEAST = 1 << 19, 1 << 15
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
