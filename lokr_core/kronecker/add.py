@@ -76,6 +76,7 @@ def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     scratch, last = None, None
     for i, j in blocks(view):
         if j != last:  # a low-rank factor's rows are a product: made once for all blocks that use them
+            w2_rows = None  # the last ones go before the next ones come
             w2_rows, last = w2.rows(j.start, j.stop, dtype, device), j
         block = view[i, j]
         if scratch is None:  # the first block is the largest; one scratch for all, since fresh memory is slow
