@@ -47,12 +47,12 @@ def mlp() -> Case:
     return Case("MLP 4 × 3072, 512 tokens", nn.Sequential(*layers), ("0", "2", "4", "6"), lambda m, x: m(x), tokens, 7)
 
 
-def vit() -> Case:
+def vit(batch: int) -> Case:
     from transformers import ViTConfig, ViTModel
 
-    images = torch.randn(4, 3, 224, 224)
+    images = torch.randn(batch, 3, 224, 224)
     model = ViTModel(ViTConfig(), add_pooling_layer=False)
-    return Case("ViT-B, 4 × 224×224", model, VIT_TARGETS, lambda m, x: m(x).last_hidden_state, images, 5)
+    return Case(f"ViT-B, {batch} × 224×224", model, VIT_TARGETS, lambda m, x: m(x).last_hidden_state, images, 5)
 
 
 def unet() -> Case:
@@ -64,7 +64,7 @@ def unet() -> Case:
     return Case("SD1.5 UNet, 32×32", model, SEED_TARGETS, lambda m, x: m(x, 10, text).sample, latents, 3)
 
 
-CASES = {"mlp": mlp, "vit": vit, "unet": unet}
+CASES = {"mlp": mlp, "vit1": lambda: vit(1), "vit4": lambda: vit(4), "unet": unet}
 
 
 # Each way puts adapters into the model and takes them out again: one base, however large, is enough for all.
@@ -197,7 +197,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def run() -> list[dict]:
-    """One row for each case; the environment's ``LOKR_CASES`` (such as "mlp,vit") takes some of them only."""
+    """One row for each case; the environment's ``LOKR_CASES`` (such as "mlp,vit1") takes some of them only."""
     wanted = os.environ.get("LOKR_CASES", ",".join(CASES)).split(",")
     rows = []
     for name in wanted:
