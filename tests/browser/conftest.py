@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -39,22 +37,6 @@ def front_server(comfyui, tmp_path_factory):
     Image.linear_gradient("L").convert("RGB").save(loras / "style.png")
     with comfyui.serve(base) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="NO PLAYWRIGHT HERE: pip install playwright; nothing of web/ is tested"
-    )
-    chromium = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-    if not chromium.exists():
-        pytest.skip("NO CHROMIUM HERE: set CHROMIUM to one; nothing of web/ is tested")
-    from tests.browser.front import ARGUMENTS
-
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", params=["LiteGraph", "Vue nodes"])

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from tests.hosts import WebServer
 
-playwright = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT HERE: A1111's page is not tested")
-
 PROMPT = "#txt2img_prompt textarea"
 ROW = "#txt2img_lokr_panel .lokr-row"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("NO CHROMIUM HERE: A1111's page is not tested")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

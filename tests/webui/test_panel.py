@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from tests.hosts import PROJECT
 from webui.tags import request_of
-
-playwright = pytest.importorskip("playwright.sync_api", reason="NO PLAYWRIGHT HERE: the panel is not tested")
 
 HOST = """
 <div id="txt2img_prompt"><textarea></textarea></div>
@@ -48,18 +45,13 @@ TAGS = [
 
 
 @pytest.fixture(scope="module")
-def blank() -> Iterator:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("NO CHROMIUM HERE: the panel is not tested")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.set_content(HOST)
-        page.add_style_tag(path=PROJECT / "style.css")
-        page.add_script_tag(path=PROJECT / "javascript" / "lokr.js")
-        yield page
-        browser.close()
+def blank(browser) -> Iterator:
+    page = browser.new_page()
+    page.set_content(HOST)
+    page.add_style_tag(path=PROJECT / "style.css")
+    page.add_script_tag(path=PROJECT / "javascript" / "lokr.js")
+    yield page
+    page.close()
 
 
 @pytest.fixture
