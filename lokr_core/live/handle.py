@@ -78,6 +78,8 @@ class LiveHandle:
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
         self._control.enabled = bool(enabled)
+        if enabled:
+            _tell_compiler(False)  # it may have been imported since
 
     def set_strengths(self, factors: Mapping[str, float] | Callable[[str], float]) -> None:
         """Multiply the strength module by module: a mapping of the model's module names (``places``) or the file's to
@@ -164,10 +166,24 @@ def attach(
     report.raise_if_nothing_matched()
     handle = LiveHandle(control, [site for site in sites if site[1].module not in refused])
     fresh = [_hook(module, part) for module, part in handle._sites]
-    if any(fresh) and "torch._dynamo" in sys.modules:
-        # A compiled model does not look for hooks that came after its compilation.
-        sys.modules["torch._dynamo"].reset()
+    _tell_compiler(any(fresh))
     return handle
+
+
+def _tell_compiler(fresh: bool) -> None:
+    """Have torch.compile look at hooks, where it is in use; ``fresh``: there are new ones.
+
+    By itself it looks for them when it first compiles a layer's or a block's code, and takes that to be so for all
+    modules that share this code, and for ever.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        return
+    if getattr(dynamo.config, "skip_nnmodule_hook_guards", False):
+        dynamo.config.skip_nnmodule_hook_guards = False
+        fresh = True
+    if fresh:
+        dynamo.reset()
 
 
 def _shapes(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:

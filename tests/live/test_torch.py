@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from lokr_core import Adapter, LiveHandle, attach, merge_adapter
+from lokr_core import Adapter, Factor, LiveHandle, LoKrWeights, attach, merge_adapter
 from tests.test_exact import relative
 
 DORAS = [None, "out", "in"]
@@ -270,3 +270,42 @@ def test_importing_the_library_does_not_load_the_compiler():
     """It takes a second, and ``attach`` has it forget what it compiled only where it is in use."""
     code = "import sys, lokr_core; assert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+class _Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class _Broken(nn.Module):
+    """Blocks that share their code, each compiled by itself: what is between them can't be."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([_Block() for _ in range(3)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            torch._dynamo.graph_break()
+            x = block(x)
+        return x
+
+
+def test_compiled_blocks_that_share_their_code_are_told_apart_by_their_adapters():
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    torch._dynamo.config.skip_nnmodule_hook_guards = True  # as a fresh process has it
+    model, x = _Broken(), torch.randn(2, 6)
+    weights = LoKrWeights(Factor(torch.randn(2, 3)), Factor(torch.randn(3, 2)))
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad(), attach(model, Adapter({"blocks.1.layer": weights})) as handle:
+        expected = model(x)
+        torch.testing.assert_close(compiled(x), expected)
+        handle.enabled = False
+        assert not torch.allclose(model(x), expected)
+        torch.testing.assert_close(compiled(x), model(x))
