@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from lokr_core.files import read_header
-from tests.hosts import WebServer, find_a1111
+from tests.hosts import A1111, WebServer, find_a1111
 
-__all__ = ["run"]
+__all__ = ["measured_in", "run"]
 
 RUNS = {"lokr": 10, "lora": 4}  # the built-in's take half a minute each
 SMALL = {"seed": 1, "steps": 2, "width": 64, "height": 64, "cfg_scale": 3, "sampler_name": "Euler"}
@@ -31,17 +31,20 @@ LAYERS = ("attn1", "attn2", "ff.net", "proj_in", "proj_out", "in_layers.2", "out
 
 
 def run() -> list[dict]:
-    """One row for each of ``lokr`` and ``lora``, seconds over a run in which nothing but a word changed."""
     host = find_a1111()
     if host is None:
         print("no A1111 here (A1111_PATH, A1111_PYTHON): its part is left out")
         return []
+    return measured_in(host)
+
+
+def measured_in(host: A1111, *arguments: str) -> list[dict]:
+    """One row for each of ``lokr`` and ``lora``, seconds over a run in which nothing but a word changed."""
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = next(host.checkpoints.glob("*.safetensors"))
         path = Path(folder) / "models/Lora/style.safetensors"
         path.parent.mkdir(parents=True)
-        modules = write_lokr(checkpoint, path)
-        with host.serve(Path(folder), "--no-hashing") as server:
+        modules = write_lokr(next(host.checkpoints.glob("*.safetensors")), path)
+        with host.serve(Path(folder), "--no-hashing", *arguments) as server:
             return [measure(server, path, kind, modules) for kind in ("lokr", "lora")]
 
 

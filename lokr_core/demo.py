@@ -85,6 +85,7 @@ class Demo:
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
     def text(self) -> str:
+        """For a person."""
         titles = ("strength", "distance to target", "change of picture", "largest weight change", "base restored")
         lines = [
             "A tiny model that paints a landscape by day, and a LoKr that turns day into night.",

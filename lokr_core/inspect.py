@@ -109,6 +109,7 @@ class Inspection:
         return dict(Counter(module.kind for module in self.modules).most_common())
 
     def as_dict(self) -> dict:
+        """For a program, ready for JSON."""
         data = {key: value for key, value in vars(self).items() if key not in ("modules", "notes", "heat")}
         return {
             **data,

@@ -78,8 +78,10 @@ def mode_input() -> io.Combo.Input:
 
 def valid_file(name: str | None) -> bool | str:
     """Whether there is such a file, or what is wrong. None: the name comes by a connection, and is not known yet."""
+    if name is None:
+        return True
     try:
-        None if name is None else adapter_path(name)
+        adapter_path(name)
     except LoKrError as error:
         return str(error)
     return True

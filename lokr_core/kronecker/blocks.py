@@ -12,7 +12,16 @@ from torch import Tensor
 from ..errors import LoKrShapeError, LoKrValueError
 from .factor import Factor
 
-__all__ = ["blocks", "check_dtype", "compute_dtype", "fit", "full_precision", "is_compiling", "kron_view"]
+__all__ = [
+    "autocast_dtype",
+    "blocks",
+    "check_dtype",
+    "compute_dtype",
+    "fit",
+    "full_precision",
+    "is_compiling",
+    "kron_view",
+]
 
 # Whether torch.compile traces the caller; older torch has no such question.
 is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)
@@ -43,6 +52,19 @@ def full_precision(device: torch.device) -> AbstractContextManager:
         return torch.autocast(device.type, enabled=False)
     except RuntimeError:  # a device without autocast
         return nullcontext()
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast on that kind of device; None where it is off, or the device has none."""
+    kind = device.type
+    if not hasattr(torch, "get_autocast_dtype"):  # torch before 2.4
+        if kind == "cpu":
+            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    try:
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    except RuntimeError:
+        return None
 
 
 def fit(w1: Factor, w2: Factor, shape: tuple[int, ...]) -> tuple[Factor, Factor]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kronecker import accumulate_kron_, apply_kron, embed_kron
-from ..kronecker.blocks import full_precision, is_compiling
+from ..kronecker.blocks import autocast_dtype, full_precision, is_compiling
 from .layers import CONV, EMBEDDING, LINEAR, conv_arguments, input_of, kernel_axes, padded, with_input
 from .parts import Part, Piece
 
@@ -113,7 +113,7 @@ def _along(module: nn.Module, vector: Tensor, tensor: Tensor, inputs: bool = Fal
 def _layer(module: nn.Module, active: list[tuple[Part, float]], x: Tensor, output: Tensor, again: Callable) -> Tensor:
     """``output`` with the parts added. It is the layer's for ``x``, scaled where a part ``scales_input``; ``again``
     gives the layer's own for any input, without its bias."""
-    mixed = _autocast(x.device)
+    mixed = autocast_dtype(x.device) is not None
     dtype = output.dtype if mixed or x.dtype not in _FLOATS else x.dtype
     seen = x.to(dtype)
     adder = _Adder(module, output, x)
@@ -185,16 +185,6 @@ class _Adder:
                 return
             self.output = self.output.clone()
         piece.of(self.output, self.axis).add_(change)
-
-
-def _autocast(device: torch.device) -> bool:
-    """Whether autocast is on for that kind of device."""
-    try:
-        return torch.is_autocast_enabled(device.type)
-    except TypeError:  # torch before 2.4
-        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
-    except RuntimeError:  # a device without autocast
-        return False
 
 
 def _embedding(module: nn.Module, active, index: Tensor, output: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class Control:
         self.set(strength)
 
     def set(self, strength: float | Callable) -> None:
+        """A number or a callable. Raises LoKrValueError for a number that is not finite."""
         if callable(strength):
             self.wants_step = _takes_an_argument(strength)
             self.strength = strength

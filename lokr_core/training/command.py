@@ -44,6 +44,7 @@ class Trained:
         return asdict(self)
 
     def text(self) -> str:
+        """For a person."""
         many = f" in {self.processes} processes" if self.processes > 1 else ""
         return (
             f"{self.parameters:,} parameters trained for {self.steps} steps{many}: "

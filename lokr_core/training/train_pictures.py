@@ -19,6 +19,7 @@ BASE_NAME = "base.safetensors"
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``lokr train``."""
     parser.add_argument("folder", metavar="FOLDER", help="pictures; a text file of the same name is a caption")
     add_arguments(parser, "lokr-training", format="comfyui")
     parser.add_argument(

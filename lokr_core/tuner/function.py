@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from ..kronecker import Factor, accumulate_kron_, apply_kron
 from ..kronecker.apply import cols_step, conv_step, ordered, rows_step
-from ..kronecker.blocks import full_precision, is_compiling
+from ..kronecker.blocks import autocast_dtype, full_precision, is_compiling
 
 __all__ = ["add_kron", "as_computed"]
 
@@ -28,18 +28,10 @@ _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda
 
 def as_computed(x: Tensor, w1: Factor, w2: Factor) -> tuple[Factor, Factor]:
     """The factors in the dtype to compute in: autocast's where it is on, else their own (so PEFT, ``F.linear``)."""
-    dtype = _autocast_dtype(x.device.type)
+    dtype = autocast_dtype(x.device)
     if dtype is None or x.dtype == torch.float64:
         return w1, w2
     return w1.to(dtype), w2.to(dtype)
-
-
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    if hasattr(torch, "get_autocast_dtype"):
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if device == "cpu":  # torch before 2.4
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
 def add_kron(
