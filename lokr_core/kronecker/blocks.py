@@ -48,10 +48,7 @@ def check_dtype(weight: Tensor) -> None:
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Autocast off: inside a host's autocast a low-rank factor's product would be rounded to half precision."""
-    try:
-        return torch.autocast(device.type, enabled=False)
-    except RuntimeError:  # a device without autocast
-        return nullcontext()
+    return nullcontext() if autocast_dtype(device) is None else torch.autocast(device.type, enabled=False)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -150,12 +150,15 @@ class Factor:
 
     def rows(self, start: int, stop: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
         """Rows start:stop, whole: (stop - start, cols, *kernel), in ``dtype`` on ``device``."""
-        part = self.narrow_rows(start, stop - start).to(device=device, dtype=dtype)
-        if part.whole is not None:
-            return part.whole
-        if part.t is not None:
-            return torch.einsum("ij...,ip,jq->pq...", part.t, part.a, part.b)
-        return (part.a @ part.b.flatten(1)).unflatten(1, part.b.shape[1:])
+        # On the tensors themselves: a merge asks for this at every layer, and a Factor on the way costs more time than
+        # a small product.
+        if self.whole is not None:
+            return self.whole[start:stop].to(device, dtype)
+        a = self.a[start:stop] if self.t is None else self.a[:, start:stop]
+        a, b = a.to(device, dtype), self.b.to(device, dtype)
+        if self.t is not None:
+            return torch.einsum("ij...,ip,jq->pq...", self.t.to(device, dtype), a, b)
+        return (a @ b.flatten(1)).view(len(a), *b.shape[1:])
 
     def materialize(self, dtype: torch.dtype | None = None, device=None) -> Tensor:
         """The factor whole: (rows, cols, *kernel)."""
