@@ -193,8 +193,9 @@
                 .then(async (answer) => ({answer, body: await answer.json()}))
                 .then(({answer, body}) => {
                     const near = !answer.ok && body.detail.near?.length ? `; near: ${body.detail.near.join(", ")}` : "";
-                    this.tell(answer.ok ? body.headline : body.detail.error + near, answer.ok && body.refused === 0);
-                    if (answer.status === 503) {
+                    const waits = answer.status === 503; // as it always is in Forge before the first picture
+                    this.tell(answer.ok ? body.headline : body.detail.error + near, waits || answer.ok && body.refused === 0);
+                    if (waits) {
                         this.ask(AGAIN_MS);
                     }
                 })

@@ -45,7 +45,7 @@ def report(name: str) -> dict:
         error.file = error.file and entry.path.name  # not the server's folders
         raise HTTPException(422, {"error": str(error)}) from None
     if found is None:
-        raise HTTPException(503, {"error": "No model is loaded"})
+        raise HTTPException(503, {"error": "No model is loaded yet"})
     return {**found.as_dict(), **_described(entry)}
 
 

@@ -1,4 +1,4 @@
-"""LoKr files for the models of ``tiny_checkpoints.py``, named as several trainers name them."""
+"""LoKr files for the models of ``tiny_checkpoints.py`` and ``forge_checkpoint.py``, named as several trainers do."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ def text_layers(width: int, count: int = 12) -> dict[str, tuple[int, ...]]:
 
 SD15 = {"unet": unet_layers(768), "te": text_layers(768)}
 SD2 = {"unet": unet_layers(512), "te": text_layers(512)}
+FORGE_WIDTH = 320  # of every layer of the UNet
+FORGE_SD15 = {
+    "unet": attention("down_blocks.0.attentions.1", FORGE_WIDTH, 768)
+    | attention("mid_block.attentions.0", FORGE_WIDTH, 768)
+    | attention("up_blocks.2.attentions.2", FORGE_WIDTH, 768)
+    | {
+        "down_blocks.0.resnets.0.conv1": (FORGE_WIDTH, FORGE_WIDTH, 3, 3),
+        "down_blocks.1.downsamplers.0.conv": (FORGE_WIDTH, FORGE_WIDTH, 3, 3),
+        "up_blocks.1.attentions.0.proj_in": (FORGE_WIDTH, FORGE_WIDTH, 1, 1),
+        "up_blocks.3.resnets.2.time_emb_proj": (FORGE_WIDTH, 4 * FORGE_WIDTH),
+    },
+    "te": text_layers(768),
+}
 SDXL = {
     "unet": attention("down_blocks.1.attentions.1", 128, 1280, depth=2)
     | attention("mid_block.attentions.0", 256, 1280, depth=3)

@@ -1,4 +1,4 @@
-"""A real A1111 with small models, started once for all the tests that talk to it over its API."""
+"""Real hosts with small models: A1111 is started once for all the tests that talk to it over its API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,11 @@ import pytest
 from PIL import Image
 
 from lokr_core.cli import main as lokr_command
-from tests.hosts import A1111, WebServer
-from tests.webui.adapters import SD15, lokr, lora, save
+from tests.hosts import A1111, WebServer, find_forge
+from tests.webui.adapters import FORGE_SD15, SD15, Layers, lokr, lora, peft, save
 
 HERE = Path(__file__).parent
-# A preview of SDXL would need a download.
-SETTINGS = {"sd_model_checkpoint": "tiny-sd15.safetensors", "live_previews_enable": False}
+HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 
 
 @dataclass(frozen=True)
@@ -65,62 +65,126 @@ def apart(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one - other).max())
 
 
+@dataclass(frozen=True)
+class SmallHost:
+    """A host and a small SD1.5 for it, with layers that adapters can be made for.
+
+    hires: what a request for hires fix says
+    """
+
+    web_ui: A1111
+    checkpoint: Path
+    layers: Mapping[str, Layers]
+    arguments: tuple[str, ...]
+    hires: Mapping[str, object]
+
+    @contextmanager
+    def painter(self, base: Path, *arguments: str, **settings) -> Iterator[Painter]:
+        """A server that starts now, with the probe and the adapters that the tests name."""
+        (base / "extensions/probe/scripts").mkdir(parents=True)
+        shutil.copy(HERE / "probe.py", base / "extensions/probe/scripts/probe.py")
+        folder, layers = base / "models/Lora", self.layers
+        unet = {"unet": layers["unet"]}
+        save(lokr(layers), folder / "style.safetensors")
+        save(lokr(layers, rank=None, seed=1), folder / "whole.safetensors")
+        save(lokr(unet, seed=2), folder / "unet only.safetensors")
+        save(lokr(layers, dora="out", seed=3), folder / "dora.safetensors")
+        save(lokr(layers, dora="in", seed=4), folder / "dora-in.safetensors")
+        save(lokr(unet, peft, seed=5), folder / "peft.safetensors")
+        save(lora(layers), folder / "plain.safetensors")
+        with self.serve(base, "--no-hashing", *arguments, **settings) as server:
+            yield Painter(server)
+
+    @contextmanager
+    def serve(self, base: Path, *arguments: str, page: bool = False, **settings) -> Iterator[WebServer]:
+        """A server that starts now; ``settings`` are those of its page."""
+        base.mkdir(parents=True, exist_ok=True)
+        # A preview of SDXL would need a download.
+        settings = {"sd_model_checkpoint": self.checkpoint.name, "live_previews_enable": False} | settings
+        (base / "config.json").write_text(json.dumps(settings))
+        arguments = ("--ckpt-dir", str(self.checkpoint.parent), *self.arguments, *arguments)
+        with self.web_ui.serve(base, *arguments, page=page) as server:
+            yield server
+
+
 @pytest.fixture(scope="session")
-def checkpoints(a1111: A1111, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the small checkpoints; where TINY_CHECKPOINTS names one, they are kept there for the next run."""
-    folder = Path(os.environ.get("TINY_CHECKPOINTS") or tmp_path_factory.mktemp("checkpoints"))
-    missing = [kind for kind in ("sd15", "sd2", "sdxl", "refiner") if not (folder / f"tiny-{kind}.yaml").exists()]
+    return Path(os.environ.get("TINY_CHECKPOINTS") or tmp_path_factory.mktemp("checkpoints"))
+
+
+def make_checkpoints(host: A1111, *command: str | Path) -> None:
+    environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [host.python, *command], cwd=host.path, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(a1111: A1111, kept: Path) -> Path:
+    """The folder of A1111's."""
+    missing = [kind for kind in ("sd15", "sd2", "sdxl", "refiner") if not (kept / f"tiny-{kind}.yaml").exists()]
     if missing:
-        done = subprocess.run(
-            [a1111.python, HERE / "tiny_checkpoints.py", folder, *missing],
-            cwd=a1111.path,
-            env={**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-    return folder
-
-
-def data_folder(base: Path) -> Path:
-    """A data directory with the probe and the adapters that the tests name."""
-    (base / "extensions/probe/scripts").mkdir(parents=True)
-    shutil.copy(HERE / "probe.py", base / "extensions/probe/scripts/probe.py")
-    (base / "config.json").write_text(json.dumps(SETTINGS))
-    folder = base / "models/Lora"
-    unet = {"unet": SD15["unet"]}
-    save(lokr(SD15), folder / "style.safetensors")
-    save(lokr(SD15, rank=None, seed=1), folder / "whole.safetensors")
-    save(lokr(unet, seed=2), folder / "unet only.safetensors")
-    save(lokr(SD15, dora="out", seed=3), folder / "dora.safetensors")
-    save(lokr(SD15, dora="in", seed=4), folder / "dora-in.safetensors")
-    save(lora(SD15), folder / "plain.safetensors")
-    return base
+        make_checkpoints(a1111, HERE / "tiny_checkpoints.py", kept, *missing)
+    return kept
 
 
 @pytest.fixture(scope="session")
-def painter(a1111: A1111, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
-    base = data_folder(tmp_path_factory.mktemp("data"))
-    with a1111.serve(base, "--ckpt-dir", str(checkpoints), "--no-hashing") as server:
-        yield Painter(server)
+def small_a1111(a1111: A1111, checkpoints: Path) -> SmallHost:
+    return SmallHost(a1111, checkpoints / "tiny-sd15.safetensors", SD15, (), HIRES)
 
 
 @pytest.fixture(scope="session")
-def stocked(a1111: A1111, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+def small_forge(kept: Path) -> SmallHost:
+    found = find_forge()
+    if found is None:
+        pytest.skip("NO FORGE HERE: set FORGE_PATH and FORGE_PYTHON; nothing of <lokr:> in Forge is tested")
+    file = kept / "forge" / "narrow-sd15.safetensors"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        make_checkpoints(found, HERE / "forge_checkpoint.py", file)
+    # The page asks for the host's own files, which Forge gives out where they are its data directory's.
+    arguments = ("--always-cpu", "--all-in-fp32", "--gradio-allowed-path", str(found.path))
+    # The API leaves this None, which Forge cannot iterate over.
+    hires = HIRES | {"hr_additional_modules": ["Use same choices"]}
+    return SmallHost(found, file, FORGE_SD15, arguments, hires)
+
+
+@pytest.fixture(scope="session", params=["a1111", "forge"])
+def small_host(request: pytest.FixtureRequest) -> SmallHost:
+    """Each of the hosts, for what is the same in all."""
+    return request.getfixturevalue(f"small_{request.param}")
+
+
+@pytest.fixture(scope="session")
+def painter(small_a1111: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+    with small_a1111.painter(tmp_path_factory.mktemp("data")) as painter:
+        yield painter
+
+
+@pytest.fixture(scope="session")
+def stocked(small_host: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
     """A server with its page, and model folders as a user has them."""
     base = tmp_path_factory.mktemp("stocked")
-    models = base / "models"
-    (base / "config.json").write_text(json.dumps(SETTINGS))
+    models, layers = base / "models", small_host.layers
     said = {"ss_output_name": "ink_drawing", "modelspec.trigger_phrase": "ink drawing"}
-    ink = save(lokr(SD15), models / "LoKr/ink.safetensors", **said)
+    ink = save(lokr(layers), models / "LoKr/ink.safetensors", **said)
     notes = {"preferred weight": 0.7, "activation text": "ink drawing", "description": "Pen and ink"}
     ink.with_suffix(".json").write_text(json.dumps(notes))
     Image.new("RGB", (64, 96), "beige").save(ink.with_suffix(".png"))
-    save(lokr(SD15, seed=1), models / "Lora/styles/night [v2] (final).safetensors")
-    save(lokr(SD15, seed=2), models / "LoKr/été 水彩.safetensors", ssmd_cover_images="no JSON")
+    save(lokr(layers, seed=1), models / "Lora/styles/night [v2] (final).safetensors")
+    save(lokr(layers, seed=2), models / "LoKr/été 水彩.safetensors", ssmd_cover_images="no JSON")
     (models / "LoKr/été 水彩.json").write_text('{"preferred weight": "much"}')
-    save(lora(SD15), models / "Lora/a lora.safetensors")
+    save(lora(layers), models / "Lora/a lora.safetensors")
     (models / "LoKr/broken.safetensors").write_bytes(ink.read_bytes()[:3000])
-    with a1111.serve(base, "--ckpt-dir", str(checkpoints), page=True) as server:
+    with small_host.serve(base, page=True) as server:
+        Painter(server)("a pier")  # Forge loads its model for the first picture
         yield server
+
+
+@pytest.fixture(scope="session")
+def headline(small_host: SmallHost) -> str:
+    """What a report says of one of the files of ``stocked``."""
+    modules = sum(map(len, small_host.layers.values()))
+    return f"{modules} of {modules} modules applied"

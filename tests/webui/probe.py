@@ -10,7 +10,7 @@ import sys
 import torch
 from modules import processing, script_callbacks, scripts, sd_models, shared
 
-last = {"comments": "", "interrupt_at": None, "models": 0}
+last = {"comments": "", "to_interrupt": False, "models": 0}
 
 
 class Probe(scripts.Script):
@@ -25,9 +25,9 @@ class Probe(scripts.Script):
 
 
 def interrupt(params):
-    if last["interrupt_at"] is not None and params.denoiser.step >= last["interrupt_at"]:
+    if last["to_interrupt"]:
         shared.state.interrupted = True
-        last["interrupt_at"] = None
+        last["to_interrupt"] = False
 
 
 def models(every: bool = False) -> list[torch.nn.Module]:
@@ -101,7 +101,8 @@ def routes(_demo, app):
     app.add_api_route("/probe/models", lambda: last["models"], methods=["GET"])
     app.add_api_route("/probe/hooks", hooks, methods=["GET"])
     app.add_api_route("/probe/reset", reset, methods=["GET"])
-    app.add_api_route("/probe/interrupt", lambda at: last.update(interrupt_at=int(at)), methods=["GET"])
+    app.add_api_route("/probe/interrupt", lambda: last.update(to_interrupt=True), methods=["GET"])
+    app.add_api_route("/probe/interrupted", lambda: not last["to_interrupt"], methods=["GET"])
 
 
 script_callbacks.on_cfg_denoiser(interrupt)

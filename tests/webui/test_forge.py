@@ -2,83 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lokr_core.cli import main as lokr_command
-from tests.hosts import A1111, find_forge
-from tests.webui.adapters import attention, lokr, lora, peft, save, text_layers
-from tests.webui.conftest import Painter, apart
+from tests.webui.adapters import FORGE_SD15
+from tests.webui.conftest import Painter, SmallHost, apart
 
-HERE = Path(__file__).parent
 LOOKS_OTHER = 20
-SIZE = 320  # of every layer of the checkpoint's UNet
-UNET = {
-    "down_blocks.0.resnets.0.conv1": (SIZE, SIZE, 3, 3),
-    "down_blocks.1.downsamplers.0.conv": (SIZE, SIZE, 3, 3),
-    "up_blocks.1.attentions.0.proj_in": (SIZE, SIZE, 1, 1),
-    "up_blocks.3.resnets.2.time_emb_proj": (SIZE, 4 * SIZE),
-}
-for block in ("down_blocks.0.attentions.1", "mid_block.attentions.0", "up_blocks.2.attentions.2"):
-    UNET |= attention(block, SIZE, 768)
-SD15 = {"unet": UNET, "te": text_layers(768)}
-HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
-# The API leaves this None, which Forge cannot iterate over.
-HIRES |= {"hr_additional_modules": ["Use same choices"]}
 
 
 @pytest.fixture(scope="module")
-def forge() -> A1111:
-    found = find_forge()
-    if found is None:
-        pytest.skip("NO FORGE HERE: set FORGE_PATH and FORGE_PYTHON; nothing of <lokr:> in Forge is tested")
-    return found
+def checkpoint(small_forge: SmallHost) -> Path:
+    return small_forge.checkpoint
 
 
 @pytest.fixture(scope="module")
-def checkpoint(forge: A1111, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once, and kept between runs of the tests where TINY_CHECKPOINTS is set."""
-    folder = Path(os.environ.get("TINY_CHECKPOINTS") or tmp_path_factory.mktemp("checkpoints")) / "forge"
-    file = folder / "narrow-sd15.safetensors"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [forge.python, HERE / "forge_checkpoint.py", file]
-        done = subprocess.run(command, cwd=forge.path, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-4000:]
-    return file
-
-
-def data_folder(base: Path, **settings) -> Path:
-    (base / "extensions/probe/scripts").mkdir(parents=True)
-    shutil.copy(HERE / "probe.py", base / "extensions/probe/scripts/probe.py")
-    settings = {"sd_model_checkpoint": "narrow-sd15.safetensors", "live_previews_enable": False} | settings
-    (base / "config.json").write_text(json.dumps(settings))
-    folder = base / "models/Lora"
-    save(lokr(SD15), folder / "style.safetensors")
-    save(lokr(SD15, rank=None, seed=1), folder / "whole.safetensors")
-    save(lokr({"unet": UNET}, seed=2), folder / "unet only.safetensors")
-    save(lokr(SD15, dora="out", seed=3), folder / "dora.safetensors")
-    save(lokr(SD15, dora="in", seed=4), folder / "dora-in.safetensors")
-    save(lokr({"unet": UNET}, peft, seed=5), folder / "peft.safetensors")
-    save(lora(SD15), folder / "plain.safetensors")
-    return base
-
-
-ON_CPU = ("--always-cpu", "--all-in-fp32", "--no-hashing")
+def hires(small_forge: SmallHost) -> dict:
+    return dict(small_forge.hires)
 
 
 @pytest.fixture(scope="module")
-def painter(forge: A1111, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
-    base = data_folder(tmp_path_factory.mktemp("forge"))
-    with forge.serve(base, "--ckpt-dir", str(checkpoint.parent), *ON_CPU) as server:
-        yield Painter(server)
+def painter(small_forge: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+    with small_forge.painter(tmp_path_factory.mktemp("forge")) as painter:
+        yield painter
 
 
 @pytest.mark.parametrize(
@@ -153,12 +103,12 @@ def test_blocks_and_a_window_of_steps(painter: Painter):
 
 
 @pytest.mark.parametrize("mode", ["live", "merge"])
-def test_hires_fix_has_a_prompt_and_tags_of_its_own(painter: Painter, mode: str):
+def test_hires_fix_has_a_prompt_and_tags_of_its_own(painter: Painter, hires: dict, mode: str):
     first = f"a pier <lokr:style:0.7:mode={mode}>"
-    one = painter(first, hr_prompt=f"a pier <lokr:whole:0.8:mode={mode}>", **HIRES)
-    assert apart(one, painter("a pier <lora:style:0.7>", hr_prompt="a pier <lora:whole:0.8>", **HIRES)) <= 2
-    none = painter(first, hr_prompt="a pier", **HIRES)
-    assert apart(none, painter("a pier <lora:style:0.7>", hr_prompt="a pier", **HIRES)) <= 2
+    one = painter(first, hr_prompt=f"a pier <lokr:whole:0.8:mode={mode}>", **hires)
+    assert apart(one, painter("a pier <lora:style:0.7>", hr_prompt="a pier <lora:whole:0.8>", **hires)) <= 2
+    none = painter(first, hr_prompt="a pier", **hires)
+    assert apart(none, painter("a pier <lora:style:0.7>", hr_prompt="a pier", **hires)) <= 2
     assert apart(one, none) > 2
 
 
@@ -189,35 +139,6 @@ def test_another_checkpoint_takes_what_the_prompt_says(painter: Painter, checkpo
     other.unlink()
 
 
-def test_whatever_came_before_a_picture_is_that_of_a_fresh_start(painter: Painter):
-    """Random prompts in a row, each compared with a run after everything was taken off; every tenth is interrupted."""
-    painter("a pier")
-    weights = painter.server.get("/probe/weights")
-    draw = random.Random(0)
-    for number in range(int(os.environ.get("FORGE_RANDOM_PROMPTS", "20"))):
-        tags = [
-            f"<lokr:{draw.choice(('style', 'whole', 'unet only', 'dora', 'peft'))}"
-            f":{draw.choice((-0.5, 0, 0.3, 0.7, 1))}:mode={draw.choice(('live', 'live', 'merge'))}>"
-            for _ in range(draw.choice((0, 0, 1, 1, 2, 3)))
-        ]
-        if draw.random() < 0.3:
-            tags.insert(draw.randrange(len(tags) + 1), f"<lora:plain:{draw.choice((0.5, 1))}>")
-        prompt, settings = f"a {draw.choice(('pier', 'tower'))} {' '.join(tags)}", {}
-        if draw.random() < 0.15:
-            settings = HIRES | {"hr_prompt": "a pier <lokr:style:0.4>"}
-        elif draw.random() < 0.15:
-            settings = {"batch_size": 2}
-        if number % 10 == 9:
-            painter.server.get("/probe/interrupt", at="1")
-            painter(prompt, steps=3)
-        after = painter(prompt, **settings)
-        painter.server.get("/probe/reset")
-        assert apart(after, painter(prompt, **settings)) == 0, prompt
-    painter("a pier")
-    assert painter.server.get("/probe/weights") == weights
-    assert painter.server.get("/probe/hooks") == 0
-
-
 def test_an_unknown_name_makes_the_picture_and_says_so(painter: Painter):
     base = painter("a pier")
     assert apart(painter("a pier <lokr:styel:0.7>"), base) == 0
@@ -227,16 +148,15 @@ def test_an_unknown_name_makes_the_picture_and_says_so(painter: Painter):
 def test_the_api_lists_and_reports(painter: Painter):
     painter("a pier")
     assert {"style", "dora"} <= {adapter["name"] for adapter in painter.server.get("/lokr/v1/adapters")}
-    assert painter.server.get("/lokr/v1/report", name="style")["applied"] == len(UNET) + len(SD15["te"])
+    assert painter.server.get("/lokr/v1/report", name="style")["applied"] == sum(map(len, FORGE_SD15.values()))
 
 
 @pytest.fixture(scope="module")
-def fp8_painter(forge: A1111, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+def fp8_painter(small_forge: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
     """Its UNet lies in fp8, and its own LoRA is added to the numbers that a layer computes with."""
-    base = data_folder(tmp_path_factory.mktemp("fp8"), forge_unet_storage_dtype="Automatic (fp16 LoRA)")
-    arguments = ("--ckpt-dir", str(checkpoint.parent), *ON_CPU, "--unet-in-fp8-e4m3fn")
-    with forge.serve(base, *arguments) as server:
-        yield Painter(server)
+    settings = {"forge_unet_storage_dtype": "Automatic (fp16 LoRA)"}
+    with small_forge.painter(tmp_path_factory.mktemp("fp8"), "--unet-in-fp8-e4m3fn", **settings) as painter:
+        yield painter
 
 
 @pytest.mark.parametrize("mode", ["live", "merge"])

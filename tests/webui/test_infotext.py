@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.hosts import WebServer
 from tests.webui import host_modules
-from tests.webui.adapters import SD15, attention, lokr, save
+from tests.webui.adapters import attention, lokr, save
 
 LAYERS = {"unet": attention("down_blocks.1.attentions.0", 64, 768)}
 
@@ -123,9 +123,9 @@ def test_parameters_that_say_nothing_of_use_change_nothing(infotext, folder: Pat
     assert parameters == {"Prompt": "<lokr:a:0.5>"}
 
 
-def test_a_picture_whose_file_was_renamed_tells_a_prompt_that_paints_it_again(stocked: WebServer):
+def test_a_picture_whose_file_was_renamed_tells_a_prompt_that_paints_it_again(stocked: WebServer, small_host):
     models = stocked.base / "models"
-    path = save(lokr(SD15, seed=5), models / "LoKr/first name.safetensors")
+    path = save(lokr(small_host.layers, seed=5), models / "LoKr/first name.safetensors")
     small = {"steps": 2, "width": 64, "height": 64, "sampler_name": "Euler", "seed": 3}
     (before,) = stocked.post("/sdapi/v1/txt2img", {"prompt": "a <lokr:first name:0.8>", **small})["images"]
     path = path.rename(models / "Lora/second, name.safetensors")

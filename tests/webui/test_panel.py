@@ -20,7 +20,7 @@ HOST = """
     window.fetch = async (url) => {
         asked.push(url);
         if (!loaded) {
-            return {ok: false, status: 503, json: async () => ({detail: {error: "No model is loaded"}})};
+            return {ok: false, status: 503, json: async () => ({detail: {error: "No model is loaded yet"}})};
         }
         return {ok: true, json: async () => ({headline: "10 of 10 modules applied", refused: 0})};
     };
@@ -154,6 +154,7 @@ def test_the_report_follows_once_a_model_is_loaded(page):
     status = "document.querySelector('.lokr-status')?.textContent"
     page.evaluate("loaded = false")
     page.fill("textarea", "<lokr:early>")
-    page.wait_for_function(f"() => {status} === 'No model is loaded'")
+    page.wait_for_function(f"() => {status} === 'No model is loaded yet'")
+    assert not page.locator(".lokr-status.lokr-wrong").count()
     page.evaluate("loaded = true")
     page.wait_for_function(f"() => {status} === '10 of 10 modules applied'")

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.webui.adapters import SD2, SD15, SDXL, lokr, onetrainer, peft, save, simpletuner
-from tests.webui.conftest import Painter, apart
+from tests.webui.conftest import HIRES, Painter, apart
 
 LOOKS_OTHER = 20
 """How far two pictures are apart, at the least, that are not the same: 1/255 is rounding."""
@@ -33,9 +33,9 @@ UNET_ONLY = {"unet": SD15["unet"]}
 BESIDE = {
     "dora on the output axis": lokr(SD15, dora="out", seed=3),
     "dora on the input axis": lokr(SD15, dora="in", seed=4),
-    "peft": lokr(UNET_ONLY, peft, seed=5, alpha=False),
-    "onetrainer": lokr(SD15, onetrainer, seed=6),
-    "simpletuner": lokr(UNET_ONLY, simpletuner, seed=7),
+    "names of peft": lokr(UNET_ONLY, peft, seed=5, alpha=False),
+    "names of onetrainer": lokr(SD15, onetrainer, seed=6),
+    "names of simpletuner": lokr(UNET_ONLY, simpletuner, seed=7),
 }
 
 
@@ -122,11 +122,10 @@ def test_blocks(painter: Painter):
 
 
 def test_hires_fix_has_a_prompt_and_tags_of_its_own(painter: Painter):
-    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
-    one = painter("a pier <lokr:style:0.7>", hr_prompt="a pier <lokr:whole:0.8>", **hires)
-    assert apart(one, painter("a pier <lora:style:0.7>", hr_prompt="a pier <lora:whole:0.8>", **hires)) <= 1
-    none = painter("a pier <lokr:style:0.7>", hr_prompt="a pier", **hires)
-    assert apart(none, painter("a pier <lora:style:0.7>", hr_prompt="a pier", **hires)) <= 1
+    one = painter("a pier <lokr:style:0.7>", hr_prompt="a pier <lokr:whole:0.8>", **HIRES)
+    assert apart(one, painter("a pier <lora:style:0.7>", hr_prompt="a pier <lora:whole:0.8>", **HIRES)) <= 1
+    none = painter("a pier <lokr:style:0.7>", hr_prompt="a pier", **HIRES)
+    assert apart(none, painter("a pier <lora:style:0.7>", hr_prompt="a pier", **HIRES)) <= 1
     assert apart(one, none) > LOOKS_OTHER
 
 
