@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 from safetensors.torch import save_file
 
@@ -179,6 +180,14 @@ def show(front: Front, scene: Scene) -> None:
         path.write_text(json.dumps(_for_a_person(graph), indent=1) + "\n", encoding="utf-8")
     for path, nodes in scene.pictures.items():
         front.page.screenshot(path=str(path), clip=_around(front, nodes))
+    if scene.example:
+        thumbnail(next(iter(scene.pictures)), WORKFLOWS / f"{scene.example}.jpg")
+
+
+def thumbnail(picture: Path, out: Path) -> None:
+    """The square picture that ComfyUI's template browser shows for the workflow beside it."""
+    with Image.open(picture) as image:
+        ImageOps.pad(image.convert("RGB"), (400, 400), color="#202020").save(out, quality=85)
 
 
 def _for_a_person(graph: dict) -> dict:

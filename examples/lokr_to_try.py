@@ -1,0 +1,64 @@
+"""A LoKr file to try the loaders with, of random numbers, that fits a checkpoint; nothing is downloaded or trained.
+
+    python examples/lokr_to_try.py CHECKPOINT OUT
+
+It acts on the attention layers of the checkpoint's diffusion model, each changed by a tenth of its norm. What it
+does to a picture has no meaning, but it can be seen: at strength 0 the picture is the checkpoint's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs without an installation
+
+from lokr_core.kronecker import factorization  # noqa: E402
+
+RANK = 4
+CHANGE = 0.1  # ‖ΔW‖ / ‖W‖ at strength 1
+# A checkpoint has other models beside the diffusion model; a file of the diffusion model alone has no prefix.
+OTHER_MODELS = re.compile(r"(first_stage_model|cond_stage_model|conditioner|text_encoders?|vae)\.")
+PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
+ATTENTION = re.compile(r"attn|attention")
+
+
+def random_lokr(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Factors for a weight (out, in): W1 (a, b) and W2 = A B (out/a, in/b) of low rank."""
+    (a, rows), (b, columns) = (factorization(size, 8) for size in weight.shape)
+    w1, w2_a, w2_b = torch.randn(a, b), torch.randn(rows, RANK), torch.randn(RANK, columns)
+    norm = w1.norm() * (w2_a @ w2_b).norm()  # of W1 ⊗ W2
+    w1 *= CHANGE * weight.float().norm() / norm
+    return {"lokr_w1": w1, "lokr_w2_a": w2_a, "lokr_w2_b": w2_b, "alpha": torch.tensor(float(RANK))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, as in models/loras/try.safetensors")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    tensors: dict[str, torch.Tensor] = {}
+    with safe_open(options.checkpoint, "pt") as checkpoint:
+        for name in checkpoint.keys():  # noqa: SIM118  (not a dict)
+            if OTHER_MODELS.match(name) or not (name.endswith(".weight") and ATTENTION.search(name)):
+                continue
+            if len(checkpoint.get_slice(name).get_shape()) != 2:
+                continue  # a norm or a convolution
+            module = "diffusion_model." + PREFIX.sub("", name).removesuffix(".weight")
+            factors = random_lokr(checkpoint.get_tensor(name))
+            tensors |= {f"{module}.{key}": tensor.half().contiguous() for key, tensor in factors.items()}
+    if not tensors:
+        sys.exit(f"{options.checkpoint}: no attention layer of a diffusion model found in it")
+    save_file(tensors, options.out)
+    print(f"{len(tensors) // 4} layers, written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
