@@ -69,9 +69,11 @@ export function widgetOf(node, name) {
  * @param {any} value
  */
 export function setValue(node, widget, value) {
-    if (widget.value === value) return;
+    const before = widget.value;
+    if (before === value) return;
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
+    node.onWidgetChanged?.(widget.name, value, before, widget); // the page takes back what it said of the old value
     node.setDirtyCanvas?.(true, true);
 }
 
