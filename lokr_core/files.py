@@ -7,11 +7,13 @@ Format: 8 bytes little-endian length, a JSON header of that length, then the ten
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -22,7 +24,17 @@ from torch import Tensor
 
 from .errors import LoKrFileError
 
-__all__ = ["DTYPES", "Header", "TensorInfo", "load_tensors", "open_tensors", "read_header", "replacing", "save_tensors"]
+__all__ = [
+    "DTYPES",
+    "Header",
+    "TensorInfo",
+    "is_finite",
+    "load_tensors",
+    "open_tensors",
+    "read_header",
+    "replacing",
+    "save_tensors",
+]
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit
 
@@ -216,6 +228,25 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     with open_tensors(path) as file:
         names = list(file.keys())  # noqa: SIM118 (it is no dict)
         return {name: file.get_tensor(name).clone() for name in names}, dict(file.metadata() or {})
+
+
+@lru_cache
+def _aminmax_knows(dtype: torch.dtype) -> bool:
+    """None for fp8; for fp16 on a CPU not in torch 2.1."""
+    try:
+        torch.aminmax(torch.zeros(1, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether none of the numbers is NaN or infinite."""
+    # aminmax passes NaN on, and is ten times as fast as isfinite.
+    parts = tensor.flatten().split(1 << 18)
+    if not _aminmax_knows(tensor.dtype):
+        parts = (part.float() for part in parts)
+    return all(math.isfinite(number) for part in parts if part.numel() for number in torch.aminmax(part))
 
 
 @contextmanager

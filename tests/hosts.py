@@ -18,6 +18,24 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def started(command: list, folder: Path, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    """A process that runs while the block does; what it prints goes to ``log``."""
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 @dataclass(frozen=True)
 class ComfyUI:
     """A ComfyUI checkout and the interpreter that runs it."""
@@ -44,21 +62,14 @@ class ComfyUI:
     def serve(self, base: Path, *arguments: str) -> Iterator[Server]:
         """A real server on 127.0.0.1 with ``base`` as its base directory, ended at the end."""
         base_directory(base)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [self.python, "main.py", "--cpu", "--base-directory", base, "--disable-auto-launch"]
         command += ["--listen", "127.0.0.1", "--port", str(port), "--database-url", "sqlite:///:memory:", *arguments]
         log = base / "server.log"
-        with log.open("w") as out:
-            process = subprocess.Popen(command, cwd=self.path, env=self.environment, stdout=out, stderr=out)
-            try:
-                server = Server(f"http://127.0.0.1:{port}", base)
-                server.wait_until_up(process, log)
-                yield server
-            finally:
-                process.terminate()
-                process.wait(30)
+        with started(command, self.path, self.environment, log) as process:
+            server = Server(f"http://127.0.0.1:{port}", base)
+            server.wait_until_up(process, log)
+            yield server
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,7 @@ class A1111:
         link = base / "extensions" / "comfyui-lokr"
         if not link.exists():
             link.symlink_to(PROJECT, target_is_directory=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [self.python, "launch.py", "--api", "--port", str(port), "--server-name", "127.0.0.1"]
         command += ["--data-dir", base, "--lora-dir", base / "models" / "Lora", "--ckpt-dir", self.checkpoints]
         command += ["--use-cpu", "all", "--no-half", "--disable-console-progressbars", "--no-download-sd-model"]
@@ -132,15 +141,10 @@ class A1111:
         command += ["--skip-python-version-check", *arguments] + ([] if page else ["--nowebui"])
         environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
         log = base / "server.log"
-        with log.open("w") as out:
-            process = subprocess.Popen(command, cwd=self.path, env=environment, stdout=out, stderr=out)
-            try:
-                server = WebServer(f"http://127.0.0.1:{port}", base, log)
-                server.wait_until_up(process)
-                yield server
-            finally:
-                process.terminate()
-                process.wait(30)
+        with started(command, self.path, environment, log) as process:
+            server = WebServer(f"http://127.0.0.1:{port}", base, log)
+            server.wait_until_up(process)
+            yield server
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,9 @@ def test_json_is_all_there_is_on_stdout(folder):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_apply_leaves_no_file(folder, kind):
     code = (
-        "import sys, time, lokr_core.cli as cli\n"
+        "import signal, sys, time, lokr_core.cli as cli\n"
+        # A shell starts what runs in its background deaf to SIGINT, and so to this test's.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "cli.ProgressBar.__call__ = lambda self, done, total: (print('busy', flush=True), time.sleep(30))\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrError, LoKrFileError, LoKrShapeError, LoKrValueError
+from ..files import is_finite
 from ..kronecker import Factor
 from .keys import Parts, describe, split_keys
 from .naming import module_names, producer
@@ -173,8 +173,7 @@ def _checked(name: str, tensor: Tensor, notes: list[str]) -> Tensor:
         notes.append("fp8 factors, read as fp16")
     if tensor.numel() == 0:
         raise LoKrValueError(f"{name} is empty", expected="at least one number", found=tuple(tensor.shape))
-    low, high = torch.aminmax(tensor)
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not is_finite(tensor):
         raise LoKrValueError(
             f"{name} holds NaN or Inf",
             expected="finite numbers",

@@ -192,6 +192,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_compiling"), reason="TORCH BEFORE 2.3 HERE: its compiler breaks off in every adapter"
+)
 @pytest.mark.parametrize("kind", ["linear", "dora", "dropout", "conv"])
 def test_compiled_without_a_graph_break_it_gives_the_same(kind):
     torch.manual_seed(0)
