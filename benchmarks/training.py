@@ -27,6 +27,7 @@ SEED_TARGETS = (
 )
 VIT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 BASE = "base"
+FORWARDS = 5  # in each turn: what an adapter itself costs is a small difference of two of them
 
 
 @dataclass
@@ -55,16 +56,17 @@ def vit(batch: int) -> Case:
     return Case(f"ViT-B, {batch} × 224×224", model, VIT_TARGETS, lambda m, x: m(x).last_hidden_state, images, 5)
 
 
-def unet() -> Case:
+def unet(batch: int) -> Case:
     from diffusers import UNet2DConditionModel
 
     model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    text = torch.randn(1, 77, 768)
-    latents = torch.randn(1, 4, 32, 32)
-    return Case("SD1.5 UNet, 32×32", model, SEED_TARGETS, lambda m, x: m(x, 10, text).sample, latents, 3)
+    text = torch.randn(batch, 77, 768)
+    latents = torch.randn(batch, 4, 32, 32)
+    name = f"SD1.5 UNet, {batch} × 32×32"
+    return Case(name, model, SEED_TARGETS, lambda m, x: m(x, 10, text).sample, latents, 3)
 
 
-CASES = {"mlp": mlp, "vit1": lambda: vit(1), "vit4": lambda: vit(4), "unet": unet}
+CASES = {"mlp": mlp, "vit1": lambda: vit(1), "vit4": lambda: vit(4), "unet1": lambda: unet(1), "unet2": lambda: unet(2)}
 
 
 # Each way puts adapters into the model and takes them out again: one base, however large, is enough for all.
@@ -165,7 +167,7 @@ def measure(case: Case, ways: dict) -> dict:
                 with torch.no_grad():
                     forward = lambda m=model: case.forward(m, case.x)  # noqa: E731
                     forward()
-                    seconds["forward"][name].append(_timed(forward))
+                    seconds["forward"][name] += [_timed(forward) for _ in range(FORWARDS)]
                 if turn == 0:
                     kept[name] = kept_bytes(case, model) / 2**20
                     gc.collect()
