@@ -193,7 +193,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
 
 
 @pytest.mark.skipif(
-    not hasattr(torch.compiler, "is_compiling"), reason="TORCH BEFORE 2.3 HERE: its compiler breaks off in every adapter"
+    not hasattr(torch.compiler, "is_compiling"),
+    reason="TORCH BEFORE 2.3 HERE: its compiler breaks off in every adapter",
 )
 @pytest.mark.parametrize("kind", ["linear", "dora", "dropout", "conv"])
 def test_compiled_without_a_graph_break_it_gives_the_same(kind):
