@@ -31,6 +31,10 @@ def _status(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
+def _start(event) -> float:
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()  # torch before 2.4
+
+
 def peak_extra(run: Callable[[], object]) -> int:
     """Bytes by which the process' resident memory rose above where it stood, at its highest. Linux."""
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
@@ -48,7 +52,7 @@ def peak_allocated(run: Callable[[], object]) -> int:
         run()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
+    for event in sorted(events, key=_start):
         now += event.nbytes()
         most = max(most, now)
     return most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import statistics
 import time
@@ -199,14 +200,18 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def run() -> list[dict]:
-    """One row for each case; the environment's ``LOKR_CASES`` (such as "mlp,vit1") takes some of them only."""
+    """One row for each case; the environment's ``LOKR_CASES`` (such as "mlp,vit1") takes some of them only.
+
+    Each case has a process of its own: what allocators keep of one would leave too little memory for the next.
+    """
     wanted = os.environ.get("LOKR_CASES", ",".join(CASES)).split(",")
-    rows = []
-    for name in wanted:
-        torch.manual_seed(0)
-        rows.append(measure(CASES[name](), WAYS))
-        gc.collect()
-    return rows
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return pool.map(_row, wanted, chunksize=1)
+
+
+def _row(name: str) -> dict:
+    torch.manual_seed(0)
+    return measure(CASES[name](), WAYS)
 
 
 def lines(rows: list[dict]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -42,8 +43,13 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     view = kron_view(weight, w1, w2)
     compute = compute_dtype(weight.dtype)
     # addcmul computes half precision in fp32 and rounds once, but takes all its operands in one dtype.
-    exact = weight.dtype == compute or (w1.representable_in(weight.dtype) and w2.representable_in(weight.dtype))
-    add = _addcmul_ if exact and weight.dtype.itemsize > 1 else _add_by_blocks_
+    exact = weight.dtype == compute or (
+        weight.dtype.itemsize > 1
+        and (weight.device.type != "cpu" or _rounds_once(weight.dtype))
+        and w1.representable_in(weight.dtype)
+        and w2.representable_in(weight.dtype)
+    )
+    add = _addcmul_ if exact else _add_by_blocks_
     # A half ``b`` is turned to the weight's dtype and device whole, however few rows of the factor are asked for.
     b_budget = max(weight.numel() * weight.element_size() // (16 * compute.itemsize), 1 << 15)
     n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.b.numel())
@@ -52,6 +58,15 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
             columns = w2 if n_step >= w2.shape[1] else w2.narrow_cols(at, min(n_step, w2.shape[1] - at))
             add(view.narrow(3, at, columns.shape[1]), w1, columns, scale)
     return weight
+
+
+@lru_cache
+def _rounds_once(dtype: torch.dtype) -> bool:
+    """Whether the CPU's addcmul does, for a half precision; torch 2.1's rounds fp16 after each step."""
+    weight, a, b = torch.randn(3, 256, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = torch.addcmul(weight.double(), a.double(), b.double(), value=0.35)
+    least = (exact.to(dtype) - exact).abs().sum()
+    return bool((torch.addcmul(weight, a, b, value=0.35) - exact).abs().sum() <= 1.01 * least)
 
 
 def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
