@@ -13,8 +13,8 @@ from comfy_api.latest import io, ui
 from ..lokr_core import LoKrError, LoKrValueError
 from ..lokr_core.grid import Grid, parse_strengths
 from .apply import apply_adapter
-from .files import adapter_names, adapter_path, fingerprint, read_adapter
-from .inputs import CATEGORY, MODEL, REPORT, clip_input, file_input, shown, tell
+from .files import adapter_names, fingerprint, read_adapter
+from .inputs import CATEGORY, MODEL, REPORT, clip_input, file_input, shown, tell, valid_file
 from .mode import LIVE, MODES, How
 
 __all__ = ["LoKrGridImage", "LoKrStrengthGrid"]
@@ -27,17 +27,6 @@ def _strengths_input(name: str, default: str, axis: str) -> io.String.Input:
     return io.String.Input(
         name, default=default, tooltip=f"Strengths {axis}: 0, 0.5, 1 or 0:1:0.25 (from, to, step), or both."
     )
-
-
-def _valid_file(name: str | None) -> bool | str:
-    """Whether there is such a file, or what is wrong. None: the name comes by a connection, and is not known yet."""
-    if name is None:
-        return True
-    try:
-        adapter_path(name)
-    except LoKrError as error:
-        return str(error)
-    return True
 
 
 class LoKrStrengthGrid(io.ComfyNode):
@@ -82,9 +71,9 @@ class LoKrStrengthGrid(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, x_lokr, x_strengths, y_lokr, y_strengths) -> bool | str:
-        valid = _valid_file(x_lokr)
+        valid = valid_file(x_lokr)
         if valid is True and y_lokr not in (None, NO_SECOND):
-            valid = _valid_file(y_lokr)
+            valid = valid_file(y_lokr)
         if valid is not True:
             return valid
         try:

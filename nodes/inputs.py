@@ -8,8 +8,8 @@ from dataclasses import asdict
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..lokr_core import Report
-from .files import adapter_names
+from ..lokr_core import LoKrError, Report
+from .files import adapter_names, adapter_path
 from .mode import AUTO, LIVE, MERGE, MODES
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "shown",
     "strength_input",
     "tell",
+    "valid_file",
     "write_on",
 ]
 
@@ -73,6 +74,17 @@ def mode_input() -> io.Combo.Input:
         "live: beside the weights; a change costs nothing, each step about a tenth more; exact on quantised models. "
         "auto: live for quantised or offloaded models and once a strength was changed, else merge.",
     )
+
+
+def valid_file(name: str | None) -> bool | str:
+    """Whether there is such a file, or what is wrong. None: the name comes by a connection, and is not known yet."""
+    if name is None:
+        return True
+    try:
+        adapter_path(name)
+    except LoKrError as error:
+        return str(error)
+    return True
 
 
 def tell(node: type[io.ComfyNode], reports: list[Report]) -> str:

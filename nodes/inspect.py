@@ -13,7 +13,7 @@ from ..lokr_core.heat_picture import draw_heat_map
 from ..lokr_core.inspect import inspect_adapter
 from .bridge import Plan, plan_of
 from .files import fingerprint, read_adapter
-from .inputs import CATEGORY, clip_input, file_input
+from .inputs import CATEGORY, clip_input, file_input, valid_file
 
 __all__ = ["LoKrInspect"]
 
@@ -43,6 +43,10 @@ class LoKrInspect(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, lokr_name) -> bool | str:
+        return valid_file(lokr_name)
 
     @classmethod
     def fingerprint_inputs(cls, lokr_name, **_: object) -> str:

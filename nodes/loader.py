@@ -18,6 +18,7 @@ from .inputs import (
     shown,
     strength_input,
     tell,
+    valid_file,
 )
 from .mode import AUTO, How, changed_since_last_run
 
@@ -58,11 +59,10 @@ class LoKrLoader(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
         )
 
-    # Naming the strengths here is what makes ComfyUI take numbers beyond the slider's ends. It looks for the file
-    # itself: what it says of one that isn't there, its page takes back when another is chosen.
+    # Naming the strengths here is what makes ComfyUI take numbers beyond the slider's ends.
     @classmethod
-    def validate_inputs(cls, strength_model: float, strength_clip: float) -> bool:
-        return True
+    def validate_inputs(cls, lokr_name: str, strength_model: float, strength_clip: float) -> bool | str:
+        return valid_file(lokr_name)
 
     @classmethod
     def fingerprint_inputs(cls, lokr_name: str, **_: object) -> str:
@@ -99,8 +99,8 @@ class LoKrLoaderModelOnly(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, strength_model: float) -> bool:
-        return True
+    def validate_inputs(cls, lokr_name: str, strength_model: float) -> bool | str:
+        return valid_file(lokr_name)
 
     @classmethod
     def fingerprint_inputs(cls, lokr_name: str, **_: object) -> str:
