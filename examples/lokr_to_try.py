@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs without an installation
 
-from lokr_core.kronecker import factorization  # noqa: E402
+from lokr_core import Adapter, Factor, LoKrWeights, factorization, save_adapter  # noqa: E402
+from lokr_core.kronecker.norm import kron_norm  # noqa: E402
 
 RANK = 4
 CHANGE = 0.1  # ‖ΔW‖ / ‖W‖ at strength 1
@@ -29,13 +29,12 @@ PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
 ATTENTION = re.compile(r"attn|attention")
 
 
-def random_lokr(weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Factors for a weight (out, in): W1 (a, b) and W2 = A B (out/a, in/b) of low rank."""
+def random_lokr(weight: torch.Tensor) -> LoKrWeights:
+    """For a weight (out, in): W1 (a, b) and W2 (out/a, in/b) of low rank."""
     (a, rows), (b, columns) = (factorization(size, 8) for size in weight.shape)
-    w1, w2_a, w2_b = torch.randn(a, b), torch.randn(rows, RANK), torch.randn(RANK, columns)
-    norm = w1.norm() * (w2_a @ w2_b).norm()  # of W1 ⊗ W2
-    w1 *= CHANGE * weight.float().norm() / norm
-    return {"lokr_w1": w1, "lokr_w2_a": w2_a, "lokr_w2_b": w2_b, "alpha": torch.tensor(float(RANK))}
+    w1, w2 = torch.randn(a, b), Factor(a=torch.randn(rows, RANK), b=torch.randn(RANK, columns))
+    w1 *= CHANGE * float(weight.float().norm()) / kron_norm(w1, w2)
+    return LoKrWeights(Factor(w1), w2, alpha=RANK)
 
 
 def main() -> None:
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, as in models/loras/try.safetensors")
     options = parser.parse_args()
     torch.manual_seed(0)
-    tensors: dict[str, torch.Tensor] = {}
+    modules: dict[str, LoKrWeights] = {}
     with safe_open(options.checkpoint, "pt") as checkpoint:
         for name in checkpoint.keys():  # noqa: SIM118  (not a dict)
             if OTHER_MODELS.match(name) or not (name.endswith(".weight") and ATTENTION.search(name)):
@@ -52,12 +51,11 @@ def main() -> None:
             if len(checkpoint.get_slice(name).get_shape()) != 2:
                 continue  # a norm or a convolution
             module = "diffusion_model." + PREFIX.sub("", name).removesuffix(".weight")
-            factors = random_lokr(checkpoint.get_tensor(name))
-            tensors |= {f"{module}.{key}": tensor.half().contiguous() for key, tensor in factors.items()}
-    if not tensors:
+            modules[module] = random_lokr(checkpoint.get_tensor(name))
+    if not modules:
         sys.exit(f"{options.checkpoint}: no attention layer of a diffusion model found in it")
-    save_file(tensors, options.out)
-    print(f"{len(tensors) // 4} layers, written: {options.out}")
+    save_adapter(Adapter(modules), options.out, dtype=torch.float16)
+    print(f"{len(modules)} layers, written: {options.out}")
 
 
 if __name__ == "__main__":
