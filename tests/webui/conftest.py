@@ -78,6 +78,11 @@ class SmallHost:
     arguments: tuple[str, ...]
     hires: Mapping[str, object]
 
+    @property
+    def modules(self) -> int:
+        """How many an adapter for all of its layers has."""
+        return sum(map(len, self.layers.values()))
+
     @contextmanager
     def painter(self, base: Path, *arguments: str, **settings) -> Iterator[Painter]:
         """A server that starts now, with the probe and the adapters that the tests name."""
@@ -186,5 +191,4 @@ def stocked(small_host: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def headline(small_host: SmallHost) -> str:
     """What a report says of one of the files of ``stocked``."""
-    modules = sum(map(len, small_host.layers.values()))
-    return f"{modules} of {modules} modules applied"
+    return f"{small_host.modules} of {small_host.modules} modules applied"
