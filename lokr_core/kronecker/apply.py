@@ -2,7 +2,7 @@
 
 With X = x as (m, n): (w1 ⊗ w2) x = w1 X w2^T. Both factors are chains of one to three matrices (whole: one, low-rank:
 b then a, Tucker: b, core, a), one chain acts on X's first axis and the other on its second, and the two can be
-interleaved in any order. ``plan`` finds the cheapest order by counting multiplications.
+interleaved in any order. ``ordered`` finds the cheapest order by counting multiplications.
 
 ``apply_kron`` gives the result by itself, differentiable. ``accumulate_kron_`` adds it into a tensor that is there
 already: the last step of the chain is a matrix product that accumulates, so the result itself is never held.
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import LoKrShapeError
 from .add import materialize
 from .factor import Factor
-from .order import chain, has_kernel, plan
+from .order import ordered
 
 __all__ = ["accumulate_kron_", "apply_kron", "embed_kron"]
 
@@ -166,15 +166,6 @@ def _check(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor, lenient:
         )
 
 
-def ordered(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], list[Tensor], list[bool], str]:
-    """(w1's chain, w2's chain, which of its steps is the convolution, the order of all steps)."""
-    chain1, chain2 = chain(w1), chain(w2)
-    kernels = has_kernel(chain2, conv)
-    # Positions before the convolution for each one after it: the order does not depend on the input's size.
-    inputs = prod(_each(conv["stride"], len(w2.kernel))) if conv else 1
-    return chain1, chain2, kernels, plan(chain1, chain2, kernels, inputs, 1)
-
-
 def _apply(x: Tensor, w1: Factor, w2: Factor, groups: int, conv: dict | None) -> Tensor:
     """x (batch * groups, m, n, *size) -> (batch * groups, l / groups, k, *size')."""
     chain1, chain2, kernels, order = ordered(w1, w2, conv)
@@ -187,10 +178,6 @@ def _apply(x: Tensor, w1: Factor, w2: Factor, groups: int, conv: dict | None) ->
             matrix, at_kernel = next(todo2)
             x = conv_step(x, matrix, conv) if at_kernel else cols_step(x, matrix.flatten(1))
     return x
-
-
-def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
-    return (value,) * axes if isinstance(value, int) else tuple(value)
 
 
 def rows_step(x: Tensor, matrix: Tensor, groups: int) -> Tensor:

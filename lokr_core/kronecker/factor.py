@@ -80,6 +80,11 @@ class Factor:
         return self.shape[2:]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored tensors, which may differ only where a file mixes them: then the first's."""
+        return (self.a if self.whole is None else self.whole).dtype
+
+    @property
     def rank(self) -> int | None:
         """r of a low-rank or Tucker factor, None for a whole one."""
         return None if self.whole is not None else self.b.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from operator import itemgetter
@@ -12,7 +13,9 @@ from torch import Tensor
 from .blocks import is_compiling
 from .factor import Factor
 
-__all__ = ["chain", "has_kernel", "plan"]
+__all__ = ["ordered"]
+
+Shape = tuple[int, ...]
 
 
 class _Step(NamedTuple):
@@ -23,7 +26,7 @@ class _Step(NamedTuple):
     taps: int = 0
 
 
-def chain(factor: Factor) -> list[Tensor]:
+def _chain(factor: Factor) -> list[Tensor]:
     """The factor's matrices in the order in which they act, each (rows, cols) or (rows, cols, *kernel)."""
     if factor.whole is not None:
         return [factor.whole]
@@ -33,16 +36,41 @@ def chain(factor: Factor) -> list[Tensor]:
     return [factor.b, factor.a]
 
 
-def has_kernel(steps: list[Tensor], conv: dict | None) -> list[bool]:
-    """Which of w2's steps is the convolution; ``conv`` its arguments, None for a Linear.
+def ordered(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], list[Tensor], tuple[bool, ...], str]:
+    """(w1's chain, w2's chain, which of its steps is the convolution, the cheapest order as a word of 1s and 2s).
 
-    None where a pointwise convolution is a matrix product on each position.
+    conv: the arguments of w2's convolution, of which stride and padding matter; None for a Linear.
     """
-    kernels = [conv is not None and any(d != 1 for d in step.shape[2:]) for step in steps]
-    if conv is not None and not any(kernels) and not (_all(conv["stride"], 1) and _all(conv["padding"], 0)):
-        # A pointwise convolution with a stride drops positions, with a padding it gets some.
-        kernels[next(i for i, step in enumerate(steps) if step.ndim > 2)] = True
-    return kernels
+    chain1, chain2 = _chain(w1), _chain(w2)
+    stride, padding = (_hashable(conv["stride"]), _hashable(conv["padding"])) if conv else (None, None)
+    route = _route.__wrapped__ if is_compiling() else _route  # a compiler warns of caches
+    shapes1, shapes2 = tuple([step.shape for step in chain1]), tuple([step.shape for step in chain2])
+    return chain1, chain2, *route(shapes1, shapes2, stride, padding)
+
+
+def _hashable(value: int | str | Sequence[int]) -> int | str | tuple[int, ...]:
+    return value if isinstance(value, (int, str)) else tuple(value)
+
+
+@lru_cache(maxsize=4096)
+def _route(
+    shapes1: tuple[Shape, ...],
+    shapes2: tuple[Shape, ...],
+    stride: int | tuple[int, ...] | None,
+    padding: int | str | tuple[int, ...] | None,
+) -> tuple[tuple[bool, ...], str]:
+    """Which step of the second chain is the convolution, and the cheapest order. None, None: a Linear."""
+    kernels = [stride is not None and any(d != 1 for d in shape[2:]) for shape in shapes2]
+    if stride is not None and not any(kernels) and not (_all(stride, 1) and _all(padding, 0)):
+        # A pointwise convolution is a matrix product on each position, but with a stride it drops positions and with
+        # a padding it gets some.
+        kernels[next(i for i, shape in enumerate(shapes2) if len(shape) > 2)] = True
+    # Positions before the convolution for each one after it: the order does not depend on the input's size.
+    axes = max(len(shape) for shape in shapes2) - 2
+    inputs = 1 if stride is None else stride**axes if isinstance(stride, int) else prod(stride)
+    steps1 = tuple(_Step(*shape) for shape in shapes1)
+    steps2 = tuple(_Step(*shape[:2], prod(shape[2:]) if at else 0) for shape, at in zip(shapes2, kernels, strict=True))
+    return tuple(kernels), _cheapest(steps1, steps2, inputs, 1)
 
 
 def _all(value: int | str | tuple[int, ...], number: int) -> bool:
@@ -51,19 +79,10 @@ def _all(value: int | str | tuple[int, ...], number: int) -> bool:
     return value == number if isinstance(value, int) else all(v == number for v in value)
 
 
-def plan(chain1: list[Tensor], chain2: list[Tensor], kernels: list[bool], inputs: int, outputs: int) -> str:
-    """The cheapest order of the steps as a word of 1s and 2s. ``inputs``, ``outputs``: positions before and after
-    the convolution (the same for a Linear), of which only the ratio matters."""
-    steps1 = tuple(_Step(*step.shape) for step in chain1)
-    steps2 = tuple(
-        _Step(*step.shape[:2], prod(step.shape[2:]) if at else 0) for step, at in zip(chain2, kernels, strict=True)
-    )
-    cheapest = _cheapest.__wrapped__ if is_compiling() else _cheapest  # a compiler warns of caches
-    return cheapest(steps1, steps2, inputs, outputs)
-
-
-@lru_cache(maxsize=4096)
 def _cheapest(chain1: tuple[_Step, ...], chain2: tuple[_Step, ...], inputs: int, outputs: int) -> str:
+    """The order of fewest multiplications. ``inputs``, ``outputs``: positions before and after the convolution (the
+    same for a Linear), of which only the ratio matters."""
+
     def best(i: int, j: int) -> tuple[int, str]:
         # Of two orders that cost the same, the one in which w2 acts first: the step of w1 adds into a result.
         if i == len(chain1) and j == len(chain2):

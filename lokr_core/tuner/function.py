@@ -8,17 +8,21 @@ Without gradients it is ``accumulate_kron_``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..kronecker import Factor, accumulate_kron_, apply_kron
-from ..kronecker.apply import cols_step, conv_step, ordered, rows_step
 from ..kronecker.blocks import autocast_dtype, full_precision, is_compiling
+from ..kronecker.order import ordered
+from .shapes import AdapterShapes
+from .steps import Cols, Conv, ConvCols, ConvRows, Rows, Step
 
-__all__ = ["add_kron", "as_computed"]
+__all__ = ["LinearKron", "add_kron", "as_computed"]
 
 # An intermediate is kept where it has at most 1/_KEPT of the input's numbers: the low-rank forms' all are.
 _KEPT = 2
@@ -48,7 +52,7 @@ def add_kron(
     y: (..., l*k) or (batch, l*k, *size'), None for 0; x: (..., m*n) or (batch, groups*m*n, *size), in any dtype
     w1: (l, m) without a kernel, w2: (k, n) or (k, n, *kernel), in one dtype and on x's device
     conv: the arguments of a convolution (stride, padding, dilation, groups), padding in numbers; None for a Linear
-    in_place: whether y may be written to; then y itself comes back
+    in_place: whether y may be written to; then y is used up, and its memory comes back
 
     Under ``torch.compile``, inside ``torch.func`` and in forward mode it is made of plain operations, which those
     follow by themselves.
@@ -57,7 +61,7 @@ def add_kron(
     >>> torch.allclose(add_kron(y, x, Factor(w1), Factor(w2), 0.5), y + 0.5 * x @ torch.kron(w1, w2).T, atol=1e-5)
     True
     """
-    x = x.to(next(iter(w1.tensors.values())).dtype)
+    x = x.to(w1.dtype)
     groups = 1 if conv is None else conv["groups"]
     with full_precision(x.device):
         if _followed() or x.numel() == 0 or w1.shape[0] % groups or (conv and x.ndim != len(conv["stride"]) + 2):
@@ -66,20 +70,53 @@ def add_kron(
         if in_place and y is not None and not torch.is_grad_enabled():
             return accumulate_kron_(y, x, w1, w2, scale, **(conv or {}))
         chain1, chain2, kernels, order = ordered(w1, w2, conv)
-        todo1, todo2 = iter(chain1), iter(zip(chain2, kernels, strict=True))
-        steps, matrices = [], []
-        for which in order:
-            if which == "1":
-                matrices.append(next(todo1))
-                steps.append("rows")
-            else:
-                matrix, at_kernel = next(todo2)
-                matrices.append(matrix if at_kernel else matrix.flatten(1))
-                steps.append("conv" if at_kernel else "cols")
-        plan = _Plan(tuple(steps), w1.shape, w2.shape[:2], conv, groups, scale)
-        if y is not None and not in_place:
-            y = y.clone()
-        return _AddKron.apply(y, x, plan, *matrices)
+        plan = _plan(order, kernels, w1.shape, w2.shape, None if conv is None else tuple(conv.items()))
+        if conv is not None:
+            chain2 = [step if at_kernel else step.flatten(1) for step, at_kernel in zip(chain2, kernels, strict=True)]
+        todo1, todo2 = iter(chain1), iter(chain2)
+        matrices = [next(todo1 if which == "1" else todo2) for which in order]
+        if y is None:
+            return _AddKron.apply(None, x, None, None, plan, scale, *matrices)
+        if not in_place:
+            return _AddKron.apply(y.clone(), x, None, None, plan, scale, *matrices)
+        # A Linear makes its output as a matrix and hands out a view. Autograd follows a write to a view by copies of
+        # the whole gradient, so it is the matrix that is written to.
+        whole = y._base if y._is_view() else None
+        if whole is None or whole.shape[-1] != y.shape[-1] or whole.numel() != y.numel() or not whole.is_contiguous():
+            return _AddKron.apply(y, x, None, None, plan, scale, *matrices)
+        return _AddKron.apply(whole, x, None, None, plan, scale, *matrices).view(y.shape)
+
+
+class LinearKron(NamedTuple):
+    """An adapter of a Linear, planned once: the ``names`` of its parameters in the order in which they act."""
+
+    names: tuple[str, ...]
+    plan: _Plan
+
+    @classmethod
+    @lru_cache(maxsize=4096)
+    def of(cls, shapes: AdapterShapes) -> LinearKron:
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.tensors.items()}
+        names = {id(tensor): name for name, tensor in tensors.items()}
+        w1, w2 = shapes.factors(tensors)
+        chain1, chain2, kernels, order = ordered(w1, w2, None)
+        todo1, todo2 = iter(chain1), iter(chain2)
+        in_order = tuple(names[id(next(todo1 if which == "1" else todo2))] for which in order)
+        return cls(in_order, _plan(order, kernels, w1.shape, w2.shape, None))
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, matrices: list[Tensor]) -> Tensor:
+        """``F.linear(x, weight, bias) + scale * (w1 ⊗ w2) x`` as one function; all of it in one dtype.
+
+        weight: (l*k, m*n), bias: (l*k,) or None, neither of which gets a gradient
+        matrices: the parameters, in the order of ``names``
+        """
+        return _AddKron.apply(None, x, weight, bias, self.plan, scale, *matrices)
+
+    @staticmethod
+    def takes(x: Tensor) -> bool:
+        """Whether ``x`` is what it can be called with: gradients are recorded, and by nothing but autograd."""
+        plain = type(x) is Tensor and x.numel() and torch.is_grad_enabled() and not _followed()
+        return plain and autocast_dtype(x.device) is None
 
 
 def _followed() -> bool:
@@ -88,156 +125,110 @@ def _followed() -> bool:
 
 
 class _Plan(NamedTuple):
-    """The steps in their order: "rows" a matrix on axis 1 of (batch * groups, m, n, *size), "cols" one on axis 2,
-    "conv" the convolution on axis 2 and the size. ``conv`` holds its arguments."""
+    """The steps in their order, and the grids between which they go: (m, n) and (l, k), of each of the groups."""
 
-    steps: tuple[str, ...]
-    rows: tuple[int, int]  # l, m
-    cols: tuple[int, int]  # k, n
-    conv: dict | None
-    groups: int
-    scale: float
+    steps: tuple[Step, ...]
+    of_input: tuple[int, int]
+    of_output: tuple[int, int]
+    groups: int = 0  # 0 for a Linear
 
-    def split(self, x: Tensor) -> Tensor:
-        m, n = self.rows[1], self.cols[1]
-        if self.conv is None:
-            return x.reshape(-1, m, n, 1)
-        return x.reshape(len(x) * self.groups, m, n, *x.shape[2:])
-
-    def grid(self, y: Tensor) -> Tensor:
-        """y, an output or its gradient, as (batch * groups, l / groups, k, *size)."""
-        l, k = self.rows[0] // self.groups, self.cols[0]
-        if self.conv is None:
-            return y.reshape(-1, l, k, 1)
-        return y.reshape(len(y) * self.groups, l, k, *y.shape[2:])
+    def split(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (..., channels) or (batch, channels, *size) as (positions, *grid) or (batch * groups, *grid, *size)."""
+        if self.groups:
+            return x.reshape(len(x) * self.groups, *grid, *x.shape[2:])
+        return x.reshape(-1, *grid)
 
     def join(self, z: Tensor, x: Tensor) -> Tensor:
-        """The inverse of ``grid``, for the output of the input ``x``."""
-        channels = self.rows[0] * self.cols[0]
-        return z.reshape(*x.shape[:-1], channels) if self.conv is None else z.reshape(len(x), channels, *z.shape[3:])
+        """The output that the grid ``z`` is, for the input ``x``."""
+        if self.groups:
+            return z.reshape(len(x), -1, *z.shape[3:])
+        return z.reshape(*x.shape[:-1], -1)
 
-    def kind(self, i: int) -> tuple[str, int]:
-        """Step i and the groups that its matrix's rows are split into: w1's last has the output's rows."""
-        last = self.steps[i] == "rows" and "rows" not in self.steps[i + 1 :]
-        return self.steps[i], self.groups if last else 1
 
-    def apply(self, i: int, z: Tensor, matrix: Tensor) -> Tensor:
-        step, groups = self.kind(i)
-        if step == "conv":
-            return conv_step(z, matrix, self._arguments)
-        return rows_step(z, matrix, groups) if step == "rows" else cols_step(z, matrix)
-
-    def accumulate(self, y: Tensor, x: Tensor, z: Tensor, matrix: Tensor) -> None:
-        """y += scale * (the last step of z), as a product that accumulates where y lies as it has to."""
-        step, groups = self.kind(len(self.steps) - 1)
-        direct = y.is_contiguous() and y.dtype == z.dtype and groups == 1
-        if direct and step == "rows":
-            flat = z.flatten(2)
-            to = y.view(len(flat), self.rows[0], -1)
-            to.baddbmm_(matrix.expand(len(flat), *matrix.shape), flat, alpha=self.scale)
-        elif direct and step == "cols" and self.conv is None:
-            y.view(-1, self.cols[0]).addmm_(z.reshape(-1, z.shape[2]), matrix.T, alpha=self.scale)
-        elif direct and step == "cols":
-            flat = z.flatten(3).flatten(0, 1)
-            to = y.view(len(flat), self.cols[0], -1)
-            to.baddbmm_(matrix.expand(len(flat), *matrix.shape), flat, alpha=self.scale)
+@lru_cache(maxsize=4096)
+def _plan(
+    order: str, kernels: tuple[bool, ...], w1: tuple[int, ...], w2: tuple[int, ...], conv: tuple[tuple, ...] | None
+) -> _Plan:
+    """``order`` and ``kernels`` as ``ordered`` gives them, the shapes of the factors, the convolution's arguments."""
+    (l, m), (k, n) = w1, w2[:2]
+    if conv is None:
+        return _Plan(tuple(Rows() if which == "1" else Cols() for which in order), (m, n), (l, k))
+    arguments = dict(conv)
+    groups = arguments.pop("groups")
+    last = order.rindex("1")  # w1's last matrix has the output's rows, which the groups share out
+    steps: list[Step] = []
+    at_kernel = iter(kernels)
+    for i, which in enumerate(order):
+        if which == "1":
+            steps.append(ConvRows(groups if i == last else 1))
         else:
-            y.add_(self.join(self.apply(len(self.steps) - 1, z, matrix), x), alpha=self.scale)
-
-    @property
-    def _arguments(self) -> dict:
-        return {name: self.conv[name] for name in ("stride", "padding", "dilation")}
-
-    def gradients(
-        self, i: int, z: Tensor, matrix: Tensor, g: Tensor, of_z: bool, of_matrix: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of step i's input and matrix, from that of its output."""
-        step, groups = self.kind(i)
-        if step == "conv":
-            axes = len(self.conv["stride"])
-            arguments = (self.conv[name] for name in ("stride", "padding", "dilation"))
-            g_z, g_matrix, _ = torch.ops.aten.convolution_backward(
-                g.flatten(0, 1),
-                z.flatten(0, 1),
-                matrix,
-                None,
-                *arguments,
-                False,
-                [0] * axes,
-                1,
-                [of_z, of_matrix, False],
-            )
-            return (g_z.unflatten(0, z.shape[:2]) if of_z else None), (g_matrix if of_matrix else None)
-        if step == "cols":
-            g_z = cols_step(g, matrix.T) if of_z else None
-            if not of_matrix:
-                return g_z, None
-            if z.ndim == 4 and z.shape[3] == 1:
-                return g_z, _outer_of_rows(g.reshape(-1, g.shape[2]), z.reshape(-1, z.shape[2]))
-            return g_z, _outer(g.flatten(0, 1).flatten(2), z.flatten(0, 1).flatten(2))
-        if groups == 1:
-            g_z = rows_step(g, matrix.T, 1) if of_z else None
-            return g_z, (_outer(g.flatten(2), z.flatten(2)) if of_matrix else None)
-        parts, g, shape = matrix.unflatten(0, (groups, -1)), g.flatten(2).unflatten(0, (-1, groups)), z.shape
-        z = z.flatten(2).unflatten(0, (-1, groups))
-        g_z = torch.matmul(parts.mT, g).reshape(shape) if of_z else None
-        return g_z, (torch.matmul(g, z.mT).sum(0).flatten(0, 1) if of_matrix else None)
-
-
-def _outer(g: Tensor, z: Tensor) -> Tensor:
-    """Σ over the batch of g zᵀ: g (batch, p, q), z (batch, r, q) -> (p, r)."""
-    p, q, r = *g.shape[1:], z.shape[1]
-    if p * r <= 2 * (p + r) * q:
-        return torch.bmm(g, z.mT).sum(0)
-    return torch.einsum("bpq,brq->pr", g, z)  # as one product, of copies
-
-
-def _outer_of_rows(g: Tensor, z: Tensor) -> Tensor:
-    """gᵀ z: g (positions, p), z (positions, r) -> (p, r). Measured: the shorter side in front is twice as fast."""
-    return g.T @ z if g.shape[1] <= z.shape[1] else (z.T @ g).T
+            steps.append(Conv(**arguments) if next(at_kernel) else ConvCols())
+    return _Plan(tuple(steps), (m, n), (l // groups, k), groups)
 
 
 class _AddKron(torch.autograd.Function):
-    """(y or None, x, plan, the steps' matrices) -> y, which is written to, or the product itself."""
+    """(y or None, x, weight, bias, plan, scale, the steps' matrices) -> y, which is written to, or a new output.
+
+    With a ``weight``, a Linear's that is not trained, y is W x + b and made here: what goes back to x is then one sum.
+    """
 
     @staticmethod
-    def forward(ctx, y, x, plan, *matrices):
-        z = plan.split(x)
-        kept: list[Tensor | None] = []
-        for i, matrix in enumerate(matrices[:-1]):
-            z = plan.apply(i, z, matrix)
-            kept.append(z if z.numel() * _KEPT <= x.numel() else None)
-        ctx.plan = plan
-        ctx.save_for_backward(x, *matrices, *kept)
+    def forward(ctx, y, x, weight, bias, plan, scale, *matrices):
+        z = plan.split(x, plan.of_input)
+        most, kept = x.numel() // _KEPT, []
+        for step, matrix in zip(plan.steps, matrices[:-1], strict=False):
+            z = step(z, matrix)
+            kept.append(z if z.numel() <= most else None)
+        ctx.plan, ctx.scale = plan, scale
+        ctx.save_for_backward(x, weight, *matrices, *kept)
+        step, matrix = plan.steps[-1], matrices[-1]
+        if weight is not None:
+            y = F.linear(x.reshape(-1, x.shape[-1]), weight, bias)
+            step.add_(y, z, matrix, scale)
+            return y.view(*x.shape[:-1], -1)
         if y is None:
-            return plan.join(plan.apply(len(matrices) - 1, z, matrices[-1] * plan.scale), x)
+            return plan.join(step(z, matrix * scale), x)
         ctx.mark_dirty(y)
-        plan.accumulate(y, x, z, matrices[-1])
+        if y.dtype == z.dtype and y.is_contiguous():
+            step.add_(y, z, matrix, scale)
+        else:
+            y.add_(plan.join(step(z, matrix), x).view(y.shape), alpha=scale)
         return y
 
     @staticmethod
     def backward(ctx, g):
-        plan, saved = ctx.plan, ctx.saved_tensors
-        steps = len(plan.steps)
-        x, matrices, kept = saved[0], saved[1 : steps + 1], saved[steps + 1 :]
-        of_y, of_x, _, *of_matrices = ctx.needs_input_grad
-        results: list[Tensor | None] = [None] * steps
+        plan, scale = ctx.plan, ctx.scale
+        steps, of_input, of_output, _ = plan
+        x, weight, *saved = ctx.saved_tensors
+        of_y, of_x, _, _, _, _, *of_matrices = ctx.needs_input_grad
         with full_precision(x.device):
             # What was kept has no history, so for a second derivative everything is made again.
             again = torch.is_grad_enabled()
-            inputs = [plan.split(x)]
-            for i in range(steps - 1):
-                z = None if again else kept[i]
-                inputs.append(plan.apply(i, inputs[i], matrices[i]) if z is None else z)
-            back = plan.grid(g.to(x.dtype))
-            for i in reversed(range(steps)):
+            last = len(steps) - 1
+            inputs = [plan.split(x, of_input)]
+            for i in range(last):
+                z = None if again else saved[last + 1 + i]
+                inputs.append(steps[i](inputs[i], saved[i]) if z is None else z)
+            results: list[Tensor | None] = [None] * (last + 1)
+            back = plan.split(g.to(x.dtype), of_output)
+            for i in range(last, -1, -1):
                 # The last step has the scale, so that no pass over an output or its gradient is for it alone.
-                scale = plan.scale if i == steps - 1 else 1
-                matrix = matrices[i] if scale == 1 else matrices[i] * scale
+                matrix = saved[i] * scale if i == last else saved[i]
+                adds = i == 0 and weight is not None and not again
                 onward = of_x or any(of_matrices[:i])
-                back, result = plan.gradients(i, inputs[i], matrix, back, onward, of_matrices[i])
-                results[i] = result if result is None or scale == 1 else result * scale
+                before, result = steps[i].gradients(inputs[i], matrix, back, onward and not adds, of_matrices[i])
+                results[i] = result * scale if i == last and result is not None else result
                 if not onward:
                     break
-            g_x = back.reshape(x.shape) if of_x else None
-        return (g if of_y else None), g_x, None, *results
+                back = back if adds else before
+            g_x = None
+            if of_x and weight is not None:
+                g_x = g.reshape(-1, len(weight)) @ weight
+                if again:
+                    g_x = g_x + back.reshape(g_x.shape)
+                else:
+                    steps[0].add_(g_x, back, saved[0].T, 1)
+                g_x = g_x.view(x.shape)
+            elif of_x:
+                g_x = back.reshape(x.shape)
+        return (g if of_y else None), g_x, None, None, None, None, *results

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
 
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
@@ -23,7 +24,7 @@ from .dora import dora_ratio
 from .function import add_kron, as_computed
 from .shapes import AdapterShapes
 
-__all__ = ["LoKrLayer"]
+__all__ = ["LoKrLayer", "untouched"]
 
 
 class LoKrLayer(nn.Module):
@@ -152,6 +153,14 @@ class LoKrLayer(nn.Module):
 
     def _tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name)[adapter_name] for name in self.shapes[adapter_name].tensors}
+
+    def _alone(self) -> str | None:
+        """The one adapter that there is to add, where it is nothing but an addition (no DoRA, no dropout)."""
+        if self._disable_adapters or self.merged_adapters or self.dora or len(self._active_adapter) != 1:
+            return None
+        name = self._active_adapter[0]
+        dropped = self.training and (self.rank_dropout.get(name) or self.module_dropout.get(name))
+        return name if name in self.shapes and not dropped else None
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; where it was the only active one, the first of the others becomes active."""
@@ -336,16 +345,11 @@ class LoKrLayer(nn.Module):
         y = self.base_layer(x, *args, **kwargs)
         if self._disable_adapters or self.merged:
             return y
-        # DoRA's update is one of the base's output, which then has to stay; so has one that others may have kept.
-        base, base_is_ours = y, not self.dora and self._output_is_new()
+        # DoRA's update is one of the base's output, which then has to stay; so has one that a hook may have kept.
+        base, base_is_ours = y, not self.dora and untouched(self.base_layer)
         for name in self._present(self._active_adapter):
             y = self._add(name, x, y, base, base_is_ours or y is not base)
         return y
-
-    def _output_is_new(self) -> bool:
-        """Whether nobody else can hold the base layer's output: torch's own forward made it, and no hook saw it."""
-        layer = self.base_layer
-        return type(layer).forward in _TORCHS_OWN and "forward" not in vars(layer) and not layer._forward_hooks
 
     def _add(self, name: str, x: Tensor, y: Tensor, base: Tensor, in_place: bool) -> Tensor:
         """``y`` with the adapter's update for the input ``x`` added; ``base``: W x + b, which DoRA refers to."""
@@ -415,6 +419,20 @@ class LoKrLayer(nn.Module):
     def __repr__(self) -> str:
         return "lokr." + super().__repr__()
 
+
+def untouched(layer: nn.Module) -> bool:
+    """Whether a call of ``layer`` is torch's own forward and nothing else: no hook has a hand in it or sees it."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return type(layer).forward in _TORCHS_OWN and "forward" not in vars(layer) and not hooks and not any(_EVERYWHERE)
+
+
+# The hooks of every module.
+_EVERYWHERE = (
+    all_modules._global_forward_pre_hooks,
+    all_modules._global_forward_hooks,
+    all_modules._global_backward_pre_hooks,
+    all_modules._global_backward_hooks,
+)
 
 _TORCHS_OWN = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
 

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-from .layer import LoKrLayer
+from .function import LinearKron
+from .layer import LoKrLayer, untouched
 
 __all__ = ["KINDS", "Conv1d", "Conv2d", "Conv3d", "Linear", "layer_class"]
 
 
 class Linear(LoKrLayer):
     """x (..., in) -> (..., out)."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """As ``LoKrLayer.forward``; in the plain case of training, one function with the base layer's own product."""
+        name = self._alone()
+        if name is not None and not args and not kwargs and LinearKron.takes(x):
+            # By the dicts that modules keep: what __getattr__ costs shows beside a small layer.
+            modules, product = self._modules, LinearKron.of(self.shapes[name])
+            layer = modules["base_layer"]
+            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+            matrices = [getattr(modules[kind], name) for kind in product.names]
+            one_dtype = all(tensor.dtype == x.dtype for tensor in (weight, *matrices) if tensor is not None)
+            if _frozen(weight, bias) and untouched(layer) and one_dtype and x.shape[-1] == weight.shape[1]:
+                return product(x, weight, bias, self.scaling[name], matrices)
+        return super().forward(x, *args, **kwargs)
+
+
+def _frozen(weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether they are a Linear's own parameters (not quantised ones), which are not trained."""
+    return type(weight) is nn.Parameter and not weight.requires_grad and (bias is None or not bias.requires_grad)
 
 
 class Conv1d(LoKrLayer):

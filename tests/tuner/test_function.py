@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.modules import module as hooks
 
 from lokr_core import Factor, LoKrConfig
 from lokr_core.kronecker import materialize
@@ -101,6 +102,73 @@ def test_second_derivatives_are_exact(product):
         assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
 
+def names_of_nodes(y) -> str:
+    """The graph behind ``y``, by the names of its nodes."""
+    todo, names = [y.grad_fn], []
+    while todo:
+        node = todo.pop()
+        names.append(type(node).__name__)
+        todo += [before for before, _ in node.next_functions if before is not None]
+    return " ".join(names)
+
+
+@settings(max_examples=40, **SLOW)
+@given(st.data())
+def test_with_a_frozen_linear_it_is_one_function_whose_first_and_second_derivatives_are_exact(data):
+    torch.manual_seed(data.draw(st.integers(0, 1 << 20)))
+    columns, out = data.draw(st.sampled_from([(4, 6), (6, 4), (12, 9), (5, 7)]))
+    base = nn.Linear(columns, out, bias=data.draw(st.booleans())).double().requires_grad_(False)
+    fields = {"full_matrix": data.draw(st.booleans()), "decompose_both": data.draw(st.booleans())}
+    layer = Linear(base, "default", LoKrConfig(init_weights=False, **fields), r=1, alpha=3)
+    x = torch.randn(*data.draw(st.lists(st.integers(1, 3), max_size=2)), columns, dtype=torch.float64)
+    x.requires_grad_(data.draw(st.booleans()))
+    parameters = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+
+    def function(x, *values):
+        given = iter(values)
+        for name in parameters:  # by hand: torch.func's own way is followed by plain operations
+            kind = layer.get_submodule(name.rpartition(".")[0])
+            kind._parameters["default"] = next(given)
+        return layer(x)
+
+    tensors = (x, *(p.detach().clone().requires_grad_() for p in parameters.values()))
+    assert "AddKron" in names_of_nodes(function(*tensors)) and "Addmm" not in names_of_nodes(function(*tensors))
+    expected = nn.functional.linear(x, base.weight + layer.get_delta_weight("default"), base.bias)
+    assert torch.allclose(function(*tensors), expected, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("where", ["layer", "everywhere"])
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_hooks_of_a_frozen_base_layer_are_called(kind, where):
+    layer = Linear(nn.Linear(8, 8).requires_grad_(False), "default", LoKrConfig(init_weights=False), r=2, alpha=2)
+    seen: list[nn.Module] = []
+    if where == "layer":
+        handle = getattr(layer.base_layer, f"register_{kind}_hook")(lambda module, *_: seen.append(module) and None)
+    else:
+        handle = getattr(hooks, f"register_module_{kind}_hook")(lambda module, *_: seen.append(module) and None)
+    try:
+        layer(torch.randn(3, 8, requires_grad=True)).sum().backward()
+    finally:
+        handle.remove()
+    assert layer.base_layer in seen
+
+
+@pytest.mark.parametrize("trained", ["weight", "bias", "neither"])
+def test_a_base_layer_that_is_trained_too_gets_its_gradients(trained):
+    base = nn.Linear(8, 8).double().requires_grad_(False)
+    layer = Linear(base, "default", LoKrConfig(init_weights=False), r=2, alpha=2)
+    if trained != "neither":
+        getattr(base, trained).requires_grad_()
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    wanted = [p for p in (x, *layer.parameters()) if p.requires_grad]
+    found = torch.autograd.grad(layer(x).square().sum(), wanted)
+    weight = base.weight + layer.get_delta_weight("default")
+    expected = torch.autograd.grad(nn.functional.linear(x, weight, base.bias).square().sum(), wanted)
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(found, expected, strict=True))
+
+
 def saved_numbers(run) -> int:
     """Numbers that the backward pass keeps, each storage counted once."""
     storages: dict[int, int] = {}
@@ -174,21 +242,24 @@ def test_forward_mode_sees_through_it():
     assert torch.allclose(tangent, v @ weight.T, rtol=1e-9)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
+def test_gradient_checkpointing_gives_the_same_gradients(reentrant, frozen):
     from torch.utils.checkpoint import checkpoint
 
     torch.manual_seed(0)
     model = nn.Sequential(
         *(Linear(nn.Linear(8, 8), "default", LoKrConfig(init_weights=False), r=2, alpha=2) for _ in "ab")
     )
+    for layer in model:
+        layer.base_layer.requires_grad_(not frozen)
     x = torch.randn(3, 8, requires_grad=True)
     results = []
     for run in (model, lambda x: checkpoint(model, x, use_reentrant=reentrant)):
         model.zero_grad()
         x.grad = None
         run(x).square().sum().backward()
-        results.append([x.grad.clone(), *(p.grad.clone() for p in model.parameters())])
+        results.append([x.grad.clone(), *(p.grad.clone() for p in model.parameters() if p.requires_grad)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -196,7 +267,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant):
     not hasattr(torch.compiler, "is_compiling"),
     reason="TORCH BEFORE 2.3 HERE: its compiler breaks off in every adapter",
 )
-@pytest.mark.parametrize("kind", ["linear", "dora", "dropout", "conv"])
+@pytest.mark.parametrize("kind", ["linear", "frozen", "dora", "dropout", "conv"])
 def test_compiled_without_a_graph_break_it_gives_the_same(kind):
     torch.manual_seed(0)
     fields = {"dora": dict(dora="out"), "dropout": dict(rank_dropout=0.2)}.get(kind, {})
@@ -205,13 +276,14 @@ def test_compiled_without_a_graph_break_it_gives_the_same(kind):
         base, "default", LoKrConfig(init_weights=False, **fields), r=2, alpha=2
     )
     layer.train(kind == "dropout")
+    layer.base_layer.requires_grad_(kind != "frozen")
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
     results = []
     for module in (layer, compiled):
         torch.manual_seed(1)
         y = module(x)
         y.square().sum().backward()
-        results.append([y, *(p.grad for p in module.parameters())])
+        results.append([y, *(p.grad for p in module.parameters() if p.requires_grad)])
     for plain, found in zip(*results, strict=True):
         assert torch.allclose(found, plain, rtol=1e-4, atol=1e-5)
 
