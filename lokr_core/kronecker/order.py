@@ -13,7 +13,7 @@ from torch import Tensor
 from .blocks import is_compiling
 from .factor import Factor
 
-__all__ = ["ordered"]
+__all__ = ["interleaved", "ordered"]
 
 Shape = tuple[int, ...]
 
@@ -46,6 +46,12 @@ def ordered(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], li
     route = _route.__wrapped__ if is_compiling() else _route  # a compiler warns of caches
     shapes1, shapes2 = tuple([step.shape for step in chain1]), tuple([step.shape for step in chain2])
     return chain1, chain2, *route(shapes1, shapes2, stride, padding)
+
+
+def interleaved(order: str, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+    """The matrices of both chains as ``order`` takes turns between them."""
+    todo1, todo2 = iter(first), iter(second)
+    return [next(todo1 if which == "1" else todo2) for which in order]
 
 
 def _hashable(value: int | str | Sequence[int]) -> int | str | tuple[int, ...]:

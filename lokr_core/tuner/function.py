@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from ..kronecker import Factor, accumulate_kron_, apply_kron
 from ..kronecker.blocks import autocast_dtype, full_precision, is_compiling
-from ..kronecker.order import ordered
+from ..kronecker.order import interleaved, ordered
 from .shapes import AdapterShapes
 from .steps import Cols, Conv, ConvCols, ConvRows, Rows, Step
 
@@ -73,8 +73,7 @@ def add_kron(
         plan = _plan(order, kernels, w1.shape, w2.shape, None if conv is None else tuple(conv.items()))
         if conv is not None:
             chain2 = [step if at_kernel else step.flatten(1) for step, at_kernel in zip(chain2, kernels, strict=True)]
-        todo1, todo2 = iter(chain1), iter(chain2)
-        matrices = [next(todo1 if which == "1" else todo2) for which in order]
+        matrices = interleaved(order, chain1, chain2)
         if y is None:
             return _AddKron.apply(None, x, None, None, plan, scale, *matrices)
         if not in_place:
@@ -100,8 +99,7 @@ class LinearKron(NamedTuple):
         names = {id(tensor): name for name, tensor in tensors.items()}
         w1, w2 = shapes.factors(tensors)
         chain1, chain2, kernels, order = ordered(w1, w2, None)
-        todo1, todo2 = iter(chain1), iter(chain2)
-        in_order = tuple(names[id(next(todo1 if which == "1" else todo2))] for which in order)
+        in_order = tuple(names[id(tensor)] for tensor in interleaved(order, chain1, chain2))
         return cls(in_order, _plan(order, kernels, w1.shape, w2.shape, None))
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, matrices: list[Tensor]) -> Tensor:
@@ -174,6 +172,7 @@ class _AddKron(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y, x, weight, bias, plan, scale, *matrices):
+        x = x.contiguous()  # as is its gradient below: several products read them, each would copy
         z = plan.split(x, plan.of_input)
         most, kept = x.numel() // _KEPT, []
         for step, matrix in zip(plan.steps, matrices[:-1], strict=False):
@@ -210,6 +209,7 @@ class _AddKron(torch.autograd.Function):
                 z = None if again else saved[last + 1 + i]
                 inputs.append(steps[i](inputs[i], saved[i]) if z is None else z)
             results: list[Tensor | None] = [None] * (last + 1)
+            g = g.contiguous()
             back = plan.split(g.to(x.dtype), of_output)
             for i in range(last, -1, -1):
                 # The last step has the scale, so that no pass over an output or its gradient is for it alone.

@@ -423,7 +423,11 @@ class LoKrLayer(nn.Module):
 def untouched(layer: nn.Module) -> bool:
     """Whether a call of ``layer`` is torch's own forward and nothing else: no hook has a hand in it or sees it."""
     hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer).forward in _TORCHS_OWN and "forward" not in vars(layer) and not hooks and not any(_EVERYWHERE)
+    if type(layer).forward not in _TORCHS_OWN or hooks or any(_EVERYWHERE):
+        return False
+    placed = vars(layer).get("forward")  # who replaced it and put it back (accelerate, LyCORIS) leaves the method here
+    own = getattr(placed, "__self__", None) is layer and placed.__func__ in _TORCHS_OWN
+    return placed is None or own
 
 
 # The hooks of every module.

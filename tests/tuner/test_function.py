@@ -17,6 +17,7 @@ from lokr_core.kronecker import materialize
 from lokr_core.kronecker.apply import CONV
 from lokr_core.tuner import Conv2d, Linear
 from lokr_core.tuner.function import add_kron
+from lokr_core.tuner.layer import untouched
 
 SLOW = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -205,9 +206,14 @@ def test_the_layers_own_output_is_written_to_and_a_hooked_one_is_not():
     assert torch.equal(layer(x), expected)
     assert torch.equal(seen[0], nn.functional.linear(x, layer.weight, layer.bias))
     handle.remove()
+    plain = layer.base_layer.forward
     layer.base_layer.forward = lambda x: seen[0]  # as accelerate and others replace it
     layer(x)
     assert torch.equal(seen[0], nn.functional.linear(x, layer.weight, layer.bias))
+    layer.base_layer.forward = plain  # and as they put it back
+    assert untouched(layer.base_layer) and torch.equal(layer(x), expected)
+    layer.base_layer.forward = nn.Linear(8, 8).forward  # another layer's
+    assert not untouched(layer.base_layer)
 
 
 def test_torch_func_sees_through_it():
