@@ -25,10 +25,11 @@ __all__ = ["accumulate_kron_", "apply_kron", "embed_kron"]
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-# Numbers an intermediate may have before the work is done by parts. On a CPU a Linear's parts stay in a core's cache; a
-# convolution turns its weight and images into a layout of its own at each call, so fewer and larger parts are faster,
-# none below a quarter of the output. On other devices it is the calls that cost.
-_LINEAR, _CONV, _ELSEWHERE = 3 << 17, 1 << 20, 1 << 25
+# Numbers an intermediate may have before the work is done by parts. On a CPU parts leave no new memory to be had from
+# the system at each call; of a Linear, a few MiB were fastest. A convolution turns its weight and images into a layout
+# of its own at each call, so fewer and larger parts are faster, none below a quarter of the output. On other devices it
+# is the calls that cost.
+_LINEAR, _CONV, _ELSEWHERE = 3 << 19, 1 << 20, 1 << 25
 
 
 def apply_kron(
@@ -90,8 +91,8 @@ def accumulate_kron_(
     """``y += scale * (w1 ⊗ w2) x`` in place; returns ``y``. Shapes and errors as for ``apply_kron``.
 
     y: (..., l*k) or (batch, l*k, *size'), any strides: a slice of the last axis, or of the channels, is fine.
-    Computed in x's dtype. Not recorded by autograd. Extra memory is about a quarter of y's at most where y is large,
-    for a factored w2 far less.
+    Computed in x's dtype. Not recorded by autograd. Extra memory is a quarter of y's or a few MiB, whichever
+    is more, at most; for a factored w2 far less.
 
     >>> x, w1, w2, y = torch.randn(5, 6), torch.randn(4, 2), torch.randn(2, 3), torch.zeros(5, 8)
     >>> torch.allclose(accumulate_kron_(y, x, w1, w2, 0.5), apply_kron(x, w1, w2, 0.5), atol=1e-5)
