@@ -74,16 +74,20 @@ def add_kron(
         if conv is not None:
             chain2 = [step if at_kernel else step.flatten(1) for step, at_kernel in zip(chain2, kernels, strict=True)]
         matrices = interleaved(order, chain1, chain2)
-        if y is None:
-            return _AddKron.apply(None, x, None, None, plan, scale, *matrices)
-        if not in_place:
-            return _AddKron.apply(y.clone(), x, None, None, plan, scale, *matrices)
-        # A Linear makes its output as a matrix and hands out a view. Autograd follows a write to a view by copies of
-        # the whole gradient, so it is the matrix that is written to.
-        whole = y._base if y._is_view() else None
-        if whole is None or whole.shape[-1] != y.shape[-1] or whole.numel() != y.numel() or not whole.is_contiguous():
-            return _AddKron.apply(y, x, None, None, plan, scale, *matrices)
-        return _AddKron.apply(whole, x, None, None, plan, scale, *matrices).view(y.shape)
+        into = None if y is None else _matrix_under(y) if in_place else y.clone()
+        result = _AddKron.apply(into, x, None, None, plan, scale, *matrices)
+        return result if y is None or result.shape == y.shape else result.view(y.shape)
+
+
+def _matrix_under(y: Tensor) -> Tensor:
+    """What ``y`` is a view of, where that is a Linear's output as a matrix, else ``y``.
+
+    Autograd follows a write to a view by copies of the whole gradient, so it is the matrix that is written to.
+    """
+    whole = y._base if y._is_view() else None
+    if whole is None or whole.shape[-1] != y.shape[-1] or whole.numel() != y.numel() or not whole.is_contiguous():
+        return y
+    return whole
 
 
 class LinearKron(NamedTuple):
@@ -95,6 +99,7 @@ class LinearKron(NamedTuple):
     @classmethod
     @lru_cache(maxsize=4096)
     def of(cls, shapes: AdapterShapes) -> LinearKron:
+        """For the adapter that has these shapes."""
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.tensors.items()}
         names = {id(tensor): name for name, tensor in tensors.items()}
         w1, w2 = shapes.factors(tensors)
@@ -113,7 +118,7 @@ class LinearKron(NamedTuple):
     @staticmethod
     def takes(x: Tensor) -> bool:
         """Whether ``x`` is what it can be called with: gradients are recorded, and by nothing but autograd."""
-        plain = type(x) is Tensor and x.numel() and torch.is_grad_enabled() and not _followed()
+        plain = type(x) is Tensor and x.numel() > 0 and torch.is_grad_enabled() and not _followed()
         return plain and autocast_dtype(x.device) is None
 
 
@@ -129,6 +134,10 @@ class _Plan(NamedTuple):
     of_input: tuple[int, int]
     of_output: tuple[int, int]
     groups: int = 0  # 0 for a Linear
+
+    def dense(self, x: Tensor) -> Tensor:
+        """An input or the gradient of an output, of a Linear contiguous: several products read it, each would copy."""
+        return x if self.groups else x.contiguous()
 
     def split(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x (..., channels) or (batch, channels, *size) as (positions, *grid) or (batch * groups, *grid, *size)."""
@@ -172,8 +181,8 @@ class _AddKron(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y, x, weight, bias, plan, scale, *matrices):
-        x = x.contiguous()  # as is its gradient below: several products read them, each would copy
-        z = plan.split(x, plan.of_input)
+        dense = plan.dense(x)
+        z = plan.split(dense, plan.of_input)
         most, kept = x.numel() // _KEPT, []
         for step, matrix in zip(plan.steps, matrices[:-1], strict=False):
             z = step(z, matrix)
@@ -182,7 +191,7 @@ class _AddKron(torch.autograd.Function):
         ctx.save_for_backward(x, weight, *matrices, *kept)
         step, matrix = plan.steps[-1], matrices[-1]
         if weight is not None:
-            y = F.linear(x.reshape(-1, x.shape[-1]), weight, bias)
+            y = F.linear(dense.view(-1, x.shape[-1]), weight, bias)
             step.add_(y, z, matrix, scale)
             return y.view(*x.shape[:-1], -1)
         if y is None:
@@ -204,12 +213,12 @@ class _AddKron(torch.autograd.Function):
             # What was kept has no history, so for a second derivative everything is made again.
             again = torch.is_grad_enabled()
             last = len(steps) - 1
-            inputs = [plan.split(x, of_input)]
+            inputs = [plan.split(plan.dense(x), of_input)]
             for i in range(last):
                 z = None if again else saved[last + 1 + i]
                 inputs.append(steps[i](inputs[i], saved[i]) if z is None else z)
             results: list[Tensor | None] = [None] * (last + 1)
-            g = g.contiguous()
+            g = plan.dense(g)
             back = plan.split(g.to(x.dtype), of_output)
             for i in range(last, -1, -1):
                 # The last step has the scale, so that no pass over an output or its gradient is for it alone.

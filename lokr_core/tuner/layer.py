@@ -426,7 +426,7 @@ def untouched(layer: nn.Module) -> bool:
     if type(layer).forward not in _TORCHS_OWN or hooks or any(_EVERYWHERE):
         return False
     placed = vars(layer).get("forward")  # who replaced it and put it back (accelerate, LyCORIS) leaves the method here
-    own = getattr(placed, "__self__", None) is layer and placed.__func__ in _TORCHS_OWN
+    own = getattr(placed, "__self__", None) is layer and getattr(placed, "__func__", None) in _TORCHS_OWN
     return placed is None or own
 
 

@@ -140,6 +140,22 @@ def test_with_a_frozen_linear_it_is_one_function_whose_first_and_second_derivati
     assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_input_that_is_not_contiguous_has_its_derivatives_too(frozen):
+    torch.manual_seed(0)
+    base = nn.Linear(6, 4).double().requires_grad_(not frozen)
+    layer = Linear(base, "default", LoKrConfig(init_weights=False), r=1, alpha=3)
+    x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    weight = base.weight + layer.get_delta_weight("default")
+    assert torch.allclose(layer(x.T), nn.functional.linear(x.T, weight, base.bias), rtol=1e-9)
+    wanted = (x, *(p for name, p in layer.named_parameters() if "lokr" in name))
+    second = []
+    for y in (layer(x.T), layer(x.T.contiguous())):
+        gradients = torch.autograd.grad(y.pow(3).sum(), wanted, create_graph=True)
+        second.append(torch.autograd.grad(sum(g.square().sum() for g in gradients), wanted))
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(*second, strict=True))
+
+
 @pytest.mark.parametrize("where", ["layer", "everywhere"])
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 def test_hooks_of_a_frozen_base_layer_are_called(kind, where):
