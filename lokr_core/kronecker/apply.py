@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import LoKrShapeError
 from .add import materialize
 from .factor import Factor
-from .order import ordered
+from .order import ordered, rank_in_front
 
 __all__ = ["accumulate_kron_", "apply_kron", "embed_kron"]
 
@@ -30,6 +30,8 @@ CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 # of its own at each call, so fewer and larger parts are faster, none below a quarter of the output. On other devices it
 # is the calls that cost.
 _LINEAR, _CONV, _ELSEWHERE = 3 << 19, 1 << 20, 1 << 25
+# Numbers of an input up to which a CPU multiplies few rows by it fast.
+_FEW_ROWS = 3 << 18
 
 
 def apply_kron(
@@ -204,6 +206,17 @@ def conv_step(x: Tensor, weight: Tensor, conv: dict) -> Tensor:
     return y.unflatten(0, x.shape[:2])
 
 
+def ranks_step(x: Tensor, matrix: Tensor) -> Tensor:
+    """matrix (rank, n) on axis 2 of x (positions, m, n), contiguous, with the rank in front: (rank, positions, m)."""
+    parts = -(-x.numel() // _FEW_ROWS) if x.device.type == "cpu" else 1
+    flat = x.view(-1, x.size(2))
+    if parts == 1:
+        y = torch.mm(matrix, flat.T)
+    else:
+        y = torch.cat([torch.mm(matrix, part.T) for part in flat.chunk(parts)], 1)
+    return y.view(-1, *x.shape[:2])
+
+
 def _as_rows(y: Tensor) -> Tensor | None:
     """y (..., out) as a view (rows, out), None where its strides do not allow it."""
     try:
@@ -236,6 +249,14 @@ def _accumulate_linear(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: floa
         steps.append((which, next(todo[which])))
         size[which] = steps[-1][1].shape[0]
     rows = _at_a_time(y, widest, len(x), _LINEAR)
+    if rank_in_front(order, w2) and y.is_contiguous():
+        for at in range(0, len(x), rows):
+            z = ranks_step(x[at : at + rows].reshape(-1, m, n), steps[0][1])
+            for _, matrix in steps[1:-1]:
+                z = torch.matmul(z, matrix.T)
+            to = y[at : at + rows].view(-1, k)
+            to.addmm_(z.view(len(z), -1).T, steps[-1][1].T, alpha=scale)
+        return
     for at in range(0, len(x), rows):
         z = x[at : at + rows].reshape(-1, m, n)
         for which, matrix in steps[:-1]:

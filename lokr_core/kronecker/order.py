@@ -13,9 +13,13 @@ from torch import Tensor
 from .blocks import is_compiling
 from .factor import Factor
 
-__all__ = ["interleaved", "ordered"]
+__all__ = ["interleaved", "ordered", "rank_in_front"]
 
 Shape = tuple[int, ...]
+
+# The largest rank of w2 with which its intermediates go rank after rank. Of three of CPUs' ways to multiply a matrix of
+# so few rows or columns this is the fast one; from 16 on they are fast either way.
+_FEW_RANKS = 8
 
 
 class _Step(NamedTuple):
@@ -52,6 +56,16 @@ def interleaved(order: str, first: Sequence[Tensor], second: Sequence[Tensor]) -
     """The matrices of both chains as ``order`` takes turns between them."""
     todo1, todo2 = iter(first), iter(second)
     return [next(todo1 if which == "1" else todo2) for which in order]
+
+
+def rank_in_front(order: str, w2: Factor) -> bool:
+    """Whether a Linear's intermediates are best laid out as (rank of w2, positions, rows of w1's matrices).
+
+    w1 acts between b and a of w2 then, and so does each of its matrices by one product for all positions and ranks;
+    with (positions, rows, rank) there would be one for each position.
+    """
+    low_rank = w2.rank is not None and w2.rank <= _FEW_RANKS
+    return low_rank and "1" in order and order[0] == order[-1] == "2" and order.count("2") == 2
 
 
 def _hashable(value: int | str | Sequence[int]) -> int | str | tuple[int, ...]:

@@ -8,10 +8,10 @@ from torch import Tensor
 from ..kronecker import Factor
 from .shapes import AdapterShapes
 
-__all__ = ["dora_ratio"]
+__all__ = ["trainable_dora_ratio"]
 
 
-def dora_ratio(
+def trainable_dora_ratio(
     weight: Tensor,
     w1: Factor,
     w2: Factor,

@@ -18,9 +18,9 @@ from torch.autograd import forward_ad
 
 from ..kronecker import Factor, accumulate_kron_, apply_kron
 from ..kronecker.blocks import autocast_dtype, full_precision, is_compiling
-from ..kronecker.order import interleaved, ordered
+from ..kronecker.order import interleaved, ordered, rank_in_front
 from .shapes import AdapterShapes
-from .steps import Cols, Conv, ConvCols, ConvRows, Rows, Step
+from .steps import Cols, Conv, ConvCols, ConvRows, FromRanks, RankRows, Rows, Step, ToRanks
 
 __all__ = ["LinearKron", "add_kron", "as_computed"]
 
@@ -46,13 +46,15 @@ def add_kron(
     scale: float,
     conv: dict | None = None,
     in_place: bool = False,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """``y + scale * (w1 ⊗ w2) x`` in y's dtype, computed in the factors', differentiable any number of times.
+    """``y + rows * scale * (w1 ⊗ w2) x`` in y's dtype, computed in the factors', differentiable any number of times.
 
     y: (..., l*k) or (batch, l*k, *size'), None for 0; x: (..., m*n) or (batch, groups*m*n, *size), in any dtype
     w1: (l, m) without a kernel, w2: (k, n) or (k, n, *kernel), in one dtype and on x's device
     conv: the arguments of a convolution (stride, padding, dilation, groups), padding in numbers; None for a Linear
     in_place: whether y may be written to; then y is used up, and its memory comes back
+    rows: (l*k,), what each row of the adapter's matrix is multiplied by (rank dropout), a constant; None for 1
 
     Under ``torch.compile``, inside ``torch.func`` and in forward mode it is made of plain operations, which those
     follow by themselves.
@@ -63,19 +65,24 @@ def add_kron(
     """
     x = x.to(w1.dtype)
     groups = 1 if conv is None else conv["groups"]
+    if rows is not None:
+        rows = rows.to(x.dtype).view(-1, *(1,) * (0 if conv is None else len(conv["stride"])))
     with full_precision(x.device):
         if _followed() or x.numel() == 0 or w1.shape[0] % groups or (conv and x.ndim != len(conv["stride"]) + 2):
             update = apply_kron(x, w1, w2, scale, **(conv or {}))
+            update = update if rows is None else update * rows
             return update if y is None else (y + update).to(y.dtype)
-        if in_place and y is not None and not torch.is_grad_enabled():
+        if in_place and y is not None and rows is None and not torch.is_grad_enabled():
             return accumulate_kron_(y, x, w1, w2, scale, **(conv or {}))
         chain1, chain2, kernels, order = ordered(w1, w2, conv)
-        plan = _plan(order, kernels, w1.shape, w2.shape, None if conv is None else tuple(conv.items()))
-        if conv is not None:
+        if conv is None:
+            plan = _linear_plan(order, rank_in_front(order, w2), w1.shape, w2.shape)
+        else:
+            plan = _conv_plan(order, kernels, w1.shape, w2.shape, tuple(conv.items()))
             chain2 = [step if at_kernel else step.flatten(1) for step, at_kernel in zip(chain2, kernels, strict=True)]
         matrices = interleaved(order, chain1, chain2)
         into = None if y is None else _matrix_under(y) if in_place else y.clone()
-        result = _AddKron.apply(into, x, None, None, plan, scale, *matrices)
+        result = _AddKron.apply(into, x, None, None, rows, plan, scale, *matrices)
         return result if y is None or result.shape == y.shape else result.view(y.shape)
 
 
@@ -103,17 +110,27 @@ class LinearKron(NamedTuple):
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.tensors.items()}
         names = {id(tensor): name for name, tensor in tensors.items()}
         w1, w2 = shapes.factors(tensors)
-        chain1, chain2, kernels, order = ordered(w1, w2, None)
+        chain1, chain2, _, order = ordered(w1, w2, None)
         in_order = tuple(names[id(tensor)] for tensor in interleaved(order, chain1, chain2))
-        return cls(in_order, _plan(order, kernels, w1.shape, w2.shape, None))
+        return cls(in_order, _linear_plan(order, rank_in_front(order, w2), w1.shape, w2.shape))
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, matrices: list[Tensor]) -> Tensor:
-        """``F.linear(x, weight, bias) + scale * (w1 ⊗ w2) x`` as one function; all of it in one dtype.
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        matrices: list[Tensor],
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """``F.linear(x, weight, bias) + rows * scale * (w1 ⊗ w2) x`` as one function; all of it in one dtype.
 
         weight: (l*k, m*n), bias: (l*k,) or None, neither of which gets a gradient
         matrices: the parameters, in the order of ``names``
+        rows: as for ``add_kron``
         """
-        return _AddKron.apply(None, x, weight, bias, self.plan, scale, *matrices)
+        rows = None if rows is None else rows.to(x.dtype)
+        return _AddKron.apply(None, x, weight, bias, rows, self.plan, scale, *matrices)
 
     @staticmethod
     def takes(x: Tensor) -> bool:
@@ -153,13 +170,22 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _plan(
-    order: str, kernels: tuple[bool, ...], w1: tuple[int, ...], w2: tuple[int, ...], conv: tuple[tuple, ...] | None
+def _linear_plan(order: str, ranks: bool, w1: tuple[int, ...], w2: tuple[int, ...]) -> _Plan:
+    """``order`` as ``ordered`` gives it, ``ranks`` as ``rank_in_front`` does, the shapes of the factors."""
+    (l, m), (k, n) = w1, w2
+    if ranks:
+        steps = [ToRanks(), *[RankRows()] * order.count("1"), FromRanks()]
+    else:
+        steps = [Rows() if which == "1" else Cols() for which in order]
+    return _Plan(tuple(steps), (m, n), (l, k))
+
+
+@lru_cache(maxsize=4096)
+def _conv_plan(
+    order: str, kernels: tuple[bool, ...], w1: tuple[int, ...], w2: tuple[int, ...], conv: tuple[tuple, ...]
 ) -> _Plan:
     """``order`` and ``kernels`` as ``ordered`` gives them, the shapes of the factors, the convolution's arguments."""
     (l, m), (k, n) = w1, w2[:2]
-    if conv is None:
-        return _Plan(tuple(Rows() if which == "1" else Cols() for which in order), (m, n), (l, k))
     arguments = dict(conv)
     groups = arguments.pop("groups")
     last = order.rindex("1")  # w1's last matrix has the output's rows, which the groups share out
@@ -174,13 +200,13 @@ def _plan(
 
 
 class _AddKron(torch.autograd.Function):
-    """(y or None, x, weight, bias, plan, scale, the steps' matrices) -> y, which is written to, or a new output.
+    """(y or None, x, weight, bias, rows, plan, scale, the steps' matrices) -> y, which is written to, or a new output.
 
     With a ``weight``, a Linear's that is not trained, y is W x + b and made here: what goes back to x is then one sum.
     """
 
     @staticmethod
-    def forward(ctx, y, x, weight, bias, plan, scale, *matrices):
+    def forward(ctx, y, x, weight, bias, rows, plan, scale, *matrices):
         dense = plan.dense(x)
         z = plan.split(dense, plan.of_input)
         most, kept = x.numel() // _KEPT, []
@@ -188,27 +214,30 @@ class _AddKron(torch.autograd.Function):
             z = step(z, matrix)
             kept.append(z if z.numel() <= most else None)
         ctx.plan, ctx.scale = plan, scale
-        ctx.save_for_backward(x, weight, *matrices, *kept)
+        ctx.save_for_backward(x, weight, rows, *matrices, *kept)
         step, matrix = plan.steps[-1], matrices[-1]
-        if weight is not None:
+        made_here = weight is not None
+        if made_here:
             y = F.linear(dense.view(-1, x.shape[-1]), weight, bias)
-            step.add_(y, z, matrix, scale)
-            return y.view(*x.shape[:-1], -1)
-        if y is None:
-            return plan.join(step(z, matrix * scale), x)
-        ctx.mark_dirty(y)
-        if y.dtype == z.dtype and y.is_contiguous():
+        elif y is None:
+            update = plan.join(step(z, matrix * scale), x)
+            return update if rows is None else update.mul_(rows)
+        else:
+            ctx.mark_dirty(y)
+        if rows is not None:
+            y.addcmul_(plan.join(step(z, matrix), x).view(y.shape), rows, value=scale)
+        elif y.dtype == z.dtype and y.is_contiguous():
             step.add_(y, z, matrix, scale)
         else:
             y.add_(plan.join(step(z, matrix), x).view(y.shape), alpha=scale)
-        return y
+        return y.view(*x.shape[:-1], -1) if made_here else y
 
     @staticmethod
     def backward(ctx, g):
         plan, scale = ctx.plan, ctx.scale
         steps, of_input, of_output, _ = plan
-        x, weight, *saved = ctx.saved_tensors
-        of_y, of_x, _, _, _, _, *of_matrices = ctx.needs_input_grad
+        x, weight, rows, *saved = ctx.saved_tensors
+        of_y, of_x, _, _, _, _, _, *of_matrices = ctx.needs_input_grad
         with full_precision(x.device):
             # What was kept has no history, so for a second derivative everything is made again.
             again = torch.is_grad_enabled()
@@ -219,7 +248,8 @@ class _AddKron(torch.autograd.Function):
                 inputs.append(steps[i](inputs[i], saved[i]) if z is None else z)
             results: list[Tensor | None] = [None] * (last + 1)
             g = plan.dense(g)
-            back = plan.split(g.to(x.dtype), of_output)
+            back = g.to(x.dtype) if rows is None else g.to(x.dtype) * rows
+            back = plan.split(back, of_output)
             for i in range(last, -1, -1):
                 # The last step has the scale, so that no pass over an output or its gradient is for it alone.
                 matrix = saved[i] * scale if i == last else saved[i]
@@ -236,8 +266,8 @@ class _AddKron(torch.autograd.Function):
                 if again:
                     g_x = g_x + back.reshape(g_x.shape)
                 else:
-                    steps[0].add_(g_x, back, saved[0].T, 1)
+                    steps[0].add_gradient_(g_x, saved[0], back)
                 g_x = g_x.view(x.shape)
             elif of_x:
                 g_x = back.reshape(x.shape)
-        return (g if of_y else None), g_x, None, None, None, None, *results
+        return (g if of_y else None), g_x, None, None, None, None, None, *results

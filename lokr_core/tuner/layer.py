@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as all_modules
 
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
@@ -19,12 +18,13 @@ from ..kronecker import Factor, add_dora_, add_kron_
 from ..kronecker.apply import CONV
 from ..kronecker.blocks import is_compiling
 from ..live.layers import kernel_axes
+from .base_layer import convolution, untouched
 from .config import LoKrConfig
-from .dora import dora_ratio
+from .dora import trainable_dora_ratio
 from .function import add_kron, as_computed
 from .shapes import AdapterShapes
 
-__all__ = ["LoKrLayer", "untouched"]
+__all__ = ["LoKrLayer"]
 
 
 class LoKrLayer(nn.Module):
@@ -70,7 +70,7 @@ class LoKrLayer(nn.Module):
         self._unmerged_weight: Tensor | None = None
         layer = self.get_base_layer()
         self.kernel_axes = kernel_axes(layer)
-        self._conv, self._padding = _convolution(layer)
+        self._conv, self._padding = convolution(layer)
         self.in_features = layer.in_channels if self.kernel_axes else layer.in_features
         self.out_features = layer.out_channels if self.kernel_axes else layer.out_features
         if adapter_name is not None:
@@ -155,12 +155,11 @@ class LoKrLayer(nn.Module):
         return {name: getattr(self, name)[adapter_name] for name in self.shapes[adapter_name].tensors}
 
     def _alone(self) -> str | None:
-        """The one adapter that there is to add, where it is nothing but an addition (no DoRA, no dropout)."""
+        """The one adapter that there is to add, where it is nothing but an addition (no DoRA, no module dropout)."""
         if self._disable_adapters or self.merged_adapters or self.dora or len(self._active_adapter) != 1:
             return None
         name = self._active_adapter[0]
-        dropped = self.training and (self.rank_dropout.get(name) or self.module_dropout.get(name))
-        return name if name in self.shapes and not dropped else None
+        return name if name in self.shapes and not (self.training and self.module_dropout[name]) else None
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; where it was the only active one, the first of the others becomes active."""
@@ -285,7 +284,7 @@ class LoKrLayer(nn.Module):
         return self.shapes[adapter_name].factors(self._tensors(adapter_name))
 
     def _ratio(self, adapter_name: str, w1: Factor, w2: Factor, kept: Tensor | None = None) -> Tensor:
-        return dora_ratio(
+        return trainable_dora_ratio(
             *(self.weight.detach(), w1, w2, self.scaling[adapter_name], self.dora_scale[adapter_name]),
             axis=self.dora[adapter_name],
             shapes=self.shapes[adapter_name],
@@ -362,8 +361,8 @@ class LoKrLayer(nn.Module):
                 present = None
         w1, w2 = as_computed(x, *self._factors(name))
         kept, axis = self._kept_rows(name, x.device), self.dora.get(name)
-        if present is None and kept is None and axis is None and not self.shapes[name].swapped:
-            return add_kron(y, self._padded(x), w1, w2, self.scaling[name], self._conv, in_place)
+        if present is None and axis is None and not self.shapes[name].swapped:
+            return add_kron(y, self._padded(x), w1, w2, self.scaling[name], self._conv, in_place, kept)
         if axis == "in":
             ratio = self._ratio(name, w1, w2, kept)
             groups = 1 if self._conv is None else self._conv["groups"]
@@ -383,8 +382,8 @@ class LoKrLayer(nn.Module):
         """dW x, its rows multiplied by ``kept``."""
         shapes, x = self.shapes[name], self._padded(x)
         if not shapes.swapped:
-            update = add_kron(None, x, w1, w2, self.scaling[name], self._conv)
-        elif self._conv["groups"] > 1:  # rows of W2 belong to the groups, not of W1: PEFT's way, and rare
+            return add_kron(None, x, w1, w2, self.scaling[name], self._conv, rows=kept)
+        if self._conv["groups"] > 1:  # rows of W2 belong to the groups, not of W1: PEFT's way, and rare
             weight = shapes.delta(w1, w2) * self.scaling[name]
             update = CONV[self.kernel_axes](x.to(weight.dtype), weight, **self._conv)
         else:
@@ -418,41 +417,3 @@ class LoKrLayer(nn.Module):
 
     def __repr__(self) -> str:
         return "lokr." + super().__repr__()
-
-
-def untouched(layer: nn.Module) -> bool:
-    """Whether a call of ``layer`` is torch's own forward and nothing else: no hook has a hand in it or sees it."""
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    if type(layer).forward not in _TORCHS_OWN or hooks or any(_EVERYWHERE):
-        return False
-    placed = vars(layer).get("forward")  # who replaced it and put it back (accelerate, LyCORIS) leaves the method here
-    own = getattr(placed, "__self__", None) is layer and getattr(placed, "__func__", None) in _TORCHS_OWN
-    return placed is None or own
-
-
-# The hooks of every module.
-_EVERYWHERE = (
-    all_modules._global_forward_pre_hooks,
-    all_modules._global_forward_hooks,
-    all_modules._global_backward_pre_hooks,
-    all_modules._global_backward_hooks,
-)
-
-_TORCHS_OWN = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-
-
-def _convolution(layer: nn.Module) -> tuple[dict | None, tuple | None]:
-    """(the arguments of ``layer``'s convolution with its padding in numbers, None for a Linear; the arguments of
-    ``F.pad`` before it, None where the convolution pads by itself)."""
-    if not kernel_axes(layer):
-        return None, None
-    conv = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
-    around, mode = layer._reversed_padding_repeated_twice, layer.padding_mode
-    if mode != "zeros":
-        return {**conv, "padding": (0,) * len(layer.stride)}, (around, mode)
-    if not isinstance(layer.padding, str):
-        return conv, None
-    left, right = around[::-2], around[-2::-2]
-    if left == right:
-        return {**conv, "padding": tuple(left)}, None
-    return {**conv, "padding": (0,) * len(layer.stride)}, (around, "constant")

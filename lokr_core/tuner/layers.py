@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .base_layer import untouched
 from .function import LinearKron
-from .layer import LoKrLayer, untouched
+from .layer import LoKrLayer
 
 __all__ = ["KINDS", "Conv1d", "Conv2d", "Conv3d", "Linear", "layer_class"]
 
@@ -24,7 +25,8 @@ class Linear(LoKrLayer):
             matrices = [getattr(modules[kind], name) for kind in product.names]
             one_dtype = all(tensor.dtype == x.dtype for tensor in (weight, *matrices) if tensor is not None)
             if _frozen(weight, bias) and untouched(layer) and one_dtype and x.shape[-1] == weight.shape[1]:
-                return product(x, weight, bias, self.scaling[name], matrices)
+                kept = self._kept_rows(name, x.device)
+                return product(x, weight, bias, self.scaling[name], matrices, kept)
         return super().forward(x, *args, **kwargs)
 
 

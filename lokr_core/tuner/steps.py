@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kronecker.apply import cols_step, conv_step, rows_step
+from ..kronecker.apply import cols_step, conv_step, ranks_step, rows_step
 
-__all__ = ["Cols", "Conv", "ConvCols", "ConvRows", "Rows", "Step"]
+__all__ = ["Cols", "Conv", "ConvCols", "ConvRows", "FromRanks", "RankRows", "Rows", "Step", "ToRanks"]
 
 
 class Step:
@@ -31,6 +31,10 @@ class Step:
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of z and of the matrix, from that of the product."""
         raise NotImplementedError
+
+    def add_gradient_(self, g_z: Tensor, matrix: Tensor, g: Tensor) -> None:
+        """g_z += the gradient of z, for a Linear's first step; g_z contiguous, of an input's shape, in g's dtype."""
+        self.add_(g_z, g, matrix.transpose(0, 1), 1)
 
 
 class Rows(Step):
@@ -64,6 +68,52 @@ class Cols(Step):
         rows = g.view(-1, k)
         g_z = torch.mm(rows, matrix).view(z.shape) if of_z else None
         return g_z, _outer_of_rows(rows, z.view(-1, n)) if of_matrix else None
+
+
+class ToRanks(Step):
+    """A Linear's: matrix (rank, n) on axis 2 of z (positions, m, n), to (rank, positions, m)."""
+
+    def __call__(self, z, matrix):
+        return ranks_step(z, matrix)
+
+    def gradients(self, z, matrix, g, of_z, of_matrix):
+        g = g.view(g.size(0), -1)
+        g_z = torch.mm(g.transpose(0, 1), matrix).view(z.shape) if of_z else None
+        return g_z, torch.mm(g, z.view(-1, z.size(2))) if of_matrix else None
+
+    def add_gradient_(self, g_z, matrix, g):
+        g_z.view(-1, matrix.size(1)).addmm_(g.view(g.size(0), -1).transpose(0, 1), matrix)
+
+
+class RankRows(Step):
+    """A Linear's: matrix (m', m) on axis 2 of z (rank, positions, m)."""
+
+    def __call__(self, z, matrix):
+        ranks, positions, m = z.shape
+        return torch.mm(z.view(-1, m), matrix.transpose(0, 1)).view(ranks, positions, -1)
+
+    def gradients(self, z, matrix, g, of_z, of_matrix):
+        rows = g.view(-1, matrix.size(0))
+        g_z = torch.mm(rows, matrix).view(z.shape) if of_z else None
+        return g_z, _outer_of_rows(rows, z.view(-1, z.size(2))) if of_matrix else None
+
+
+class FromRanks(Step):
+    """A Linear's: matrix (k, rank) on axis 0 of z (rank, positions, l), to (positions, l, k)."""
+
+    def __call__(self, z, matrix):
+        ranks, positions, l = z.shape
+        return torch.mm(z.view(ranks, -1).transpose(0, 1), matrix.transpose(0, 1)).view(positions, l, -1)
+
+    def add_(self, y, z, matrix, scale):
+        ranks = z.view(z.size(0), -1)
+        y.view(-1, matrix.size(0)).addmm_(ranks.transpose(0, 1), matrix.transpose(0, 1), alpha=scale)
+
+    def gradients(self, z, matrix, g, of_z, of_matrix):
+        g_z = ranks_step(g, matrix.transpose(0, 1)) if of_z else None
+        if not of_matrix:
+            return g_z, None
+        return g_z, torch.mm(z.view(z.size(0), -1), g.view(-1, g.size(2))).transpose(0, 1)
 
 
 class ConvRows(NamedTuple("ConvRows", [("groups", int)]), Step):

@@ -54,7 +54,7 @@ def run(layer: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
 def assert_equal(found: dict, expected: dict, tolerance: float = 1e-9) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        error = float((found[name] - value).norm() / value.norm().clamp_min(1e-12))
+        error = float((found[name] - value).detach().norm() / value.detach().norm().clamp_min(1e-12))
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
@@ -88,12 +88,15 @@ def test_output_gradients_update_and_merge_are_pefts(name, r, both, factor, effe
     assert torch.equal(ours.weight, before)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv1d"])
-def test_rank_dropout_with_the_same_draws_is_pefts(name, scaled):
+def test_rank_dropout_with_the_same_draws_is_pefts(name, scaled, frozen):
     make, shape = LAYERS[name]
     torch.manual_seed(0)
     theirs, ours = twins(make().double(), r=2, rank_dropout=0.4, rank_dropout_scale=scaled)
+    for layer in (theirs, ours):
+        layer.base_layer.requires_grad_(not frozen)
     x = torch.randn(shape, dtype=torch.float64)
     torch.manual_seed(5)
     torch.rand(1)  # PEFT draws for module dropout even where it is 0

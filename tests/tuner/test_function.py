@@ -16,8 +16,8 @@ from lokr_core import Factor, LoKrConfig
 from lokr_core.kronecker import materialize
 from lokr_core.kronecker.apply import CONV
 from lokr_core.tuner import Conv2d, Linear
+from lokr_core.tuner.base_layer import untouched
 from lokr_core.tuner.function import add_kron
-from lokr_core.tuner.layer import untouched
 
 SLOW = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -58,13 +58,21 @@ def products(draw):
     return y, x, w1, w2, conv
 
 
-def reference(y, x, w1: Factor, w2: Factor, conv):
+def reference(y, x, w1: Factor, w2: Factor, conv, rows=None):
     weight = 0.7 * materialize(w1, w2)
+    if rows is not None:
+        weight = weight * rows.view(-1, *(1,) * (weight.ndim - 1))
     update = x @ weight.T if conv is None else CONV[weight.ndim - 2](x, weight, **conv)
     return update if y is None else y + update
 
 
-def as_function(y, x, w1: Factor, w2: Factor, conv, in_place: bool):
+def rank_dropout(w1: Factor, w2: Factor, dropped: bool):
+    """Numbers for the rows of their product, of which some are 0."""
+    rows = torch.arange(w1.shape[0] * w2.shape[0], dtype=w1.dtype) % 3 / 2
+    return rows if dropped else None
+
+
+def as_function(y, x, w1: Factor, w2: Factor, conv, rows, in_place: bool):
     """(a function of tensors, the tensors): every one that has a gradient."""
     names = [(w, name) for w in (w1, w2) for name in w.tensors]
     tensors = [*([] if y is None else [y]), x, *(w.tensors[name] for w, name in names)]
@@ -78,27 +86,29 @@ def as_function(y, x, w1: Factor, w2: Factor, conv, in_place: bool):
             factors[w is w2][name] = tensor
         if base is not None and in_place:
             base = base * 1  # a leaf cannot be written to
-        return add_kron(base, x, Factor(**factors[0]), Factor(**factors[1]), 0.7, conv, in_place)
+        return add_kron(base, x, Factor(**factors[0]), Factor(**factors[1]), 0.7, conv, in_place, rows)
 
     return function, tuple(tensors)
 
 
 @settings(max_examples=50, **SLOW)
-@given(products(), st.booleans())
-def test_gradients_are_exact_over_the_whole_family(product, in_place):
+@given(products(), st.booleans(), st.booleans())
+def test_gradients_are_exact_over_the_whole_family(product, dropped, in_place):
     y, x, w1, w2, conv = product
-    function, tensors = as_function(*product, in_place)
-    assert torch.allclose(function(*tensors), reference(*product), rtol=1e-9, atol=1e-9)
+    rows = rank_dropout(w1, w2, dropped)
+    function, tensors = as_function(*product, rows, in_place)
+    assert torch.allclose(function(*tensors), reference(*product, rows), rtol=1e-9, atol=1e-9)
     with torch.no_grad():
-        assert torch.allclose(function(*tensors), reference(*product), rtol=1e-9, atol=1e-9)
+        assert torch.allclose(function(*tensors), reference(*product, rows), rtol=1e-9, atol=1e-9)
     if x.numel():
         assert torch.autograd.gradcheck(function, tensors)
 
 
 @settings(max_examples=15, **SLOW)
-@given(products())
-def test_second_derivatives_are_exact(product):
-    function, tensors = as_function(*product, True)
+@given(products(), st.booleans())
+def test_second_derivatives_are_exact(product, dropped):
+    _, _, w1, w2, _ = product
+    function, tensors = as_function(*product, rank_dropout(w1, w2, dropped), True)
     if product[1].numel():
         assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
