@@ -43,6 +43,7 @@ class Case:
     x: Tensor
     repeats: int
     steps: int = 3  # timed in each turn
+    rank_dropout: float = 0.0
 
 
 def mlp() -> Case:
@@ -51,12 +52,14 @@ def mlp() -> Case:
     return Case("MLP 4 × 3072, 512 tokens", nn.Sequential(*layers), ("0", "2", "4", "6"), lambda m, x: m(x), tokens, 7)
 
 
-def vit(batch: int) -> Case:
+def vit(batch: int, rank_dropout: float = 0.0) -> Case:
     from transformers import ViTConfig, ViTModel
 
     images = torch.randn(batch, 3, 224, 224)
     model = ViTModel(ViTConfig(), add_pooling_layer=False)
-    return Case(f"ViT-B, {batch} × 224×224", model, VIT_TARGETS, lambda m, x: m(x).last_hidden_state, images, 5)
+    name = f"ViT-B, {batch} × 224×224" + (f", rank dropout {rank_dropout}" if rank_dropout else "")
+    forward = lambda m, x: m(x).last_hidden_state  # noqa: E731
+    return Case(name, model, VIT_TARGETS, forward, images, 5, rank_dropout=rank_dropout)
 
 
 def unet(batch: int) -> Case:
@@ -69,7 +72,14 @@ def unet(batch: int) -> Case:
     return Case(name, model, SEED_TARGETS, lambda m, x: m(x, 10, text).sample, latents, 3, 1)
 
 
-CASES = {"mlp": mlp, "vit1": lambda: vit(1), "vit4": lambda: vit(4), "unet1": lambda: unet(1), "unet2": lambda: unet(2)}
+CASES = {
+    "mlp": mlp,
+    "vit1": lambda: vit(1),
+    "vit1-dropout": lambda: vit(1, 0.1),
+    "vit4": lambda: vit(4),
+    "unet1": lambda: unet(1),
+    "unet2": lambda: unet(2),
+}
 
 
 # Each way puts adapters into the model and takes them out again: one base, however large, is enough for all.
@@ -80,10 +90,14 @@ def base(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
     yield case.model, []
 
 
+def _fields(case: Case) -> dict:
+    targets = list(case.targets)
+    return dict(r=RANK, alpha=ALPHA, target_modules=targets, init_weights=False, rank_dropout=case.rank_dropout)
+
+
 @contextmanager
 def ours(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
-    config = LoKrConfig(r=RANK, alpha=ALPHA, target_modules=list(case.targets), init_weights=False)
-    model = LoKrModel(case.model, config)
+    model = LoKrModel(case.model, LoKrConfig(**_fields(case)))
     yield model, [p for p in model.parameters() if p.requires_grad]
     model.unload()
 
@@ -93,9 +107,7 @@ def peft(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
     from peft import LoKrConfig as Config
     from peft import LoKrModel as Model
 
-    model = Model(
-        case.model, Config(r=RANK, alpha=ALPHA, target_modules=list(case.targets), init_weights=False), "default"
-    )
+    model = Model(case.model, Config(**_fields(case)), "default")
     yield model, [p for p in model.parameters() if p.requires_grad]
     model.unload()
 
@@ -106,7 +118,8 @@ def lycoris(bypass: bool):
         from lycoris.modules.lokr import LokrModule
 
         found = [m for n, m in case.model.named_modules() if any(n == t or n.endswith("." + t) for t in case.targets)]
-        modules = [LokrModule("m", m, lora_dim=RANK, alpha=ALPHA, factor=-1, bypass_mode=bypass) for m in found]
+        how = dict(lora_dim=RANK, alpha=ALPHA, factor=-1, bypass_mode=bypass, rank_dropout=case.rank_dropout)
+        modules = [LokrModule("m", m, **how) for m in found]
         for module in modules:
             module.train()
             for parameter in module.parameters():

@@ -49,15 +49,19 @@ class Painter:
     def use(self, checkpoint: str) -> None:
         self.server.post("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
 
-    def merged(self, checkpoint: Path, name: str, strength: float) -> str:
-        """The name of a checkpoint that ``lokr apply`` makes of this one and an adapter."""
-        out = checkpoint.with_name("merged.safetensors")
+    def with_merged(self, prompt: str, checkpoint: Path, name: str, strength: float) -> np.ndarray:
+        """The picture of ``prompt`` with the checkpoint that ``lokr apply`` makes of this one and an adapter."""
+        out = checkpoint.with_name(f"merged-{name}.safetensors")
         adapter = self.server.base / f"models/Lora/{name}.safetensors"
         arguments = ["apply", str(checkpoint), str(adapter), "-o", str(out), "-s", str(strength), "--dtype", "fp32"]
-        assert lokr_command(arguments) == 0
-        out.with_suffix(".yaml").write_text(checkpoint.with_suffix(".yaml").read_text())
-        self.server.post("/sdapi/v1/refresh-checkpoints", {})
-        return out.name
+        try:
+            assert lokr_command(arguments) == 0
+            if checkpoint.with_suffix(".yaml").exists():
+                shutil.copy(checkpoint.with_suffix(".yaml"), out.with_suffix(".yaml"))
+            self.server.post("/sdapi/v1/refresh-checkpoints", {})
+            return self(prompt, override_settings={"sd_model_checkpoint": out.name})
+        finally:  # as large as the checkpoint, twice
+            out.unlink(missing_ok=True)
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> int:
@@ -113,9 +117,14 @@ class SmallHost:
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of the small checkpoints; where TINY_CHECKPOINTS names one, they are kept there for the next run."""
-    return Path(os.environ.get("TINY_CHECKPOINTS") or tmp_path_factory.mktemp("checkpoints"))
+    if os.environ.get("TINY_CHECKPOINTS"):
+        yield Path(os.environ["TINY_CHECKPOINTS"])
+        return
+    folder = tmp_path_factory.mktemp("checkpoints")
+    yield folder
+    shutil.rmtree(folder)  # 2 GB, which pytest would keep for a while
 
 
 def make_checkpoints(host: A1111, *command: str | Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from lokr_core.cli import main as lokr_command
 from tests.webui.adapters import FORGE_SD15
 from tests.webui.conftest import Painter, SmallHost, apart
 
@@ -50,13 +49,7 @@ def test_where_it_is_not_the_picture_is_that_of_the_merged_checkpoint(painter: P
     merge = painter(f"a lighthouse <lokr:{name}:0.7:mode=merge>")
     assert painter.comments() == "" and painter.server.get("/probe/hooks") == 0
     assert apart(live, painter("a lighthouse")) > LOOKS_OTHER
-    merged = checkpoint.with_name(f"merged-{name}.safetensors")
-    adapter = painter.server.base / f"models/Lora/{name}.safetensors"
-    command = ["apply", str(checkpoint), str(adapter), "-o", str(merged), "-s", "0.7", "--dtype", "fp32"]
-    assert lokr_command(command) == 0
-    painter.server.post("/sdapi/v1/refresh-checkpoints", {})
-    expected = painter("a lighthouse", override_settings={"sd_model_checkpoint": merged.name})
-    merged.unlink()
+    expected = painter.with_merged("a lighthouse", checkpoint, name, 0.7)
     assert apart(live, expected) <= 2 >= apart(merge, expected)
 
 

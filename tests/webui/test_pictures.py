@@ -47,9 +47,8 @@ def test_where_it_is_not_the_picture_is_that_of_the_merged_checkpoint(painter, c
     merge = painter(f"a lighthouse <lokr:{case}:0.7:mode=merge>")
     assert painter.comments() == "" and painter.server.get("/probe/hooks") == 0
     assert apart(live, painter("a lighthouse")) > LOOKS_OTHER
-    merged = painter.merged(checkpoints / "tiny-sd15.safetensors", case, 0.7)
     try:
-        expected = painter("a lighthouse", override_settings={"sd_model_checkpoint": merged})
+        expected = painter.with_merged("a lighthouse", checkpoints / "tiny-sd15.safetensors", case, 0.7)
     finally:
         painter.use("tiny-sd15.safetensors")
     assert apart(live, expected) <= 1 >= apart(merge, expected)
@@ -70,8 +69,8 @@ def test_models_with_openclip_text_encoders(painter: Painter, checkpoints, kind:
         assert apart(ours, painter(f"a lighthouse <lora:for {kind}:0.7>")) <= 1
         assert apart(painter("a lighthouse"), base) == 0
         dora = painter(f"a lighthouse <lokr:dora {kind}:0.7>")
-        merged = painter.merged(checkpoints / f"tiny-{kind}.safetensors", f"dora {kind}", 0.7)
-        assert apart(dora, painter("a lighthouse", override_settings={"sd_model_checkpoint": merged})) <= 1
+        expected = painter.with_merged("a lighthouse", checkpoints / f"tiny-{kind}.safetensors", f"dora {kind}", 0.7)
+        assert apart(dora, expected) <= 1
     finally:
         painter.use("tiny-sd15.safetensors")
 
