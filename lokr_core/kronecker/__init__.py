@@ -1,7 +1,8 @@
 """The maths of LoKr, once: everything else calls it. Pure functions on tensors."""
 
+from .accumulate import LinearSum, accumulate_kron_
 from .add import add_kron_, kron, materialize
-from .apply import accumulate_kron_, apply_kron, embed_kron
+from .apply import apply_kron, embed_kron
 from .blocks import fit
 from .dora import add_dora_, dora_ratio
 from .factor import Factor
@@ -10,6 +11,7 @@ from .rows import split_rows
 
 __all__ = [
     "Factor",
+    "LinearSum",
     "accumulate_kron_",
     "add_dora_",
     "add_kron_",

@@ -4,8 +4,7 @@ With X = x as (m, n): (w1 ⊗ w2) x = w1 X w2^T. Both factors are chains of one 
 b then a, Tucker: b, core, a), one chain acts on X's first axis and the other on its second, and the two can be
 interleaved in any order. ``ordered`` finds the cheapest order by counting multiplications.
 
-``apply_kron`` gives the result by itself, differentiable. ``accumulate_kron_`` adds it into a tensor that is there
-already: the last step of the chain is a matrix product that accumulates, so the result itself is never held.
+``apply_kron`` gives the result by itself, differentiable; accumulate.py adds it to what is there.
 """
 
 from __future__ import annotations
@@ -19,17 +18,12 @@ from torch import Tensor
 from ..errors import LoKrShapeError
 from .add import materialize
 from .factor import Factor
-from .order import ordered, rank_in_front
+from .order import ordered
 
-__all__ = ["accumulate_kron_", "apply_kron", "embed_kron"]
+__all__ = ["apply_kron", "embed_kron"]
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-# Numbers an intermediate may have before the work is done by parts. On a CPU parts leave no new memory to be had from
-# the system at each call; of a Linear, a few MiB were fastest. A convolution turns its weight and images into a layout
-# of its own at each call, so fewer and larger parts are faster, none below a quarter of the output. On other devices it
-# is the calls that cost.
-_LINEAR, _CONV, _ELSEWHERE = 3 << 19, 1 << 20, 1 << 25
 # Numbers of an input up to which a CPU multiplies few rows by it fast.
 _FEW_ROWS = 3 << 18
 
@@ -57,65 +51,24 @@ def apply_kron(
     >>> torch.allclose(apply_kron(x, w1, w2), x @ torch.kron(w1, w2).T, atol=1e-5)
     True
     """
-    w1, w2 = _ready(x, w1, w2)
+    w1, w2 = ready(x, w1, w2)
     (l, m), (k, n, *kernel) = w1.shape, w2.shape
     w1, w2 = _scaled(w1, w2, scale)
     if not kernel:
-        _check(x, -1, m * n, w1, w2)
+        check_input(x, -1, m * n, w1, w2)
         lead = x.shape[:-1]
         y = _apply(x.reshape(prod(lead), m, n, 1), w1, w2, 1, None)
         return y.reshape(*lead, l * k)
     conv = {"stride": stride, "padding": padding, "dilation": dilation}
     if x.ndim == len(kernel) + 1:  # one sample without a batch axis, as torch's own convolutions take it
         return apply_kron(x[None], w1, w2, groups=groups, **conv)[0]
-    _check(x, 1, groups * m * n, w1, w2)
+    check_input(x, 1, groups * m * n, w1, w2)
     if l % groups:
         # Rows of w1 straddle two groups: such a grouped weight is small, so it is built.
         return CONV[len(kernel)](x, materialize(w1, w2), groups=groups, **conv)
     batch, _, *size = x.shape
     y = _apply(x.reshape(batch * groups, m, n, *size), w1, w2, groups, conv)
     return y.reshape(batch, l * k, *y.shape[3:])
-
-
-@torch.no_grad()
-def accumulate_kron_(
-    y: Tensor,
-    x: Tensor,
-    w1: Factor | Tensor,
-    w2: Factor | Tensor,
-    scale: float = 1.0,
-    *,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | str | tuple[int, ...] = 0,
-    dilation: int | tuple[int, ...] = 1,
-    groups: int = 1,
-) -> Tensor:
-    """``y += scale * (w1 ⊗ w2) x`` in place; returns ``y``. Shapes and errors as for ``apply_kron``.
-
-    y: (..., l*k) or (batch, l*k, *size'), any strides: a slice of the last axis, or of the channels, is fine.
-    Computed in x's dtype. Not recorded by autograd. Extra memory is a quarter of y's or a few MiB, whichever
-    is more, at most; for a factored w2 far less.
-
-    >>> x, w1, w2, y = torch.randn(5, 6), torch.randn(4, 2), torch.randn(2, 3), torch.zeros(5, 8)
-    >>> torch.allclose(accumulate_kron_(y, x, w1, w2, 0.5), apply_kron(x, w1, w2, 0.5), atol=1e-5)
-    True
-    """
-    w1, w2 = _ready(x, w1, w2)
-    kernel = w2.kernel
-    channels = groups * w1.shape[1] * w2.shape[1]
-    _check(x, 1 if kernel else -1, channels, w1, w2, lenient=True)
-    by_parts = y.dtype == x.dtype and y.device == x.device and x.numel() and y.numel()
-    if by_parts and not kernel and y.shape == (*x.shape[:-1], w1.shape[0] * w2.shape[0]):
-        rows = _as_rows(y)
-        if rows is not None:
-            _accumulate_linear(rows, x.reshape(-1, channels), w1, w2, scale)
-            return y
-    conv = {"stride": stride, "padding": padding, "dilation": dilation}
-    if by_parts and kernel and groups == 1 and y.ndim == x.ndim == len(kernel) + 2 and _channels_first(y):
-        _accumulate_conv(y, x, w1, w2, scale, conv)
-        return y
-    arguments = {**conv, "groups": groups} if kernel else {}
-    return y.add_(apply_kron(x, w1, w2, scale, **arguments))
 
 
 def embed_kron(index: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, dtype: torch.dtype) -> Tensor:
@@ -133,7 +86,7 @@ def embed_kron(index: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, dtype: t
     return (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(-2)
 
 
-def _ready(x: Tensor, w1: Factor | Tensor, w2: Factor | Tensor) -> tuple[Factor, Factor]:
+def ready(x: Tensor, w1: Factor | Tensor, w2: Factor | Tensor) -> tuple[Factor, Factor]:
     """Both factors on x's device in its dtype; no call is made for those that are there already."""
     w1, w2 = (f if _is_there(f, x) else f.to(device=x.device, dtype=x.dtype) for f in (Factor.of(w1), Factor.of(w2)))
     return w1.without_kernel(), w2
@@ -157,7 +110,7 @@ def _scaled(w1: Factor, w2: Factor, scale: float | Tensor) -> tuple[Factor, Fact
     return factors[0], factors[1]
 
 
-def _check(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor, lenient: bool = False) -> None:
+def check_input(x: Tensor, axis: int, channels: int, w1: Factor, w2: Factor, lenient: bool = False) -> None:
     """LoKrShapeError where x has another number of channels: reshaping could take it for another number of inputs."""
     if lenient and axis == 1 and x.ndim == len(w2.kernel) + 1:
         axis = 0  # one sample without a batch axis
@@ -215,110 +168,3 @@ def ranks_step(x: Tensor, matrix: Tensor) -> Tensor:
     else:
         y = torch.cat([torch.mm(matrix, part.T) for part in flat.chunk(parts)], 1)
     return y.view(-1, *x.shape[:2])
-
-
-def _as_rows(y: Tensor) -> Tensor | None:
-    """y (..., out) as a view (rows, out), None where its strides do not allow it."""
-    try:
-        return y.view(-1, y.shape[-1])
-    except RuntimeError:
-        return None
-
-
-def _channels_first(y: Tensor) -> bool:
-    """Whether each sample's positions lie densely one after another, channel after channel."""
-    return y[0].is_contiguous()
-
-
-def _at_a_time(y: Tensor, each: int, count: int, budget: int) -> int:
-    """How many of ``count`` things are worked on at a time, where each of them has ``each`` numbers of intermediate."""
-    if y.device.type != "cpu":
-        budget = max(_ELSEWHERE, y.numel() // 4)
-    parts = -(-count * each // budget)
-    return max(1, -(-count // parts)) if parts > 1 else count
-
-
-def _accumulate_linear(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
-    """y (rows, l*k) += scale * (w1 ⊗ w2) x for x (rows, m*n)."""
-    (l, m), (k, n) = w1.shape, w2.shape
-    chain1, chain2, _, order = ordered(w1, w2, None)
-    todo, size, widest = {"1": iter(chain1), "2": iter(chain2)}, {"1": m, "2": n}, 0
-    steps = []
-    for which in order:
-        widest = max(widest, size["1"] * size["2"] if steps else 0)
-        steps.append((which, next(todo[which])))
-        size[which] = steps[-1][1].shape[0]
-    rows = _at_a_time(y, widest, len(x), _LINEAR)
-    if rank_in_front(order, w2) and y.is_contiguous():
-        for at in range(0, len(x), rows):
-            z = ranks_step(x[at : at + rows].reshape(-1, m, n), steps[0][1])
-            for _, matrix in steps[1:-1]:
-                z = torch.matmul(z, matrix.T)
-            to = y[at : at + rows].view(-1, k)
-            to.addmm_(z.view(len(z), -1).T, steps[-1][1].T, alpha=scale)
-        return
-    for at in range(0, len(x), rows):
-        z = x[at : at + rows].reshape(-1, m, n)
-        for which, matrix in steps[:-1]:
-            z = torch.matmul(matrix, z) if which == "1" else torch.matmul(z, matrix.T)
-        which, matrix = steps[-1]
-        to = y[at : at + rows]
-        if which == "1":
-            to.unflatten(1, (l, k)).baddbmm_(matrix.expand(len(z), *matrix.shape), z, alpha=scale)
-        elif to.is_contiguous():
-            to.view(-1, k).addmm_(z.reshape(len(z) * l, -1), matrix.T, alpha=scale)
-        else:
-            # Rows of a wider y: the l blocks of columns one after another, each a matrix with y's row stride.
-            to = to.unflatten(1, (l, k)).transpose(0, 1)
-            to.baddbmm_(z.transpose(0, 1), matrix.T.expand(l, *matrix.T.shape), alpha=scale)
-
-
-def _accumulate_conv(y: Tensor, x: Tensor, w1: Factor, w2: Factor, scale: float, conv: dict) -> None:
-    """y (batch, l*k, *size') += scale * conv(x, w1 ⊗ w2) for x (batch, m*n, *size), without groups."""
-    (l, m), (k, n) = w1.shape, w2.shape[:2]
-    batch, _, *size = x.shape
-    x = x.reshape(batch, m, n, *size)
-    chain1, chain2, kernels, order = ordered(w1, w2, conv)
-    samples, images = batch, m
-    if order[-1] == "1" and order.count("1") == 1:
-        # All of w2 acts before w1 does in one step, so the intermediate is m images of k channels: a sum over parts.
-        image, budget = k * prod(y.shape[2:]), max(_CONV, y.numel() // 4)
-        samples = _at_a_time(y, m * image, batch, budget)
-        images = _at_a_time(y, image, m, budget) if samples == 1 else m
-    for at in range(0, batch, samples):
-        to = y[at : at + samples]
-        for i in range(0, m, images):
-            z = x[at : at + samples] if images == m else x[at : at + samples, i : i + images]
-            todo1, todo2 = iter(chain1), iter(zip(chain2, kernels, strict=True))
-            for which in order[:-1]:
-                if which == "1":
-                    z = rows_step(z, next(todo1), 1)
-                else:
-                    matrix, at_kernel = next(todo2)
-                    z = _conv_by_parts(z, matrix, conv, y) if at_kernel else cols_step(z, matrix.flatten(1))
-            if order[-1] == "1":
-                matrix = next(todo1) if images == m else next(todo1)[:, i : i + images]
-                to.view(len(to), l, -1).baddbmm_(matrix.expand(len(to), *matrix.shape), z.flatten(2), alpha=scale)
-                continue
-            matrix, at_kernel = next(todo2)
-            if at_kernel:
-                to.unflatten(1, (l, k)).add_(conv_step(z, matrix, conv), alpha=scale)
-                continue
-            matrix, z = matrix.flatten(1), z.flatten(3)
-            if to.is_contiguous():
-                into, z = to.view(len(to) * l, k, -1), z.flatten(0, 1)
-                into.baddbmm_(matrix.expand(len(z), *matrix.shape), z, alpha=scale)
-            else:  # some channels of a wider y
-                for sample, image in zip(to, z, strict=True):
-                    sample.view(l, k, -1).baddbmm_(matrix.expand(l, *matrix.shape), image, alpha=scale)
-
-
-def _conv_by_parts(x: Tensor, weight: Tensor, conv: dict, y: Tensor) -> Tensor:
-    """``conv_step`` on some of the images at a time: a CPU's convolution makes copies of its input and output."""
-    if y.device.type != "cpu":
-        return conv_step(x, weight, conv)
-    flat = x.flatten(0, 1)
-    images = _at_a_time(y, flat[0].numel(), len(flat), max(_CONV, y.numel() // 4))
-    parts = [CONV[weight.ndim - 2](flat[at : at + images], weight, **conv) for at in range(0, len(flat), images)]
-    z = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return z.unflatten(0, x.shape[:2])

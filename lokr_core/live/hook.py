@@ -49,6 +49,11 @@ class LiveHook:
             active, carried = self.active(), None
         if not active:
             return None
+        if self.kind == LINEAR and _only_adds(active, x, output):
+            for part, strength in active:
+                for piece, add in part.sums(x.device, x.dtype):
+                    add(piece.of(output, -1), x, strength)
+            return output
         if self.kind == EMBEDDING:
             return _embedding(module, active, x, output)
         if self.kind not in (LINEAR, CONV):
@@ -110,6 +115,25 @@ def _along(module: nn.Module, vector: Tensor, tensor: Tensor, inputs: bool = Fal
     return vector.reshape(-1, *(1,) * axes)
 
 
+def _only_adds(active: list[tuple[Part, float]], x: Tensor, output: Tensor) -> bool:
+    """Whether a Linear's output can be added to as it is, and that is all there is to do: almost always so, and there
+    are hundreds of layers, so it has a short way of its own."""
+    for part, _ in active:
+        if not part.only_adds:
+            return False
+    dtype = x.dtype
+    same = dtype == output.dtype and dtype in _FLOATS
+    return same and _writable(x, output) and autocast_dtype(x.device) is None
+
+
+def _writable(x: Tensor, output: Tensor) -> bool:
+    """Whether ``output`` may be written to: autograd does not look on, and it is not the input itself."""
+    if is_compiling():  # a graph's compiler makes the additions in place by itself
+        return False
+    recorded = torch.is_grad_enabled() and (output.requires_grad or x.requires_grad)
+    return not recorded and output.data_ptr() != x.data_ptr()
+
+
 def _layer(module: nn.Module, active: list[tuple[Part, float]], x: Tensor, output: Tensor, again: Callable) -> Tensor:
     """``output`` with the parts added. It is the layer's for ``x``, scaled where a part ``scales_input``; ``again``
     gives the layer's own for any input, without its bias."""
@@ -164,9 +188,7 @@ class _Adder:
         self.module, self.output = module, output
         axes = kernel_axes(module)
         self.axis, self.arguments = -1 - axes, conv_arguments(module) if axes else {}
-        recorded = torch.is_grad_enabled() and (output.requires_grad or x.requires_grad)
-        # A graph's compiler makes the additions in place by itself.
-        self.in_place = not is_compiling() and not recorded and output.data_ptr() != x.data_ptr()
+        self.in_place = _writable(x, output)
 
     def add(self, piece: Piece, x: Tensor, w1, w2, scale: float, by: Tensor | None = None) -> None:
         """The output's rows += by * scale * (w1 ⊗ w2) x."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..adapter import LoKrWeights, check_strength
 from ..errors import LoKrError
-from ..kronecker import Factor, dora_ratio
+from ..kronecker import Factor, LinearSum, dora_ratio
 from ..kronecker.blocks import compute_dtype, full_precision, is_compiling
 from ..report import Report
 from .layers import CONV, LINEAR, WeightOf, base_weight
@@ -98,10 +98,13 @@ class Part:
         # DoRA on the input axis goes into the input of a layer that is linear in it, where it is for all rows.
         self.scales_input = pieces[0].start is None and "in" in axes and kind in (LINEAR, CONV)
         self.no_ratios = [None] * len(pieces)
+        # Whether all it does is to add a Linear's ΔW x to the layer's output.
+        self.only_adds = kind == LINEAR and parameter == "weight" and not self.has_dora
         self._clear()
 
     def _clear(self) -> None:
         self._factors: dict[tuple, list[tuple[Factor, Factor]]] = {}
+        self._sums: dict[tuple, list[tuple[Piece, LinearSum]]] = {}
         self._ratios: dict[torch.device, tuple] = {}
 
     def release(self) -> None:
@@ -119,6 +122,16 @@ class Part:
             made = [_prepared(piece.weights, device, dtype) for piece in self.pieces]
             if not is_compiling():  # what a graph makes belongs to that run of it
                 self._factors[key] = made
+        return made
+
+    def sums(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Piece, LinearSum]]:
+        """Each piece with its ``factors`` as what adds them to a Linear's output."""
+        key = device, dtype
+        made = self._sums.get(key)
+        if made is None:
+            factors = self.factors(device, dtype)
+            made = [(piece, LinearSum(*pair)) for piece, pair in zip(self.pieces, factors, strict=True)]
+            self._sums[key] = made
         return made
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor) -> None:
@@ -173,7 +186,7 @@ class Part:
         return copy
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_factors", "_ratios")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_factors", "_ratios", "_sums")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lokr_core.kronecker import accumulate_kron_, apply, apply_kron, order
+from lokr_core.kronecker import accumulate, accumulate_kron_, apply, apply_kron, order
 
 FORMS1 = {"whole": ("whole", 2), "low-rank": ("low-rank", 2)}
 FORMS2 = {"whole": ("whole", 2), "rank 1": ("low-rank", 1), "rank 3": ("low-rank", 3), "rank 9": ("low-rank", 9)}
@@ -14,8 +14,9 @@ FORMS2 = {"whole": ("whole", 2), "rank 1": ("low-rank", 1), "rank 3": ("low-rank
 @pytest.fixture(params=["one part", "many parts"])
 def budgets(request, monkeypatch):
     if request.param == "many parts":
-        for name in ("_LINEAR", "_CONV", "_FEW_ROWS"):
-            monkeypatch.setattr(apply, name, 100)
+        monkeypatch.setattr(accumulate, "_LINEAR", 100)
+        monkeypatch.setattr(accumulate, "_CONV", 100)
+        monkeypatch.setattr(apply, "_FEW_ROWS", 100)
 
 
 @pytest.mark.usefixtures("budgets")
