@@ -20,7 +20,7 @@ from ..kronecker import Factor, accumulate_kron_, apply_kron
 from ..kronecker.blocks import autocast_dtype, full_precision, is_compiling
 from ..kronecker.order import interleaved, ordered, rank_in_front
 from .shapes import AdapterShapes
-from .steps import Cols, Conv, ConvCols, ConvRows, FromRanks, RankRows, Rows, Step, ToRanks
+from .steps import Cols, Conv, ConvCols, ConvRows, FromRanks, Rows, Step, ToRanks
 
 __all__ = ["LinearKron", "add_kron", "as_computed"]
 
@@ -174,7 +174,7 @@ def _linear_plan(order: str, ranks: bool, w1: tuple[int, ...], w2: tuple[int, ..
     """``order`` as ``ordered`` gives it, ``ranks`` as ``rank_in_front`` does, the shapes of the factors."""
     (l, m), (k, n) = w1, w2
     if ranks:
-        steps = [ToRanks(), *[RankRows()] * order.count("1"), FromRanks()]
+        steps = [ToRanks(), *[Cols()] * order.count("1"), FromRanks()]
     else:
         steps = [Rows() if which == "1" else Cols() for which in order]
     return _Plan(tuple(steps), (m, n), (l, k))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..kronecker.apply import cols_step, conv_step, ranks_step, rows_step
 
-__all__ = ["Cols", "Conv", "ConvCols", "ConvRows", "FromRanks", "RankRows", "Rows", "Step", "ToRanks"]
+__all__ = ["Cols", "Conv", "ConvCols", "ConvRows", "FromRanks", "Rows", "Step", "ToRanks"]
 
 
 class Step:
@@ -54,7 +54,7 @@ class Rows(Step):
 
 
 class Cols(Step):
-    """A Linear's: matrix (n', n) on axis 2 of z (positions, m, n)."""
+    """A Linear's: matrix (n', n) on axis 2 of z (positions, m, n), or one of w1's on that of (rank, positions, m)."""
 
     def __call__(self, z, matrix):
         positions, _, n = z.shape
@@ -77,29 +77,15 @@ class ToRanks(Step):
         return ranks_step(z, matrix)
 
     def gradients(self, z, matrix, g, of_z, of_matrix):
-        g = g.view(g.size(0), -1)
-        g_z = torch.mm(g.transpose(0, 1), matrix).view(z.shape) if of_z else None
-        return g_z, torch.mm(g, z.view(-1, z.size(2))) if of_matrix else None
+        g_z = FromRanks()(g, matrix.transpose(0, 1)) if of_z else None
+        return g_z, _outer_of_ranks(g, z) if of_matrix else None
 
     def add_gradient_(self, g_z, matrix, g):
-        g_z.view(-1, matrix.size(1)).addmm_(g.view(g.size(0), -1).transpose(0, 1), matrix)
-
-
-class RankRows(Step):
-    """A Linear's: matrix (m', m) on axis 2 of z (rank, positions, m)."""
-
-    def __call__(self, z, matrix):
-        ranks, positions, m = z.shape
-        return torch.mm(z.view(-1, m), matrix.transpose(0, 1)).view(ranks, positions, -1)
-
-    def gradients(self, z, matrix, g, of_z, of_matrix):
-        rows = g.view(-1, matrix.size(0))
-        g_z = torch.mm(rows, matrix).view(z.shape) if of_z else None
-        return g_z, _outer_of_rows(rows, z.view(-1, z.size(2))) if of_matrix else None
+        FromRanks().add_(g_z, g, matrix.transpose(0, 1), 1)
 
 
 class FromRanks(Step):
-    """A Linear's: matrix (k, rank) on axis 0 of z (rank, positions, l), to (positions, l, k)."""
+    """``ToRanks`` the other way: matrix (k, rank) on axis 0 of z (rank, positions, l), to (positions, l, k)."""
 
     def __call__(self, z, matrix):
         ranks, positions, l = z.shape
@@ -110,10 +96,8 @@ class FromRanks(Step):
         y.view(-1, matrix.size(0)).addmm_(ranks.transpose(0, 1), matrix.transpose(0, 1), alpha=scale)
 
     def gradients(self, z, matrix, g, of_z, of_matrix):
-        g_z = ranks_step(g, matrix.transpose(0, 1)) if of_z else None
-        if not of_matrix:
-            return g_z, None
-        return g_z, torch.mm(z.view(z.size(0), -1), g.view(-1, g.size(2))).transpose(0, 1)
+        g_z = ToRanks()(g, matrix.transpose(0, 1)) if of_z else None
+        return g_z, _outer_of_ranks(z, g).transpose(0, 1) if of_matrix else None
 
 
 class ConvRows(NamedTuple("ConvRows", [("groups", int)]), Step):
@@ -185,3 +169,8 @@ def _outer_of_rows(g: Tensor, z: Tensor) -> Tensor:
     if g.size(1) <= z.size(1):
         return torch.mm(g.transpose(0, 1), z)
     return torch.mm(z.transpose(0, 1), g).transpose(0, 1)
+
+
+def _outer_of_ranks(z: Tensor, x: Tensor) -> Tensor:
+    """Σ over positions and rows: z (rank, positions, m), x (positions, m, n) -> (rank, n)."""
+    return torch.mm(z.view(z.size(0), -1), x.view(-1, x.size(2)))
