@@ -104,6 +104,7 @@ def _cheapest(chain1: tuple[_Step, ...], chain2: tuple[_Step, ...], inputs: int,
     same for a Linear), of which only the ratio matters."""
 
     def best(i: int, j: int) -> tuple[int, str]:
+        """(multiplications, order) of what is left once ``i`` and ``j`` steps of the chains are done."""
         # Of two orders that cost the same, the one in which w2 acts first: the step of w1 adds into a result.
         if i == len(chain1) and j == len(chain2):
             return 0, ""

@@ -126,6 +126,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
 
     def checkpoint() -> None:
+        """Write the adapter, the losses and their plot, and the state to go on from."""
         # The state last: a stop in between repeats these steps, and so writes the rest again.
         save(processes.is_first)
         if processes.is_first:

@@ -22,6 +22,7 @@ def noise_loss(latents: Tensor, prompts: Tensor, scheduler: Any) -> Loss:
     tokens, width), at a step of diffusers' ``scheduler`` drawn at random (DDPM; as in ``train_dreambooth.py``)."""
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+        """The mean square between the noise and the model's guess of it."""
         clean = latents[batch.indices]
         noise = batch.randn(*clean.shape[1:])
         steps = batch.randint(scheduler.config.num_train_timesteps)
@@ -40,6 +41,7 @@ def flow_matching_loss(latents: Tensor, prompts: Tensor) -> Loss:
     places = _places(latents.shape[2] // 2, latents.shape[3] // 2)
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+        """The mean square between the velocity and the model's guess of it."""
         clean = tokens[batch.indices]
         noise = batch.randn(*clean.shape[1:])
         time = batch.randn(1).sigmoid()

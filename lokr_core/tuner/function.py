@@ -207,6 +207,7 @@ class _AddKron(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y, x, weight, bias, rows, plan, scale, *matrices):
+        """All steps but the last make intermediates, of which small ones are kept; the last adds to y."""
         dense = plan.dense(x)
         z = plan.split(dense, plan.of_input)
         most, kept = x.numel() // _KEPT, []
@@ -234,6 +235,7 @@ class _AddKron(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
+        """The steps' gradients from the last to the first; what was not kept is made again before."""
         plan, scale = ctx.plan, ctx.scale
         steps, of_input, of_output, _ = plan
         x, weight, rows, *saved = ctx.saved_tensors
