@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lokr_core.files import read_header
+from lokr_core._files import read_header
 from tests.hosts import A1111, WebServer, find_a1111
 
 __all__ = ["measured_in", "run"]

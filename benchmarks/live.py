@@ -23,8 +23,8 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from benchmarks.measure import median_times, peak_extra  # noqa: E402
-from lokr_core import Adapter, Factor, LiveHandle, LoKrWeights, attach, factorization  # noqa: E402
-from lokr_core.live.hook import LiveHook, hook_of  # noqa: E402
+from lokr_core import Adapter, Factor, LiveHandle, LoKrWeights, attach, factorization
+from lokr_core.live import LiveHook, hook_of
 
 __all__ = ["run"]
 

@@ -12,17 +12,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 import lokr_core  # noqa: E402
-from lokr_core import block_layouts, blocks, combine, energy, grid, inspect_header, schedule  # noqa: E402
-from lokr_core import inspect as inspection  # noqa: E402
+from lokr_core import display, inspection, kronecker, strengths, tools  # noqa: E402
 
 PAGE = PROJECT / "docs" / "library.md"
 
-# Modules behind the package's own names that are meant to be used too.
-FURTHER = (combine, inspection, inspect_header, energy, blocks, block_layouts, schedule, grid)
+# Packages behind the package's own names that are meant to be used too.
+FURTHER = (kronecker, strengths, inspection, tools, display)
 
 
 def reference() -> str:
-    """The page: what the package exports, then the further modules, each with its signature and docstring."""
+    """The page: what the package exports, then the further packages, each with its signature and docstring."""
     parts = [
         "# The library",
         "Made from the docstrings by `python docs/library.py`. `import lokr_core` is all that most need; torch, "
@@ -55,7 +54,7 @@ def _entry(name: str, thing: object) -> Iterator[str]:
                 function = member.__func__ if isinstance(member, classmethod) else member
                 yield f"### {name}.{member_name}{_signature(function)}"
                 yield from _documented(member)
-    elif callable(thing):
+    elif inspect.isfunction(thing):
         yield f"## {name}"
         yield f"```python\n{name}{_signature(thing)}\n```"
         yield from _documented(thing)

@@ -18,8 +18,8 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs without an installation
 
-from lokr_core import Adapter, Factor, LoKrWeights, factorization, save_adapter  # noqa: E402
-from lokr_core.kronecker.norm import kron_norm  # noqa: E402
+from lokr_core import Adapter, Factor, LoKrWeights, factorization, save_adapter
+from lokr_core.kronecker import kron_norm
 
 RANK = 4
 CHANGE = 0.1  # ‖ΔW‖ / ‖W‖ at strength 1

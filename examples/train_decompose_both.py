@@ -13,10 +13,8 @@ import argparse
 import torch
 
 from lokr_core import LoKrConfig, get_lokr_model
-from lokr_core.training.command import add_arguments, run
-from lokr_core.training.losses import flow_matching_loss, prompt_embedding
-from lokr_core.training.pictures import load_pictures
-from lokr_core.training.small_model import TARGETS, WIDTH, latents_of, small_flux
+from lokr_core.demo import TARGETS, WIDTH, latents_of, load_pictures, small_flux
+from lokr_core.training import add_arguments, flow_matching_loss, prompt_embedding, run
 
 
 def main() -> None:

@@ -16,10 +16,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lokr_core import LoKrConfig, get_lokr_model
-from lokr_core.training.command import add_arguments, run
-from lokr_core.training.losses import noise_loss, prompt_embedding
-from lokr_core.training.pictures import load_pictures
-from lokr_core.training.small_model import latents_of
+from lokr_core.demo import latents_of, load_pictures
+from lokr_core.training import add_arguments, noise_loss, prompt_embedding, run
 
 PROMPT = "a photo of sks dog"
 # PEFT's own example for Stable Diffusion: all Linear and 1x1 layers of the transformer blocks.

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from lokr_core import LoKrConfig, LoKrModel, get_lokr_model
-from lokr_core.training import Batch
-from lokr_core.training.command import add_arguments, run
+from lokr_core.training import Batch, add_arguments, run
 
 SIZE, CLASSES = 32, ("stripes across", "stripes down", "checks")
 

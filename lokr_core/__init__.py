@@ -8,15 +8,20 @@
 
 from .adapter import Adapter, LoKrWeights
 from .errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrShapeError, LoKrValueError
-from .formats import load_adapter, save_adapter
-from .kronecker import Factor, factorization
-from .live import LiveHandle, attach
+from .formats._read import load_adapter
+from .formats._write import save_adapter
+from .kronecker._factor import Factor
+from .kronecker._factorization import factorization
+from .live._handle import LiveHandle, attach
+from .matching._match import Match, other_places, resolve
+from .matching._report import Report
+from .matching._target import Target, weight_name
 from .merge import MergeHandle, merge_adapter
-from .names import Slot
-from .report import Report
-from .resolve import Match, other_places, resolve
-from .targets import Target, weight_name
-from .tuner import LoKrConfig, LoKrLayer, LoKrModel, get_lokr_model, load_lokr_model
+from .names._words import Slot
+from .peft._config import LoKrConfig
+from .tuner._layer import LoKrLayer
+from .tuner._load import load_lokr_model
+from .tuner._model import LoKrModel, get_lokr_model
 
 __all__ = [
     "Adapter",

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from .adapter import Adapter, check_strength
 from .errors import LoKrError, LoKrValueError
-from .report import Report
-from .resolve import Match, resolve
-from .targets import Target
+from .matching import Match, Report, Target, resolve
 
 __all__ = ["MergeHandle", "merge_adapter"]
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import comfy.lora
 from comfy.model_patcher import ModelPatcher
 
-from ..lokr_core import Adapter, LoKrMatchError, Report
-from ..lokr_core.adapter import check_strength
+from ..lokr_core.adapter import Adapter, check_strength
+from ..lokr_core.errors import LoKrMatchError
+from ..lokr_core.matching import Report
 from .bridge import Plan, patches_of, plan_of
 from .live import Live, seat_for
 from .loaded import remember

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lokr_core import LoKrError
-from ..lokr_core.blocks import PRESETS, BlockStrengths
+from ..lokr_core.errors import LoKrError
+from ..lokr_core.strengths import PRESETS, BlockStrengths
 from .inputs import CATEGORY, Blocks
 
 __all__ = ["LoKrBlockStrengths"]

@@ -10,7 +10,9 @@ import comfy.lora
 import comfy.lora_convert
 from comfy.utils import swap_scale_shift
 
-from ..lokr_core import Adapter, Match, Report, Slot, Target, other_places, resolve, weight_name
+from ..lokr_core.adapter import Adapter
+from ..lokr_core.matching import Match, Report, Target, other_places, resolve, weight_name
+from ..lokr_core.names import Slot
 from .patch import LoKrPatch
 
 __all__ = ["Plan", "patches_of", "plan_of", "target_of"]

@@ -9,7 +9,9 @@ from functools import lru_cache
 
 import folder_paths
 
-from ..lokr_core import Adapter, LoKrFileError, load_adapter
+from ..lokr_core.adapter import Adapter
+from ..lokr_core.errors import LoKrFileError
+from ..lokr_core.formats import load_adapter
 
 __all__ = ["adapter_called", "adapter_names", "adapter_path", "fingerprint", "preview_path", "read_adapter"]
 

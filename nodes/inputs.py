@@ -8,7 +8,8 @@ from dataclasses import asdict
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..lokr_core import LoKrError, Report
+from ..lokr_core.errors import LoKrError
+from ..lokr_core.matching import Report
 from .files import adapter_names, adapter_path
 from .mode import AUTO, LIVE, MERGE, MODES
 

@@ -9,8 +9,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..lokr_core.heat_picture import draw_heat_map
-from ..lokr_core.inspect import inspect_adapter
+from ..lokr_core.inspection import draw_heat_map, inspect_adapter
 from .bridge import Plan, plan_of
 from .files import fingerprint, read_adapter
 from .inputs import CATEGORY, clip_input, file_input, valid_file

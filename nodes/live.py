@@ -18,8 +18,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 
-from ..lokr_core import Adapter, LiveHandle, Target, attach
-from ..lokr_core.schedule import NOISE, Schedule, noise_percent, step_percent
+from ..lokr_core.adapter import Adapter
+from ..lokr_core.live import LiveHandle, attach
+from ..lokr_core.matching import Target
+from ..lokr_core.strengths import NOISE, Schedule, noise_percent, step_percent
 
 __all__ = ["Live", "seat_for"]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from comfy.model_patcher import ModelPatcher
 
-from ..lokr_core import Adapter, other_places
+from ..lokr_core.adapter import Adapter
+from ..lokr_core.matching import other_places
 from .bridge import Plan
 from .patch import LoKrPatch
 

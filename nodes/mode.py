@@ -10,8 +10,7 @@ import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..lokr_core.blocks import BlockStrengths
-from ..lokr_core.schedule import Schedule
+from ..lokr_core.strengths import BlockStrengths, Schedule
 
 __all__ = ["AUTO", "LIVE", "MERGE", "MODES", "How", "changed_since_last_run", "choose"]
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
-from ..lokr_core import Factor, LoKrShapeError, LoKrWeights
+from ..lokr_core.adapter import LoKrWeights
+from ..lokr_core.errors import LoKrShapeError
+from ..lokr_core.kronecker import Factor
 
 __all__ = ["LoKrPatch"]
 

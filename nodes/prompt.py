@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lokr_core import LoKrError, LoKrFileError
-from ..lokr_core.prompt_tags import read_tags
+from ..lokr_core.errors import LoKrError, LoKrFileError
+from ..lokr_core.strengths import read_tags
 from .apply import apply_adapter
 from .files import adapter_called, fingerprint, read_adapter
 from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input, shown, tell

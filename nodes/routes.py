@@ -24,10 +24,10 @@ from functools import lru_cache
 from aiohttp import web
 from server import PromptServer
 
-from ..lokr_core import LoKrError, load_adapter
-from ..lokr_core.block_layouts import LAYOUTS, layout_of
-from ..lokr_core.inspect import inspect_adapter
-from ..lokr_core.inspect_header import outline
+from ..lokr_core.errors import LoKrError
+from ..lokr_core.formats import load_adapter
+from ..lokr_core.inspection import inspect_adapter, outline
+from ..lokr_core.strengths import LAYOUTS, layout_of
 from .files import adapter_names, adapter_path, preview_path
 
 __all__ = ["register"]

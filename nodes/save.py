@@ -8,8 +8,9 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..lokr_core import LoKrValueError, save_adapter
-from ..lokr_core.combine import EXACT, OVERLAPS, Term, combine
+from ..lokr_core.errors import LoKrValueError
+from ..lokr_core.formats import save_adapter
+from ..lokr_core.tools import EXACT, OVERLAPS, Term, combine
 from .inputs import CATEGORY, LOG, write_on
 from .loaded import Loaded, foreign_patches, loaded_on
 

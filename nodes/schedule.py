@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lokr_core import LoKrError
-from ..lokr_core.schedule import EASES, NOISE, STEPS, Schedule, keyframes
+from ..lokr_core.errors import LoKrError
+from ..lokr_core.strengths import EASES, NOISE, STEPS, Schedule, keyframes
 from .inputs import CATEGORY, Schedules
 
 __all__ = ["LoKrSchedule"]

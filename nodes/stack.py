@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from comfy_api.latest import io
 
-from ..lokr_core import LoKrError
+from ..lokr_core.errors import LoKrError
 from .apply import apply_adapter
 from .files import fingerprint, read_adapter
 from .inputs import (

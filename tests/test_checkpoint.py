@@ -22,8 +22,9 @@ from lokr_core import (
     merge_adapter,
     save_adapter,
 )
-from lokr_core.checkpoint import MERGES_KEY, apply_to_file, check_file
-from lokr_core.files import DTYPES, TensorInfo, read_header
+from lokr_core._files import DTYPES, TensorInfo, read_header
+from lokr_core.tools import apply_to_file, check_file
+from lokr_core.tools._checkpoint import MERGES_KEY
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_with_a_dtype_it_merges_in_fp32_and_rounds_once(files, dtype):
 
 
 def test_several_updates_of_one_weight_with_dora_refer_to_the_base(tmp_path, generator, monkeypatch):
-    from lokr_core import checkpoint as module
+    from lokr_core.tools import _checkpoint as module
 
     adapter = adapter_for(generator)
     tensors = checkpoint(generator, torch.float32)
@@ -245,7 +246,7 @@ def test_check_reads_the_header_alone(files):
 MEMORY = """
 import resource, sys, torch
 from lokr_core import Adapter, Factor, LoKrWeights
-from lokr_core.checkpoint import apply_to_file
+from lokr_core.tools import apply_to_file
 torch.set_num_threads(1)
 update = LoKrWeights(Factor(torch.ones(8, 8)), Factor(torch.ones(128, 256)))
 adapter = Adapter({f"m{i}": update for i in range(0, 150, 5)})

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lokr_core import load_adapter
-from lokr_core.checkpoint import apply_to_file
-from lokr_core.files import load_tensors
-from lokr_core.png import draw_text, text_width, write_png
+from lokr_core._files import load_tensors
+from lokr_core.display import draw_text, text_width, write_png
+from lokr_core.tools import apply_to_file
 
 
 def read_png(path) -> np.ndarray:

@@ -13,15 +13,12 @@ from safetensors.torch import save_file
 
 from lokr_core import Adapter, Factor, LoKrFileError, LoKrWeights
 from lokr_core.adapter import ModuleName
-from lokr_core.block_layouts import LAYOUTS, layout_of
-from lokr_core.blocks import BlockStrengths, block_groups
-from lokr_core.energy import Energy, HeatMap, Place, place_of
 from lokr_core.formats import parse_adapter
-from lokr_core.heat_picture import draw_heat_map
-from lokr_core.inspect import inspect_adapter
-from lokr_core.inspect_header import outline
-from lokr_core.names import ARCHITECTURES, aliases
-from lokr_core.names.original import original_name
+from lokr_core.inspection import draw_heat_map, inspect_adapter, outline
+from lokr_core.inspection._energy import Energy, HeatMap, Place, place_of
+from lokr_core.names import ARCHITECTURES, aliases, original_name
+from lokr_core.strengths import LAYOUTS, BlockStrengths, layout_of
+from lokr_core.strengths._blocks import block_groups
 from tests.hosts import PROJECT
 
 RECORDS = PROJECT / "tests/names/data"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lokr_core import LoKrValueError
-from lokr_core.grid import MOST, Grid, parse_strengths
+from lokr_core.display import Grid, parse_strengths
+from lokr_core.display._grid import MOST
 
 
 @pytest.mark.parametrize(

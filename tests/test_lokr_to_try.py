@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lokr_core import load_adapter, merge_adapter
-from lokr_core.checkpoint import check_file
+from lokr_core.tools import check_file
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "lokr_to_try.py"
 BLOCK = "input_blocks.1.1.transformer_blocks.0"

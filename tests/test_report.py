@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lokr_core import Adapter, Factor, LoKrMatchError, LoKrWeights, Report, Target, resolve
-from lokr_core.report import APPLIED, HANDED, REFUSED
+from lokr_core.matching import APPLIED, REFUSED
+from lokr_core.matching._report import HANDED
 
 
 @pytest.fixture

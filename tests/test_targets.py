@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lokr_core import Adapter, Factor, LoKrWeights, save_adapter
-from lokr_core.checkpoint import check_file
+from lokr_core.tools import check_file
 
 ARCHITECTURES = Path(__file__).parent / "names" / "data"
 

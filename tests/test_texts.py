@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_core import LoKrValueError
-from lokr_core.blocks import PRESETS, BlockStrengths, block_groups
-from lokr_core.prompt_tags import read_tags
-from lokr_core.schedule import EASES, Schedule, keyframes, noise_percent, step_percent
+from lokr_core.strengths import (
+    EASES,
+    PRESETS,
+    BlockStrengths,
+    Schedule,
+    keyframes,
+    noise_percent,
+    read_tags,
+    step_percent,
+)
+from lokr_core.strengths._blocks import block_groups
 
 UNET = [
     "diffusion_model.input_blocks.0.0",

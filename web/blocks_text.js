@@ -1,4 +1,4 @@
-// Strengths of blocks as text, read and written as lokr_core/blocks.py reads them: of the entries that name a layer the
+// Strengths of blocks as text, read and written as lokr_core/strengths/_blocks.py reads them: of the entries that name a layer the
 // last counts, what none names keeps 1. Names of layers with * go through untouched.
 
 /**

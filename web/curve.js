@@ -1,4 +1,4 @@
-// A schedule's keyframes: read, written and followed as lokr_core/schedule.py does.
+// A schedule's keyframes: read, written and followed as lokr_core/strengths/_schedule.py does.
 
 /** @typedef {[percent: number, factor: number]} Point */
 

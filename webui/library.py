@@ -19,7 +19,7 @@ from pathlib import Path
 from modules import cache, errors, hashes
 
 from lokr_core import LoKrError
-from lokr_core.inspect_header import Outline, outline
+from lokr_core.inspection import Outline, outline
 
 from . import settings
 

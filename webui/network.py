@@ -13,16 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lokr_core import (
-    Adapter,
-    LiveHandle,
-    LoKrError,
-    MergeHandle,
-    Report,
-    attach,
-    load_adapter,
-    resolve,
-)
+from lokr_core import Adapter, LiveHandle, LoKrError, MergeHandle, Report, attach, load_adapter, resolve
 
 from .host import Host, HostModel
 from .tags import MERGE, Request, request_of

@@ -14,7 +14,7 @@ from modules import errors, shared, ui_extra_networks, ui_extra_networks_user_me
 from modules.ui_extra_networks import quote_js
 
 from lokr_core import LoKrError
-from lokr_core.inspect_metadata import frequent_tags, trained_with
+from lokr_core.inspection import frequent_tags, trained_with
 
 from . import library, network, settings
 from .library import Entry

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lokr_core import LoKrValueError
-from lokr_core.blocks import BlockStrengths
-from lokr_core.prompt_tags import tag_of
-from lokr_core.schedule import Schedule
+from lokr_core.strengths import BlockStrengths, Schedule, tag_of
 
 __all__ = ["LIVE", "MERGE", "Request", "request_of"]
 

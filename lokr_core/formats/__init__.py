@@ -1,6 +1,23 @@
 """Files of every producer, read into an ``Adapter`` and written back."""
 
-from .read import load_adapter, parse_adapter
-from .write import save_adapter
+from ._keys import Parts, describe, split_keys
+from ._naming import module_names, producer
+from ._peft_form import peft_layout
+from ._read import load_adapter, parse_adapter
+from ._rename import rename
+from ._spellings import LAYOUTS
+from ._write import save_adapter
 
-__all__ = ["load_adapter", "parse_adapter", "save_adapter"]
+__all__ = [
+    "LAYOUTS",
+    "Parts",
+    "describe",
+    "load_adapter",
+    "module_names",
+    "parse_adapter",
+    "peft_layout",
+    "producer",
+    "rename",
+    "save_adapter",
+    "split_keys",
+]

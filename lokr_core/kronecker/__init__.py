@@ -1,26 +1,43 @@
 """The maths of LoKr, once: everything else calls it. Pure functions on tensors."""
 
-from .accumulate import LinearSum, accumulate_kron_
-from .add import add_kron_, kron, materialize
-from .apply import apply_kron, embed_kron
-from .blocks import fit
-from .dora import add_dora_, dora_ratio
-from .factor import Factor
-from .factorization import factorization
-from .rows import split_rows
+from ._accumulate import LinearSum, accumulate_kron_
+from ._add import add_kron_, kron, materialize
+from ._apply import CONV, apply_kron, cols_step, conv_step, embed_kron, ranks_step, rows_step
+from ._chain import interleaved, ordered, rank_in_front
+from ._dora import add_dora_, dora_ratio
+from ._factor import Factor
+from ._factorization import factorization
+from ._nearest import nearest_kron
+from ._norm import kron_norm
+from ._numerics import autocast_dtype, compute_dtype, fit, full_precision, is_compiling
+from ._tiles import split_rows
 
 __all__ = [
+    "CONV",
     "Factor",
     "LinearSum",
     "accumulate_kron_",
     "add_dora_",
     "add_kron_",
     "apply_kron",
+    "autocast_dtype",
+    "cols_step",
+    "compute_dtype",
+    "conv_step",
     "dora_ratio",
     "embed_kron",
     "factorization",
     "fit",
+    "full_precision",
+    "interleaved",
+    "is_compiling",
     "kron",
+    "kron_norm",
     "materialize",
+    "nearest_kron",
+    "ordered",
+    "rank_in_front",
+    "ranks_step",
+    "rows_step",
     "split_rows",
 ]

@@ -1,5 +1,11 @@
 """The engine that adds an adapter to a model's outputs: no weight is touched, a strength is a number."""
 
-from .handle import LiveHandle, attach
+from ._handle import LiveHandle, attach
+from ._hook import LiveHook, hook_of
 
-__all__ = ["LiveHandle", "attach"]
+__all__ = [
+    "LiveHandle",
+    "LiveHook",
+    "attach",
+    "hook_of",
+]

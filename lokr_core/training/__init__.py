@@ -1,7 +1,22 @@
 """A training loop for LoKr models that stops anywhere, goes on exactly, and runs in one process or many."""
 
-from .loop import Batch, TrainSettings, train
-from .plot import plot_losses
-from .processes import Processes, processes
+from ..display import plot_losses
+from ._command import Trained, add_arguments, run
+from ._loop import Batch, TrainSettings, train
+from ._losses import flow_matching_loss, noise_loss, prompt_embedding
+from ._processes import Processes, processes
 
-__all__ = ["Batch", "Processes", "TrainSettings", "plot_losses", "processes", "train"]
+__all__ = [
+    "Batch",
+    "Processes",
+    "TrainSettings",
+    "Trained",
+    "add_arguments",
+    "flow_matching_loss",
+    "noise_loss",
+    "plot_losses",
+    "processes",
+    "prompt_embedding",
+    "run",
+    "train",
+]

@@ -1,10 +1,10 @@
 """Training LoKr adapters: PEFT's surface, computed from the factors."""
 
-from .config import LoKrConfig
-from .layer import LoKrLayer
-from .layers import Conv1d, Conv2d, Conv3d, Linear
-from .load import load_lokr_model
-from .model import LoKrModel, get_lokr_model
+from ..peft import LoKrConfig
+from ._kinds import Conv1d, Conv2d, Conv3d, Linear
+from ._layer import LoKrLayer
+from ._load import load_lokr_model
+from ._model import LoKrModel, get_lokr_model
 
 __all__ = [
     "Conv1d",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lokr_core.block_layouts import LAYOUTS
-from lokr_core.blocks import PRESETS, BlockStrengths
-from lokr_core.errors import LoKrValueError
+from lokr_core import LoKrValueError
+from lokr_core.strengths import LAYOUTS, PRESETS, BlockStrengths
 
 
 @pytest.fixture

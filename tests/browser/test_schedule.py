@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lokr_core.schedule import keyframes
+from lokr_core.strengths import keyframes
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_text_is_drawn_and_one_that_is_no_curve_is_told(front, schedule):
 
 def test_the_curve_is_the_one_that_the_sampler_follows(front):
     """The page's arithmetic against lokr_core's, at edges, jumps and between."""
-    from lokr_core.schedule import EASES, Schedule
+    from lokr_core.strengths import EASES, Schedule
 
     text = "0.1:-0.5, 0.3:1, 0.3:0.2, 0.75:2, 1:0"
     percents = [number / 40 for number in range(41)]

@@ -15,9 +15,10 @@ from lokr_core import (
     merge_adapter,
     save_adapter,
 )
-from lokr_core.combine import EXACT, NEAREST, REFUSE, Term, combine
 from lokr_core.formats import parse_adapter
-from lokr_core.kronecker.nearest import nearest_kron
+from lokr_core.kronecker import nearest_kron
+from lokr_core.tools import EXACT, Term, combine
+from lokr_core.tools._combine import NEAREST, REFUSE
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

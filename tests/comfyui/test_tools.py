@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lokr_core import load_adapter
-from lokr_core.inspect import inspect_adapter
+from lokr_core.inspection import inspect_adapter
 from tests.comfyui import test_server as single
 from tests.comfyui.test_nodes import error_of, near, stack
 from tests.comfyui.test_server import image, loader, lokr, server  # noqa: F401  (server is a fixture)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lokr_core.files import load_tensors
+from lokr_core._files import load_tensors
 
 pytest.importorskip(
     "torch.distributed.checkpoint.state_dict", reason="TORCH BEFORE 2.2 HERE: it cannot save a training's state"

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lokr_core import LoKrConfig, get_lokr_model
-from lokr_core.training import Batch, Processes
-from lokr_core.training.command import add_arguments, run
+from lokr_core.training import Batch, Processes, add_arguments, run
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from lokr_core import LoKrFileError, load_adapter
-from lokr_core.files import read_header
+from lokr_core._files import read_header
 
 W1, W2 = torch.arange(4.0).reshape(2, 2), torch.ones(3, 3)
 GOOD = save({"layer.lokr_w1": W1, "layer.lokr_w2": W2, "layer.alpha": torch.tensor(1.0)}, {"a": "b"})

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lokr_core import load_adapter, merge_adapter
-from lokr_core.files import DTYPES, read_header
+from lokr_core._files import DTYPES, read_header
 from lokr_core.formats import parse_adapter
 
 

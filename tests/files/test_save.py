@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lokr_core import Adapter, Factor, LoKrValueError, LoKrWeights, load_adapter, save_adapter
-from lokr_core import files as files_module
-from lokr_core.files import read_header, replacing, save_tensors
+from lokr_core import _files as files_module
+from lokr_core._files import read_header, replacing, save_tensors
 
 LINEAR, CONV = (8, 6), (8, 6, 3, 3)
 

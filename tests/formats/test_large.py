@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from lokr_core import load_adapter, save_adapter
-from lokr_core.formats import parse_adapter
-from lokr_core.formats.keys import split_keys
+from lokr_core.formats import parse_adapter, split_keys
 from tests.formats.making import file_of, keyed, lokr
 
 

@@ -6,9 +6,8 @@ import re
 
 import pytest
 
-from lokr_core.formats import parse_adapter
-from lokr_core.formats.naming import module_names
-from lokr_core.formats.tables import PREFIXES, ROOTS
+from lokr_core.formats import module_names, parse_adapter
+from lokr_core.formats._producers import PREFIXES, ROOTS
 from tests.formats.making import file_of
 
 BLOCK = "transformer_blocks.0.attn.to_q"

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lokr_core import LoKrConfig, get_lokr_model, save_adapter
-from lokr_core.cli import main
-from lokr_core.training.small_model import TARGETS, save_for_comfyui, small_flux
+from lokr_core.cli._command import main
+from lokr_core.demo import TARGETS, small_flux
+from lokr_core.demo._small_model import save_for_comfyui
 from tests.hosts import base_directory
 
 pytest.importorskip("diffusers", reason="diffusers makes the model that is trained")

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lokr_core import Adapter, Factor, LoKrMatchError, LoKrValueError, LoKrWeights, load_adapter, save_adapter
-from lokr_core.files import load_tensors
-from lokr_core.formats import parse_adapter
-from lokr_core.formats.layouts import LAYOUTS
+from lokr_core._files import load_tensors
+from lokr_core.formats import LAYOUTS, parse_adapter
 from tests.interchange.making import FORMS, LOW, WHOLE, Layers, adapter_for, assert_same, deltas, lokr
 from tests.resolve.cells import recorded
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lokr_core import merge_adapter, save_adapter
-from lokr_core.files import load_tensors
+from lokr_core._files import load_tensors
 from tests.interchange.making import BOTH, BOTH_WHOLE, FORMS, LOW, TUCKER, WHOLE, Layers, adapter_for, lokr
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lokr_core.kronecker import accumulate, accumulate_kron_, apply, apply_kron, order
+from lokr_core.kronecker import _accumulate as accumulate
+from lokr_core.kronecker import _apply as apply
+from lokr_core.kronecker import _chain as order
+from lokr_core.kronecker import accumulate_kron_, apply_kron
 
 FORMS1 = {"whole": ("whole", 2), "low-rank": ("low-rank", 2)}
 FORMS2 = {"whole": ("whole", 2), "rank 1": ("low-rank", 1), "rank 3": ("low-rank", 3), "rank 9": ("low-rank", 9)}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lokr_core import load_adapter, merge_adapter
-from lokr_core.files import load_tensors, save_tensors
+from lokr_core._files import load_tensors, save_tensors
 
 lycoris = pytest.importorskip("lycoris", reason="lycoris-lora is the expected value of these tests")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lokr_core import load_adapter
-from lokr_core.cli import main
+from lokr_core.cli._command import main
 
 PROJECT = Path(__file__).resolve().parents[2]
 diffusers = pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: it makes the models that are trained")

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lokr_core import LoKrConfig, LoKrError, LoKrFileError, LoKrModel, LoKrValueError, get_lokr_model
-from lokr_core.files import read_header, save_tensors
-from lokr_core.training import Batch, TrainSettings, plot_losses, train
+from lokr_core._files import read_header, save_tensors
+from lokr_core.display import plot_losses
+from lokr_core.training import Batch, TrainSettings, train
 
 pytest.importorskip(
     "torch.distributed.checkpoint.state_dict", reason="TORCH BEFORE 2.2 HERE: it cannot save a training's state"

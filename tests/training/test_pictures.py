@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lokr_core import LoKrFileError
-from lokr_core.training.losses import prompt_embedding
-from lokr_core.training.pictures import load_pictures
+from lokr_core.demo import load_pictures
+from lokr_core.training import prompt_embedding
 
 Image = pytest.importorskip("PIL.Image", reason="NO PILLOW HERE: pictures are read by it")
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lokr_core.tuner import Conv1d, Conv2d, Conv3d, Linear, LoKrConfig, LoKrLayer
+from lokr_core.peft import LoKrConfig
+from lokr_core.tuner import Conv1d, Conv2d, Conv3d, Linear, LoKrLayer
 
 lokr = pytest.importorskip("lycoris.modules.lokr", reason="NO LYCORIS HERE: nothing is compared with it")
 

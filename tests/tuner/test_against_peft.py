@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lokr_core.tuner import Conv1d, Conv2d, Linear, LoKrConfig
+from lokr_core.peft import LoKrConfig
+from lokr_core.tuner import Conv1d, Conv2d, Linear
 
 peft_layers = pytest.importorskip("peft.tuners.lokr.layer", reason="NO PEFT HERE: nothing is compared with it")
 peft = pytest.importorskip("peft")

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lokr_core import LoKrConfig, LoKrLayer, LoKrModel, get_lokr_model
-from lokr_core.errors import LoKrFileError, LoKrMatchError, LoKrValueError
+from lokr_core import LoKrConfig, LoKrFileError, LoKrLayer, LoKrMatchError, LoKrModel, LoKrValueError, get_lokr_model
 
 peft = pytest.importorskip("peft", reason="NO PEFT HERE: nothing is compared with it")
 
@@ -83,7 +82,7 @@ def test_the_same_layers_are_adapted_and_the_same_parameters_trained(name):
 
 
 def test_a_default_for_a_models_architecture_is_pefts():
-    from lokr_core.tuner.targets import _BY_MODEL_TYPE
+    from lokr_core.tuner._target_modules import _BY_MODEL_TYPE
 
     theirs = peft.utils.TRANSFORMERS_MODELS_TO_LOKR_TARGET_MODULES_MAPPING
     assert {kind: set(theirs[kind]) for kind in _BY_MODEL_TYPE} == _BY_MODEL_TYPE

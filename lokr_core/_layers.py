@@ -1,0 +1,109 @@
+"""What kind of layer a module is, told by its attributes: hosts have Linears and convolutions of their own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import LoKrValueError
+
+WeightOf = Callable[[nn.Module], "Tensor | None"]
+"""A host's way to the numbers of a module's quantised or offloaded weight; None leaves it to ``base_weight``."""
+
+LINEAR, CONV, EMBEDDING, ATTENTION = "linear", "convolution", "embedding", "attention"
+
+
+def kind_of(module: nn.Module) -> str | None:
+    """ "linear", "convolution", "embedding", "attention" (its own projections), or None for what live can't follow."""
+    if isinstance(module, nn.MultiheadAttention):
+        return ATTENTION
+    if _has_ints(module, "in_channels", "out_channels", "groups") and hasattr(module, "stride"):
+        return CONV if 1 <= kernel_axes(module) <= 3 and not getattr(module, "transposed", False) else None
+    if _has_ints(module, "in_features", "out_features"):
+        return LINEAR
+    # An EmbeddingBag has a mode: it sums rows, so an index is no row of its output.
+    if _has_ints(module, "num_embeddings", "embedding_dim") and not hasattr(module, "mode"):
+        return EMBEDDING
+    return None
+
+
+def _has_ints(module: nn.Module, *names: str) -> bool:
+    # Its own attributes: a whole model may answer for its configuration's.
+    return all(isinstance(vars(module).get(name), int) for name in names)
+
+
+def shape_of(module: nn.Module) -> tuple[int, ...] | None:
+    """The shape of the module's weight as its attributes tell it: a packed weight's own shape is another."""
+    kind = kind_of(module)
+    if kind == LINEAR:
+        return (module.out_features, module.in_features)
+    if kind == CONV:
+        return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+    if kind == EMBEDDING:
+        return (module.num_embeddings, module.embedding_dim)
+    return None
+
+
+def kernel_axes(module: nn.Module) -> int:
+    """How many axes of positions lie behind the channels: 0 for all but convolutions."""
+    return len(vars(module).get("kernel_size", ()))
+
+
+def conv_arguments(module: nn.Module) -> dict:
+    """What ``apply_kron`` needs to convolve as ``module`` does an input that went through ``padded``."""
+    arguments = {"stride": module.stride, "dilation": module.dilation, "groups": module.groups}
+    return {**arguments, "padding": 0 if _pads_itself(module) else module.padding}
+
+
+def padded(module: nn.Module, x: Tensor) -> Tensor:
+    """``x`` as the module's convolution sees it: padded, where the padding is of other numbers than 0."""
+    if not _pads_itself(module):
+        return x
+    return F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+
+
+def _pads_itself(module: nn.Module) -> bool:
+    return getattr(module, "padding_mode", "zeros") != "zeros"
+
+
+def input_of(args: tuple, kwargs: dict) -> Tensor:
+    """The input of a layer's call, however it was passed."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def with_input(x: Tensor, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The same call with another input."""
+    if args:
+        return (x, *args[1:]), kwargs
+    first = next(iter(kwargs))
+    return args, {**kwargs, first: x}
+
+
+def base_weight(module: nn.Module, parameter: str, weight_of: WeightOf | None) -> Tensor:
+    """The numbers of the base weight, dequantised, in the shape that the layer's attributes tell.
+
+    Raises LoKrValueError where they cannot be had.
+    """
+    weight = weight_of(module) if weight_of is not None else None
+    if weight is None:
+        weight = getattr(module, parameter, None)
+        if weight is not None and hasattr(weight, "dequantize") and type(weight) not in (Tensor, nn.Parameter):
+            weight = weight.dequantize()
+    shape = shape_of(module) if parameter == "weight" else None
+    found = "no weight" if weight is None else f"{tuple(weight.shape)} {weight.dtype} on {weight.device}"
+    usable = weight is not None and weight.is_floating_point() and not weight.is_meta
+    if usable and shape is not None and tuple(weight.shape) != shape:
+        usable = weight.numel() == prod(shape)
+        weight = weight.reshape(shape) if usable else weight
+    if not usable:
+        raise LoKrValueError(
+            "DoRA needs the base weight's numbers, which this layer does not show",
+            expected=f"a loaded floating weight {'' if shape is None else shape}".strip(),
+            found=found,
+            hint="pass attach(..., weight_of=...), a function from a module to its dequantised weight",
+        )
+    return weight.detach().as_subclass(torch.Tensor)

@@ -1,0 +1,5 @@
+"""The command ``lokr``."""
+
+from ._command import main
+
+__all__ = ["main"]

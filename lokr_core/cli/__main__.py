@@ -1,0 +1,7 @@
+"""``python -m lokr_core.cli`` is the command ``lokr``."""
+
+import sys
+
+from ._command import main
+
+sys.exit(main())

@@ -1,0 +1,74 @@
+"""A diffusion model small enough for a CPU, made on the spot, that ComfyUI takes for Flux.
+
+It is diffusers' Flux transformer with random weights: nothing is downloaded, and what it paints means nothing. What is
+true of it is true of the large one: the names and kinds of its layers, and what becomes of an adapter for them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .._files import save_tensors
+from ..errors import LoKrError
+from ..names import ORIGINAL, Slot, spelled
+
+WIDTH = 768
+"""Width of the text embeddings that it listens to."""
+TARGETS = (
+    r"(single_)?transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+    r"|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out)"
+)
+"""All Linear layers in its blocks, as ``LoKrConfig.target_modules`` takes them."""
+_CHANNELS = 16  # of Flux' latents
+
+
+def small_flux(seed: int = 0) -> nn.Module:
+    """A Flux transformer of 2 + 2 blocks and 7.6 M parameters, the same for the same ``seed``."""
+    try:
+        from diffusers import FluxTransformer2DModel
+    except ImportError:
+        raise LoKrError(
+            "The small model is made by diffusers, which is not installed", hint='pip install "diffusers>=0.42"'
+        ) from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=4 * _CHANNELS,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=128,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=True,
+            axes_dims_rope=(16, 56, 56),
+        )
+
+
+def latents_of(pictures: Tensor) -> Tensor:
+    """(n, 3, size, size) -> (n, 16, size / 8, size / 8): what stands in for a VAE. Colours of 4 × 4 pixels on average,
+    the four of 8 × 8 pixels behind each other, and zeros."""
+    small = F.pixel_unshuffle(F.avg_pool2d(pictures, 4), 2)
+    return F.pad(small, (0, 0, 0, 0, 0, _CHANNELS - small.shape[1]))
+
+
+def save_for_comfyui(model: nn.Module, path: Path) -> None:
+    """Write a diffusers model under the original names, as ComfyUI's "Load Diffusion Model" reads them."""
+    state = model.state_dict()
+    names = spelled({name: tuple(tensor.shape) for name, tensor in state.items()}, ORIGINAL)
+    tensors = {}
+    for name, slots in names.items():
+        for parameter in ("weight", "bias"):
+            if all(f"{slot.module}.{parameter}" in state for slot in slots):
+                tensors[f"{name}.{parameter}"] = torch.cat([_part(state, slot, parameter) for slot in slots])
+    save_tensors(tensors, path)
+
+
+def _part(state: dict[str, Tensor], slot: Slot, parameter: str) -> Tensor:
+    tensor = state[f"{slot.module}.{parameter}"]
+    return tensor.roll(len(tensor) // 2, 0) if slot.swap else tensor

@@ -1,0 +1,131 @@
+"""Tables: how producers name modules and tensors, and how a file tells who wrote it. A new producer is a new row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Prefix(NamedTuple):
+    """What a module's name may begin with: a pattern, the part of a pipeline it stands for ("" for none in
+    particular), whether the name behind it has "_" for its dots, and what such names are called."""
+
+    pattern: str
+    component: str
+    flattened: bool
+    naming: str
+
+
+_KOHYA, _ONETRAINER, _PEFT = "kohya-ss / LyCORIS", "OneTrainer", "PEFT"
+_DIFFUSERS, _COMFYUI = "diffusers names", "ComfyUI names"
+
+# The first row that matches is a name's own, so a longer prefix stands before a shorter one that it begins with.
+PREFIXES = (
+    Prefix("lora_unet_", "unet", True, _KOHYA),
+    Prefix("lora_prior_unet_", "unet", True, _KOHYA),  # Stable Cascade
+    Prefix("lora_prior_te_", "te", True, _KOHYA),
+    Prefix("lora_te1_", "te1", True, _KOHYA),
+    Prefix("lora_te2_", "te2", True, _KOHYA),
+    Prefix("lora_te3_", "te3", True, _KOHYA),
+    Prefix("lora_te4_", "te4", True, _KOHYA),  # HiDream
+    Prefix("lora_te_", "te", True, _KOHYA),
+    Prefix("lora_transformer_", "unet", True, _ONETRAINER),
+    Prefix("lycoris_", "", True, "LyCORIS standalone"),
+    # Dotted ones name the modules of a pipeline, or are the wrapper that a trainer put around its model.
+    Prefix(r"lora_(?:unet|transformer)\.", "unet", False, _ONETRAINER),
+    Prefix(r"lora_te1\.", "te1", False, _ONETRAINER),
+    Prefix(r"lora_te2\.", "te2", False, _ONETRAINER),
+    Prefix(r"lora_te3\.", "te3", False, _ONETRAINER),
+    Prefix(r"lora_te4\.", "te4", False, _ONETRAINER),
+    Prefix(r"lora_te\.", "te", False, _ONETRAINER),
+    Prefix(r"(?:clip_l|text_encoders\.clip_l)\.(?:transformer\.)?", "te1", False, _COMFYUI),
+    Prefix(r"(?:clip_h|text_encoders\.clip_h)\.(?:transformer\.)?", "te1", False, _COMFYUI),
+    Prefix(r"(?:clip_g|text_encoders\.clip_g)\.(?:transformer\.)?", "te2", False, _COMFYUI),
+    Prefix(r"text_encoders\.(?:\w+\.)?transformer\.", "te", False, _COMFYUI),
+    Prefix(r"text_encoders\.", "te", False, _COMFYUI),
+    Prefix(r"(?:t5|t5xxl|llama)\.", "te", False, "OneTrainer (OMI)"),
+    Prefix(r"(?:model\.)?diffusion_model\.", "unet", False, _COMFYUI),
+    Prefix(r"pipe\.dit\.", "unet", False, "DiffSynth"),
+    Prefix(r"(?:unet|transformer|transformer_2|prior)\.", "unet", False, _DIFFUSERS),
+    Prefix(r"(?:prior_)?text_encoder\.", "te1", False, _DIFFUSERS),
+    Prefix(r"text_encoder_1\.", "te1", False, _DIFFUSERS),
+    Prefix(r"text_encoder_2\.", "te2", False, _DIFFUSERS),
+    Prefix(r"text_encoder_3\.", "te3", False, _DIFFUSERS),
+    Prefix(r"text_encoder_4\.", "te4", False, _DIFFUSERS),
+)
+
+# What wrappers add to every name, before or behind a prefix of a pipeline's part: PEFT, and DistributedDataParallel.
+WRAPPERS = Prefix(r"(?:base_model\.model\.|module\.)+", "", False, _PEFT)
+
+# What wrappers add anywhere inside a name: torch.compile, FSDP, activation checkpointing.
+INNER_WRAPPERS = r"(?:^|(?<=[._]))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[._]"
+
+# Where a name really begins, in the original or the diffusers names of the architectures there are. They tell a
+# prefix that is a setting of the trainer (``lora_prefix`` of a LyCORIS preset) from the name behind it.
+ROOTS = (
+    "adaln_single", "add_embedding", "blocks", "caption_projection", "clf", "condition_embedder", "context_embedder",
+    "context_refiner", "conv_in", "conv_out", "decoder", "double_blocks", "double_stream_modulation_img", "down_blocks",
+    "embeddings", "encoder", "final_layer", "guidance_in", "head", "img_in", "input_blocks", "joint_blocks",
+    "joint_transformer_blocks", "layers", "llm_adapter", "mid_block", "middle_block", "noise_refiner", "norm_out",
+    "output_blocks", "patch_embedding", "pos_embed", "proj_in", "proj_out", "single_blocks", "single_layers",
+    "single_stream_blocks", "single_transformer_blocks", "text_embedding", "text_fusion", "text_model", "time_embed",
+    "time_embedding", "time_in", "time_projection", "time_text_embed", "token_refiner", "transformer_blocks", "txt_in",
+    "up_blocks", "vace_blocks", "vector_in", "x_embedder",
+)  # fmt: skip
+
+
+class Mark(NamedTuple):
+    """A file is ``producer``'s where its metadata has ``key`` with ``text`` in it."""
+
+    producer: str
+    key: str
+    text: str = ""
+
+
+# Read off the producers' saving code. The first row that holds tells.
+MARKS = (
+    Mark("ai-toolkit", "software", "ai-toolkit"),
+    Mark("OneTrainer", "ot_revision"),
+    Mark("OneTrainer", "ot_branch"),
+    Mark("SimpleTuner", "lycoris_config"),
+    Mark("ACE-Step 1.5", "lokr_config"),
+    Mark("musubi-tuner", "ss_network_module", "networks.lokr"),
+    Mark("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
+    Mark("kohya-ss", "ss_network_module"),
+    Mark("diffusers / PEFT", "lora_adapter_metadata"),
+)
+
+
+class Algorithm(NamedTuple):
+    """What a tensor that is no LoKr belongs to, by how its key ends; PEFT may have put the name of an adapter behind
+    the first word of an ending in ``named``. From LyCORIS' modules, PEFT's layers and ComfyUI's loaders."""
+
+    kind: str
+    ends: tuple[str, ...]
+    named: tuple[str, ...] = ()
+
+
+ALGORITHMS = (
+    Algorithm(
+        "LoRA",
+        ("lora_up.weight", "lora_down.weight", "lora_mid.weight", "lora.up.weight", "lora.down.weight",
+         "lora_linear_layer.up.weight", "lora_linear_layer.down.weight", "lora_A.bias", "lora_B.bias"),
+        ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector",
+         "lora_magnitude_vector.weight"),
+    ),
+    Algorithm("LoHa", (), ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")),
+    Algorithm("OFT", ("oft_blocks", "oft_diag", "rescale", "oft_R.scaled_oft"), ("oft_R.weight", "oft_R", "oft_s")),
+    Algorithm("GLoRA", ("a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight")),
+    Algorithm("T-LoRA", ("q_layer.weight", "p_layer.weight", "lambda_layer")),
+    Algorithm("norm", ("w_norm", "b_norm")),
+    Algorithm("full difference", ("diff", "diff_b")),
+    Algorithm("IA3", ("on_input",), ("ia3_l",)),
+)  # fmt: skip
+
+# What a file without any LoKr is, by its names: a mark that ends in "." or "_" is a part of one, any other a whole one.
+WHOLE_FILES = (
+    (("model.diffusion_model.", "first_stage_model.", "cond_stage_model."), "a whole checkpoint"),
+    (("emb_params", "string_to_param", "clip_l", "clip_g"), "a textual inversion embedding"),
+    (("control_model.", "controlnet_"), "a ControlNet"),
+    (("decoder.up.", "decoder.up_blocks.", "encoder.down."), "a VAE"),
+    (("text_model.encoder.",), "a text encoder"),
+)

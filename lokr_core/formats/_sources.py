@@ -1,0 +1,132 @@
+"""Where an adapter's tensors and its configuration lie: one file, a folder, shards with or without their index."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .._files import load_tensors
+from ..errors import LoKrFileError
+from ..peft import CONFIG_NAME
+
+# What trainers call the file in a folder of its own: PEFT, diffusers and SimpleTuner, ACE-Step.
+_IN_FOLDER = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "lokr_weights.safetensors")
+_INDEX = ".safetensors.index.json"
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files that hold one adapter, and PEFT's configuration beside them. ``path`` is what an error names."""
+
+    path: Path
+    files: tuple[Path, ...]
+    weight_map: dict[str, str] | None = None
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """All tensors and the metadata, of the first file that has an entry where there are several."""
+        tensors: dict[str, Tensor] = {}
+        metadata: dict[str, str] = {}
+        for file in self.files:
+            found, entries = load_tensors(file)
+            twice = next((key for key in found if key in tensors), None)
+            if twice is not None:
+                raise LoKrFileError(
+                    "A tensor is in two shards", file=file, module=twice, expected="each tensor once", found=file.name,
+                    hint="the folder holds shards of different adapters; download it again",
+                )  # fmt: skip
+            tensors.update(found)
+            metadata = {**entries, **metadata}
+        if self.weight_map is not None:
+            missing = [key for key in self.weight_map if key not in tensors]
+            if missing:
+                raise LoKrFileError(
+                    "The index names tensors that are in none of its shards",
+                    file=self.path,
+                    module=missing[0],
+                    expected=f"{len(self.weight_map)} tensors",
+                    found=f"{len(tensors)}",
+                    hint="download the folder again",
+                )
+        return tensors, metadata
+
+    @property
+    def config(self) -> Path | None:
+        """PEFT's ``adapter_config.json`` in the same folder; None where there is none."""
+        config = self.path.parent / CONFIG_NAME
+        return config if config.is_file() else None
+
+
+def find_source(path: Path) -> Source:
+    """What ``path`` stands for: itself, the adapter in a folder, all shards of an index, or all of a shard's kind.
+
+    Raises LoKrFileError where a folder holds none or several, or shards are missing.
+    """
+    if path.is_dir():
+        path = _in_folder(path)
+    if path.name.endswith(_INDEX):
+        return _indexed(path)
+    match = _SHARD.fullmatch(path.name)
+    if match and int(match.group(3)) > 1:
+        stem, count = match.group(1), int(match.group(3))
+        files = [path.with_name(f"{stem}-{number:05}-of-{count:05}.safetensors") for number in range(1, count + 1)]
+        return Source(path, _present(path, files))
+    return Source(path, (path,))
+
+
+def _in_folder(folder: Path) -> Path:
+    """The adapter in a folder."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    for name in (*_IN_FOLDER, *(name for name in names if name.endswith(_INDEX))):
+        if name in names:
+            return folder / name
+    files = [name for name in names if name.endswith(".safetensors")]
+    shards = {match.group(1, 3): name for name in files if (match := _SHARD.fullmatch(name))}
+    if len(files) == 1 or (len(shards) == 1 and all(map(_SHARD.fullmatch, files))):
+        return folder / files[0]
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    raise LoKrFileError(
+        "There are several adapters in this folder" if files else "There is no adapter in this folder",
+        file=folder,
+        expected=f"{_IN_FOLDER[0]}, or one .safetensors file",
+        found=", ".join((files or pickles)[:5]) or f"{len(names)} other files",
+        hint="name one of the files"
+        if files
+        else "pickles can run code when opened and are refused; save it with safe_serialization=True"
+        if pickles
+        else "check the path",
+    )
+
+
+def _indexed(index: Path) -> Source:
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        names = sorted(set(weight_map.values()))
+        plain = all(Path(name).name == name and name.endswith(".safetensors") for name in names)
+        if not plain or not names:
+            raise ValueError("its shards are not files of the same folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LoKrFileError(
+            f"The index cannot be used: {error}",
+            file=index,
+            expected='JSON with a "weight_map" of tensor names and .safetensors files beside it',
+            hint="name the .safetensors file itself, or download the folder again",
+        ) from None
+    return Source(index, _present(index, [index.with_name(name) for name in names]), weight_map)
+
+
+def _present(path: Path, files: list[Path]) -> tuple[Path, ...]:
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise LoKrFileError(
+            "The adapter is cut into several files, and not all are here",
+            file=path,
+            expected=f"{len(files)} files: {files[0].name} to {files[-1].name}",
+            found=f"missing: {', '.join(missing[:5])}" + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+            hint="put all of them into the same folder",
+        )
+    return tuple(files)

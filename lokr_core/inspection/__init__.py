@@ -1,0 +1,15 @@
+"""What an adapter file holds, for a person."""
+
+from ._heat_map import draw_heat_map
+from ._metadata import frequent_tags, trained_with
+from ._outline import Outline, outline
+from ._summary import inspect_adapter
+
+__all__ = [
+    "Outline",
+    "draw_heat_map",
+    "frequent_tags",
+    "inspect_adapter",
+    "outline",
+    "trained_with",
+]

@@ -1,0 +1,131 @@
+"""Where in a model an adapter acts: ‖ΔW‖ per block and kind of layer, from its factors alone.
+
+‖scaling · W1 ⊗ W2‖ = |scaling| · ‖W1‖ · ‖W2‖; the norm over several modules is the root of the sum of their squares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple
+
+from ..adapter import ModuleName
+from ..names import original_name
+from ..strengths import OTHER, short_name
+
+# What a layer does, told by a word of its name behind the block's; the first row that fits counts.
+KINDS: tuple[tuple[str, str], ...] = (
+    ("cross-attention", r"attn2|cross_attn|crossattn|encoder_attn"),
+    ("attention", r"attn|attention|qkv|to_[qkv]|to_out|[qkvo]_proj|out_proj"),
+    ("feed-forward", r"ff|ffn|mlp|feed_forward|fc1|fc2|gate_proj|up_proj|down_proj|w[123]"),
+    ("attention + feed-forward", r"linear1|linear2"),
+    ("modulation", r"mod|modulation|adaln|norm|norm\d|emb_layers|time_emb_proj|scale_shift"),
+    ("convolution", r"conv|conv\d|in_layers|out_layers|conv_shortcut|skip_connection|op|resnets"),
+    ("projection", r"proj|proj_in|proj_out"),
+)
+_KINDS = [(kind, re.compile(rf"(?:^|_)(?:\w*_)?(?:{words})(?:_|$)")) for kind, words in KINDS]
+OTHER_KIND = "other"
+
+# The first list of numbered modules in a flattened name; a number at the end is a layer's own.
+_BLOCK = re.compile(r"([A-Za-z]\w*?)_(\d+)_(?:\d+_)*(?=[A-Za-z])(.*)")
+_ORDER = ("IN", "MID", "OUT", "DOUBLE", "SINGLE")
+
+
+class Place(NamedTuple):
+    """Where a module sits: its group of blocks ("IN"), its block ("IN4", as a block's strength is written) and what
+    kind of layer it is."""
+
+    group: str
+    block: str
+    kind: str
+
+
+def place_of(name: ModuleName, architecture: str | None = None) -> Place:
+    """The place of a file's module in a model of that architecture (a title, as ``guess`` gives it).
+
+    >>> place_of(ModuleName("x", "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", "unet"), "SDXL")
+    Place(group='IN', block='IN4', kind='cross-attention')
+    """
+    encoder = name.component.upper() if name.component.startswith("te") else ""
+    flat = name.path.replace(".", "_") if encoder else original_name(name.path, architecture)
+    found = _BLOCK.match(flat)
+    rest = found.group(3) if found else flat
+    kind = next((kind for kind, pattern in _KINDS if pattern.search(rest.lower())), OTHER_KIND)
+    if found is None:
+        group = encoder or OTHER
+        return Place(group, f"{encoder} {OTHER}" if encoder else OTHER, kind)
+    group = encoder or short_name(found.group(1))
+    return Place(group, f"{group}{' ' if encoder else ''}{found.group(2)}", kind)
+
+
+class Energy(NamedTuple):
+    """One module's ‖ΔW‖ and its place; ``base`` is ‖W‖ of the weight it is for, where that is known."""
+
+    place: Place
+    norm: float
+    base: float | None = None
+
+
+@dataclass(frozen=True)
+class BlockEnergy:
+    """‖ΔW‖ over the modules of a block (over ‖W‖ where the model is known), and how many they are."""
+
+    block: str
+    group: str
+    energy: float
+    modules: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """‖ΔW‖ by block (rows) and kind of layer (columns), None where there is no module.
+
+    ``relative``: the values are ‖ΔW‖/‖W‖ of the model's weights.
+    """
+
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float | None]]
+    blocks: list[BlockEnergy]
+    relative: bool = False
+
+    @classmethod
+    def of(cls, energies: Iterable[Energy]) -> HeatMap:
+        """The map over ``energies``; relative where each of them knows its base."""
+        energies = list(energies)
+        relative = bool(energies) and all(energy.base is not None for energy in energies)
+        cells: dict[tuple[str, str], list[Energy]] = defaultdict(list)
+        rows: dict[str, list[Energy]] = defaultdict(list)
+        for energy in energies:
+            cells[energy.place.block, energy.place.kind].append(energy)
+            rows[energy.place.block].append(energy)
+        ordered = sorted(rows, key=lambda block: _order(rows[block][0].place))
+        used = {energy.place.kind for energy in energies}
+        columns = [kind for kind in (*(kind for kind, _ in KINDS), OTHER_KIND) if kind in used]
+        values = [[_norm(cells.get((row, column), ()), relative) for column in columns] for row in ordered]
+        blocks = [
+            BlockEnergy(row, rows[row][0].place.group, _norm(rows[row], relative), len(rows[row])) for row in ordered
+        ]
+        return cls(ordered, columns, values, blocks, relative)
+
+
+def _norm(energies: Iterable[Energy], relative: bool) -> float | None:
+    if not energies:
+        return None
+    norm = sqrt(sum(energy.norm**2 for energy in energies))
+    if not relative:
+        return norm
+    base = sqrt(sum(energy.base**2 for energy in energies))
+    return norm / base if base else 0.0
+
+
+def _order(place: Place) -> tuple:
+    """Rows as a model is built: its blocks, what is around them, then text encoders."""
+    encoder = place.group.startswith("TE") and place.group[2:].isdigit() or place.group == "TE"
+    known = _ORDER.index(place.group) if place.group in _ORDER else len(_ORDER)
+    number = re.search(r"\d+$", place.block)
+    around = place.block.endswith(OTHER)
+    return encoder, place.group == OTHER, known, place.group, around, int(number.group()) if number else 0

@@ -1,0 +1,293 @@
+"""What is in an adapter file, for a person and for a program."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import prod
+from pathlib import Path
+
+from ..adapter import Adapter, LoKrWeights, ModuleName
+from ..display import human_bytes
+from ..kronecker import Factor, kron_norm
+from ..names import guess
+from ._energy import Energy, HeatMap, place_of
+from ._metadata import base_model, frequent_tags, title, trained_with, trigger_words
+
+_OUTLIER = 30  # times the median from which a module stands out
+_LINES = 12  # groups of modules that the text shows
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """One LoKr module. ``shape`` is of the weight it is for, a kernel that the file flattened being part of its second
+    axis; ``norm`` is ‖ΔW‖ = ‖scaling · W1 ⊗ W2‖ at strength 1, which with DoRA is not yet the change of the weight.
+
+    ``form``: "whole" where both factors are, else "low-rank" or "Tucker". ``block``: the model's block it is in, as far
+    as names tell, as its strength is written ("IN4")."""
+
+    name: str
+    component: str
+    kind: str
+    shape: tuple[int, ...]
+    w1: str
+    w2: str
+    rank: int | None
+    tucker: bool
+    scaling: float
+    alpha: float | None
+    dora: str | None
+    dtype: str
+    form: str
+    parameters: int
+    norm: float
+    block: str
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of ΔW's numbers: what modules of unlike sizes can be compared by."""
+        return self.norm / prod(self.shape) ** 0.5
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that had to be assumed or looks wrong, and how many modules it is about, ``example`` among them."""
+
+    text: str
+    modules: int = 0
+    example: str = ""
+
+    @property
+    def line(self) -> str:
+        """The note for a person."""
+        if not self.modules:
+            return self.text
+        where = self.example if self.modules == 1 else f"{self.modules:,} modules, such as {self.example}"
+        return f"{self.text} ({where})"
+
+
+@dataclass
+class Inspection:
+    """What an adapter holds. ``text()`` is for a person, ``as_dict()`` for a program (ready for JSON).
+
+    ``architecture``: the one that the modules' names and shapes tell, None where they tell none.
+    """
+
+    file: Path | None
+    title: str
+    producer: str
+    architecture: str | None
+    base_model: dict[str, str]
+    trained_with: dict[str, str]
+    trigger_words: list[str]
+    tags: dict[str, int]
+    modules: list[ModuleInfo]
+    other_kinds: dict[str, int]
+    bytes: int
+    full_bytes: int
+    heat: HeatMap
+    notes: list[Note] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        return sum(module.parameters for module in self.modules)
+
+    @property
+    def full_parameters(self) -> int:
+        """Numbers of a full difference of the same weights."""
+        return sum(prod(module.shape) for module in self.modules)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Kind of module -> how many, the most frequent first."""
+        return dict(Counter(module.kind for module in self.modules).most_common())
+
+    def as_dict(self) -> dict:
+        """For a program, ready for JSON."""
+        data = {key: value for key, value in vars(self).items() if key not in ("modules", "notes", "heat")}
+        return {
+            **data,
+            "file": None if self.file is None else str(self.file),
+            "kinds": self.kinds,
+            "parameters": self.parameters,
+            "full_parameters": self.full_parameters,
+            "notes": [asdict(note) for note in self.notes],
+            "heat": asdict(self.heat),
+            "modules": [{**asdict(module), "rms": module.rms} for module in self.modules],
+        }
+
+    def text(self, lines: int = _LINES) -> str:
+        """``lines`` groups of modules at most."""
+        count, unsaid = len(self.modules), "not said"
+        ratio = self.full_parameters / self.parameters
+        dtypes = ", ".join(dict.fromkeys(module.dtype for module in self.modules))
+        out = [
+            self.file.name if self.file else "an adapter in memory",
+            "",
+            *([_line("title", self.title)] if self.title else []),
+            _line("producer", self.producer),
+            _line("base model", "; ".join(f"{value} ({key})" for key, value in self.base_model.items()) or unsaid),
+            _line("trained with", ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unsaid),
+        ]
+        if self.trigger_words:
+            out.append(_line("trigger words", ", ".join(self.trigger_words)))
+        if self.tags:
+            out.append(_line("frequent tags", ", ".join(f"{tag} ({n})" for tag, n in self.tags.items())))
+        out += [
+            _line("modules", f"{count:,}: " + ", ".join(f"{n} {kind}" for kind, n in self.kinds.items())),
+            _line(
+                "size",
+                f"{self.parameters:,} numbers, {human_bytes(self.bytes)} in {dtypes}; a full difference: "
+                f"{self.full_parameters:,}, {human_bytes(self.full_bytes)} ({ratio:.3g} ×)",
+            ),
+            _line("change ‖ΔW‖", self._norms()),
+        ]
+        if self.other_kinds:
+            others = ", ".join(f"{n} × {kind}" for kind, n in self.other_kinds.items())
+            out.append(_line("also holds", f"{others} (not LoKr)"))
+        out += ["", *self._table(lines), ""]
+        out += [f"note: {note.line}" for note in self.notes] or ["nothing suspicious"]
+        return "\n".join(out)
+
+    def _norms(self) -> str:
+        ranked = sorted(self.modules, key=lambda module: module.norm)
+        median = statistics.median(module.norm for module in ranked)
+        low, high = ranked[0], ranked[-1]
+        return f"median {median:.3g}, from {low.norm:.3g} ({low.name}) to {high.norm:.3g} ({high.name})"
+
+    def _table(self, lines: int) -> list[str]:
+        """Modules alike in everything but their name and norm, as aligned columns."""
+        groups = Counter(
+            (m.component, m.kind, _times(m.shape), m.w1, m.w2, f"{m.scaling:.4g}", m.dora or "-") for m in self.modules
+        ).most_common()
+        rows = [("count", "part", "kind", "weight", "w1", "w2", "scaling", "DoRA")]
+        rows += [(f"{n:,}", component or "-", *rest) for (component, *rest), n in groups[:lines]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = []
+        for count, *rest in rows:
+            cells = [cell.ljust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+            table.append("  ".join([count.rjust(widths[0]), *cells]).rstrip())
+        if len(groups) > lines:
+            table.append(f"… and {sum(n for _, n in groups[lines:]):,} modules in {len(groups) - lines} more groups")
+        return table
+
+
+def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -> Inspection:
+    """What ``adapter`` holds. Nothing of the size of a weight is built: 1,000 modules take about a second.
+
+    base: ‖W‖ of the weight that each module is for; with it the heat map is of ‖ΔW‖/‖W‖, of these modules alone
+    """
+    architecture = guess({n.path: adapter[m].shape for m, n in adapter.names.items() if n.component in ("", "unet")})
+    places = {module: place_of(name, architecture) for module, name in adapter.names.items()}
+    modules = [_module(m, weights, adapter.names[m], places[m].block) for m, weights in adapter.items()]
+    tensors = [t for w in adapter.values() for f in (w.w1, w.w2) for t in f.tensors.values()]
+    tensors += [w.dora_scale for w in adapter.values() if w.dora_scale is not None]
+    full = sum(prod(w.shape) * next(iter(w.w2.tensors.values())).element_size() for w in adapter.values())
+    return Inspection(
+        file=adapter.path,
+        title=title(adapter.metadata),
+        producer=adapter.producer,
+        architecture=architecture,
+        base_model=base_model(adapter.metadata),
+        trained_with=trained_with(adapter.metadata),
+        trigger_words=trigger_words(adapter.metadata),
+        tags=frequent_tags(adapter.metadata),
+        modules=modules,
+        other_kinds=dict(Counter(adapter.other_kinds.values()).most_common()),
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+        full_bytes=full,
+        heat=HeatMap.of(
+            Energy(places[module.name], module.norm, None if base is None else base[module.name])
+            for module in modules
+            if base is None or module.name in base
+        ),
+        notes=_notes(adapter, modules),
+    )
+
+
+def _module(name: str, weights: LoKrWeights, spelled: ModuleName, block: str) -> ModuleInfo:
+    return ModuleInfo(
+        name=name,
+        component=spelled.component,
+        kind=_kind(weights, spelled),
+        shape=weights.shape,
+        w1=_form(weights.w1),
+        w2=_form(weights.w2),
+        rank=weights.rank,
+        tucker=weights.is_tucker,
+        scaling=weights.scaling,
+        alpha=weights.alpha,
+        dora=weights.dora_axis,
+        dtype=", ".join(dict.fromkeys(_dtype(t) for f in (weights.w1, weights.w2) for t in f.tensors.values())),
+        form="Tucker" if weights.is_tucker else "whole" if weights.rank is None else "low-rank",
+        parameters=weights.numel,
+        norm=abs(weights.scaling) * kron_norm(weights.w1, weights.w2),
+        block=block,
+    )
+
+
+def _kind(weights: LoKrWeights, name: ModuleName) -> str:
+    """The kind of layer as far as the file tells: files may flatten a kernel, or leave a 1×1 one away."""
+    kernel = weights.shape[2:]
+    if kernel:
+        return f"Conv{len(kernel)}d {_times(kernel)}"
+    if not re.search(r"conv(?!ers)", name.path.lower()):
+        return "Linear"
+    return "Conv 1×1" if weights.w2.rank is None else "Conv, kernel flattened"
+
+
+def _form(factor: Factor) -> str:
+    """ "8×8", or what it is made of: "320×320 of rank 4"."""
+    if factor.rank is None:
+        return _times(factor.shape)
+    return f"{_times(factor.shape)} {'Tucker, rank' if factor.t is not None else 'of rank'} {factor.rank}"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _dtype(tensor) -> str:
+    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}.get(
+        str(tensor.dtype).removeprefix("torch."), str(tensor.dtype)
+    )
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<14} {text}"
+
+
+def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:
+    """What the readers assumed, then what looks wrong; modules of one note together."""
+    notes = [Note(text) for text in adapter.notes]
+    assumed: dict[str, list[str]] = {}
+    for name, weights in adapter.items():
+        for text in weights.notes:
+            assumed.setdefault(text, []).append(name)
+    notes += [Note(text, len(names), names[0]) for text, names in assumed.items()]
+
+    def suspect(text: str, wrong: Callable[[ModuleInfo], bool]) -> None:
+        found = [module for module in modules if wrong(module)]
+        if found:
+            notes.append(Note(text, len(found), found[0].name))
+
+    scaling = statistics.median(abs(module.scaling) for module in modules)
+    rms = statistics.median(module.rms for module in modules)
+    suspect("ΔW is zero: not trained, or trained without effect", lambda m: m.norm == 0)
+    suspect(
+        f"the scaling is far from the usual {scaling:.4g}: ranks that differ by module with one alpha do that",
+        lambda m: not scaling / 8 < abs(m.scaling) < scaling * 8,
+    )
+    suspect(f"ΔW is over {_OUTLIER} times as large as the median module's", lambda m: m.rms > _OUTLIER * rms > 0)
+    suspect("more numbers than a full difference would have", lambda m: m.parameters > prod(m.shape))
+    suspect("the kernel is flattened in the file; the model's weight tells it", lambda m: m.kind.endswith("flattened"))
+    suspect("factors of different dtypes", lambda m: "," in m.dtype)
+    unknown = [key for key, kind in adapter.other_kinds.items() if kind == "unknown"]
+    if unknown:
+        notes.append(Note(f"{len(unknown)} tensors of unknown kind, such as {unknown[0]}"))
+    if not adapter.metadata:
+        notes.append(Note("the file has no metadata: base model and trigger words are not known"))
+    return notes

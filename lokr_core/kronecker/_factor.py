@@ -1,0 +1,180 @@
+"""One Kronecker factor, stored whole, low-rank or in Tucker form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import LoKrShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A matrix (rows, cols), or (rows, cols, *kernel) for a convolution, as a file stores it.
+
+    - whole: ``whole`` (rows, cols, *kernel)
+    - low-rank: ``a`` (rows, r) and ``b`` (r, cols, *kernel); the factor is a @ b
+    - Tucker: ``t`` (r, r, *kernel), ``a`` (r, rows), ``b`` (r, cols);
+      the factor is W[p, q, ...] = sum_ij t[i, j, ...] a[i, p] b[j, q] (LyCORIS ``functional/general.py``).
+      Mind that a is transposed against the low-rank form.
+
+    Tensors keep the dtype and device of their file; every method computes where and in what it is told.
+    """
+
+    whole: Tensor | None = None
+    a: Tensor | None = None
+    b: Tensor | None = None
+    t: Tensor | None = None
+
+    def __post_init__(self):
+        if self.whole is not None:
+            if self.whole.ndim < 2:
+                raise LoKrShapeError(
+                    "A factor needs two axes", expected="(rows, cols, ...)", found=tuple(self.whole.shape)
+                )
+            return
+        a, b, t = self.a, self.b, self.t
+        if a is None or b is None:
+            raise LoKrShapeError("A low-rank factor needs both its halves", expected="a and b", found="one of them")
+        if a.ndim != 2 or b.ndim < 2:
+            raise LoKrShapeError(
+                "A low-rank factor's halves have the wrong number of axes",
+                expected="a (rows, r), b (r, cols, ...)",
+                found=f"a {tuple(a.shape)}, b {tuple(b.shape)}",
+            )
+        if t is None:
+            if a.shape[1] != b.shape[0]:
+                raise LoKrShapeError(
+                    "The ranks of a low-rank factor's halves differ",
+                    expected="a (rows, r), b (r, cols, ...)",
+                    found=f"a {tuple(a.shape)}, b {tuple(b.shape)}",
+                )
+        elif b.ndim != 2 or t.ndim < 3 or t.shape[:2] != (a.shape[0], b.shape[0]):
+            raise LoKrShapeError(
+                "The core of a Tucker factor does not fit its halves",
+                expected=f"t ({a.shape[0]}, {b.shape[0]}, *kernel), a (r, rows), b (r, cols)",
+                found=f"t {tuple(t.shape)}, a {tuple(a.shape)}, b {tuple(b.shape)}",
+            )
+
+    @classmethod
+    def of(cls, factor: Factor | Tensor) -> Factor:
+        """``factor`` itself, or a tensor as a whole factor."""
+        return factor if isinstance(factor, Factor) else cls(whole=factor)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, cols, *kernel), as far as the stored tensors tell: a flattened kernel is part of cols."""
+        if self.whole is not None:
+            return tuple(self.whole.shape)
+        if self.t is not None:
+            return (self.a.shape[1], self.b.shape[1], *self.t.shape[2:])
+        return (self.a.shape[0], *self.b.shape[1:])
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored tensors, which may differ only where a file mixes them: then the first's."""
+        return (self.a if self.whole is None else self.whole).dtype
+
+    @property
+    def rank(self) -> int | None:
+        """r of a low-rank or Tucker factor, None for a whole one."""
+        return None if self.whole is not None else self.b.shape[0]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The stored tensors by the name of their field."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: tensor for name, tensor in named if tensor is not None}
+
+    @property
+    def numel(self) -> int:
+        """Stored numbers (parameters)."""
+        return sum(t.numel() for t in self.tensors.values())
+
+    def map(self, function) -> Factor:
+        """The same factor with ``function`` applied to each stored tensor."""
+        return Factor(**{name: function(tensor) for name, tensor in self.tensors.items()})
+
+    def to(self, *args, **kwargs) -> Factor:
+        """``Tensor.to`` on each stored tensor."""
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def with_kernel(self, kernel: tuple[int, ...]) -> Factor | None:
+        """The same numbers with exactly these kernel axes, or None where they are not this factor's.
+
+        Files differ in how they hold a kernel: as axes of their own, flattened into cols (LyCORIS and PEFT,
+        low-rank), left away where it is 1x1, or padded with a trailing 1 (PEFT's Conv1d Tucker core).
+        """
+        kernel, own = tuple(kernel), self.kernel
+        if own == kernel:
+            return self
+        size = prod(kernel)
+        if self.t is not None:
+            padded = own[: len(kernel)] == kernel and prod(own[len(kernel) :]) == 1
+            return replace(self, t=self.t.reshape(*self.t.shape[:2], *kernel)) if padded and kernel else None
+        name = "b" if self.whole is None else "whole"
+        carrier: Tensor = getattr(self, name)
+        if prod(own) == size == 1 or not own:
+            cols = carrier.shape[1]
+            if cols % size == 0:
+                return replace(self, **{name: carrier.reshape(carrier.shape[0], cols // size, *kernel)})
+        return None
+
+    def without_kernel(self) -> Factor:
+        """The same numbers as a matrix, for a factor that may have kernel axes of 1 only. Raises LoKrShapeError."""
+        matrix = self.with_kernel(())
+        if matrix is None:
+            raise LoKrShapeError("The first factor has a kernel", expected="(l, m)", found=self.shape)
+        return matrix
+
+    def narrow_rows(self, start: int, length: int) -> Factor:
+        """Rows start:start+length as a factor of the same form, without a copy."""
+        if self.whole is not None:
+            return replace(self, whole=self.whole.narrow(0, start, length))
+        return replace(self, a=self.a.narrow(0 if self.t is None else 1, start, length))
+
+    def narrow_cols(self, start: int, length: int) -> Factor:
+        """Columns start:start+length as a factor of the same form, without a copy."""
+        name = "b" if self.whole is None else "whole"
+        return replace(self, **{name: getattr(self, name).narrow(1, start, length)})
+
+    def roll_rows(self, shift: int) -> Factor:
+        """The factor with its rows turned round by ``shift``."""
+        if self.whole is not None:
+            return replace(self, whole=self.whole.roll(shift, 0))
+        return replace(self, a=self.a.roll(shift, 0 if self.t is None else 1))
+
+    def rows(self, start: int, stop: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
+        """Rows start:stop, whole: (stop - start, cols, *kernel), in ``dtype`` on ``device``."""
+        # On the tensors themselves: a merge asks for this at every layer, and a Factor on the way costs more time than
+        # a small product.
+        if self.whole is not None:
+            return self.whole[start:stop].to(device, dtype)
+        a = self.a[start:stop] if self.t is None else self.a[:, start:stop]
+        a, b = a.to(device, dtype), self.b.to(device, dtype)
+        if self.t is not None:
+            return torch.einsum("ij...,ip,jq->pq...", self.t.to(device, dtype), a, b)
+        return (a @ b.flatten(1)).view(len(a), *b.shape[1:])
+
+    def materialize(self, dtype: torch.dtype | None = None, device=None) -> Tensor:
+        """The factor whole: (rows, cols, *kernel)."""
+        return self.rows(0, self.shape[0], dtype, device)
+
+    def representable_in(self, dtype: torch.dtype) -> bool:
+        """Whether the whole factor is stored, and each of its numbers is a number of ``dtype``."""
+        whole = self.whole
+        if whole is None:
+            return False
+        # By a few rows at a time: the copies of a factor as large as the weight would be as large as the weight.
+        step = max(1, (1 << 17) // max(1, whole[:1].numel()))
+        parts = () if whole.dtype == dtype else whole.split(step)
+        if whole.dtype.itemsize == 1:  # fp8 cannot be compared everywhere
+            parts = (part.float() for part in parts)
+        return all(bool((part.to(dtype).to(part.dtype) == part).all()) for part in parts)

@@ -1,0 +1,183 @@
+"""What became of each module of a file: one object for the library, the command and the hosts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ..adapter import Adapter
+from ..errors import LoKrMatchError
+
+APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One module of a file: what became of it, where it went, and why not where it did not.
+
+    ``reason`` is the same for all modules that fail alike, ``detail`` its own; ``note``: what was assumed of it.
+    """
+
+    module: str
+    status: str
+    kind: str = "LoKr"
+    where: str = ""
+    reason: str = ""
+    note: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why modules were refused: the reason, how many have it, and the first few of them."""
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass
+class Report:
+    """Every module of a file: ``applied``, ``handed`` (to the host's own loader) or ``refused`` with its reason.
+
+    ``mismatch``: those of the ``notes`` that say why modules may have been refused.
+    """
+
+    adapter: Adapter
+    entries: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    mismatch: list[str] = field(default_factory=list)
+
+    def add(self, module: str, status: str, **details: str) -> None:
+        self.entries.append(Entry(module, status, **details))
+
+    def _with(self, status: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.status == status]
+
+    @property
+    def applied(self) -> list[Entry]:
+        return self._with(APPLIED)
+
+    @property
+    def handed(self) -> list[Entry]:
+        return self._with(HANDED)
+
+    @property
+    def refused(self) -> list[Entry]:
+        return self._with(REFUSED)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every module found its place."""
+        return not self.refused
+
+    @property
+    def headline(self) -> str:
+        """One line: "236 of 236 modules applied"."""
+        placed, total = len(self.applied) + len(self.handed), len(self.entries)
+        return f"{placed} of {total} modules applied" + (f", {len(self.refused)} refused" if self.refused else "")
+
+    def reasons(self, examples: int = 3) -> list[Reason]:
+        """Why modules were refused, the commonest reason first."""
+        modules: dict[str, list[str]] = {}
+        for entry in self.refused:
+            modules.setdefault(entry.reason, []).append(entry.module)
+        ranked = sorted(modules.items(), key=lambda item: -len(item[1]))
+        return [Reason(reason, len(found), tuple(found[:examples])) for reason, found in ranked]
+
+    def hand_over(self, modules: Iterable[str]) -> None:
+        """Note that the host's own loader takes these modules, which are no LoKr."""
+        taken = set(modules)
+        self.entries = [
+            replace(entry, status=HANDED, reason="") if entry.module in taken and entry.kind != "LoKr" else entry
+            for entry in self.entries
+        ]
+
+    def raise_if_nothing_matched(self) -> None:
+        """LoKrMatchError where no module found a place."""
+        if self.entries and not self.applied and not self.handed:
+            raise LoKrMatchError(
+                f"None of the {len(self.entries)} modules of this adapter belongs to this model",
+                file=self.adapter.path,
+                expected=f"modules such as {self.refused[0].module}",
+                found=": ".join(part for part in (self.refused[0].reason, self.refused[0].detail) if part),
+                hint="use the adapter with the base model it was trained for",
+            )
+
+    def groups(self, coarse: bool = False) -> list[tuple[int, str, Entry]]:
+        """Entries that differ in their block numbers alone, together: (how many, their common name, one of them).
+
+        ``coarse``: by their names up to the first block number alone, for files with many kinds of layers.
+        """
+        counts: Counter[tuple] = Counter()
+        first: dict[tuple, Entry] = {}
+        for entry in self.entries:
+            name = _numberless(entry.module)
+            if coarse and "*" in name:
+                name = f"{name[: name.index('*') + 1]}…"
+            key = name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)
+            counts[key] += 1
+            first.setdefault(key, entry)
+        order = {REFUSED: 0, HANDED: 1, APPLIED: 2}
+        ranked = sorted(counts.items(), key=lambda item: (order[item[0][1]], -item[1]))
+        return [(count, key[0], first[key]) for key, count in ranked]
+
+    def text(self, lines: int = 12) -> str:
+        """The report for a person: the headline, what was assumed, then groups of modules, the refused ones first."""
+        out = [self.headline]
+        out += [f"note: {note}" for note in (*self.adapter.notes, *self.notes)]
+        assumed = Counter(note for entry in self.entries for note in entry.note.split("; ") if note)
+        out += [f"note: {note} ({count} modules)" for note, count in assumed.most_common(3)]
+        groups = self.groups()
+        if len(groups) > lines:
+            groups = self.groups(coarse=True)
+        for count, name, entry in groups[:lines]:
+            detail = ": ".join(part for part in (entry.status, entry.reason) if part)
+            example = f" ({entry.detail})" if entry.detail else ""
+            out.append(f"{count} × {name} [{entry.kind}]: {detail}{example}")
+        if len(groups) > lines:
+            rest = sum(count for count, _, _ in groups[lines:])
+            out.append(f"… and {rest} more modules in {len(groups) - lines} groups")
+        return "\n".join(out)
+
+    def as_dict(self) -> dict:
+        """The report for a program, ready for JSON."""
+        return {
+            "headline": self.headline,
+            "file": None if self.adapter.path is None else str(self.adapter.path),
+            "producer": self.adapter.producer,
+            "applied": len(self.applied),
+            "handed": len(self.handed),
+            "refused": len(self.refused),
+            "notes": [*self.adapter.notes, *self.notes],
+            "modules": [vars(entry) for entry in self.entries],
+        }
+
+    @classmethod
+    def merged(cls, adapter: Adapter, reports: Iterable[Report]) -> Report:
+        """One report of several targets (a denoiser, a text encoder): a module is refused where none of them took it.
+
+        A module may hold LoKr and something else besides; each is an entry of its own.
+        """
+        reports = list(reports)
+        best: dict[tuple[str, str], Entry] = {}
+        notes: dict[str, None] = {}
+        rank = {REFUSED: 0, HANDED: 1, APPLIED: 2}
+        for report in reports:
+            notes.update(dict.fromkeys(report.notes))
+            for entry in report.entries:
+                key = entry.module, entry.kind
+                if key not in best or rank[entry.status] > rank[best[key].status]:
+                    best[key] = entry
+        merged = cls(adapter, list(best.values()))
+        # Refused by one target and taken by another is no mismatch.
+        settled = {note for report in reports for note in report.mismatch} if merged.complete else set()
+        merged.notes = [note for note in notes if note not in settled]
+        return merged
+
+
+def _numberless(text: str) -> str:
+    """``text`` with the numbers of blocks as *; a digit inside a word (``conv1``, ``attn2``) tells layers apart."""
+    return re.sub(r"(?<=[._])\d+(?=[._]|$)", "*", text)

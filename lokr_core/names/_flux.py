@@ -1,0 +1,159 @@
+"""Flux.1 (dev, schnell, Kontext, Fill), Flux.2 (dev, Klein), Chroma, LongCat-Image and Ovis-Image."""
+
+from __future__ import annotations
+
+from ._words import Architecture, Rule, Side, block, fused, one, split
+
+_DOUBLE, _SINGLE = "double_blocks.{i}", "single_blocks.{i}"
+_TWO, _ONE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
+
+_ATTENTION: tuple[Rule, ...] = (
+    fused(f"{_DOUBLE}.img_attn.qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
+    fused(f"{_DOUBLE}.txt_attn.qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
+    *block(
+        _TWO,
+        _DOUBLE,
+        ("attn.to_qkv", "img_attn.qkv"),  # diffusers after fuse_qkv_projections
+        ("attn.to_added_qkv", "txt_attn.qkv"),
+        ("attn.to_out.0", "img_attn.proj"),
+        ("attn.to_add_out", "txt_attn.proj"),
+        ("attn.norm_q", "img_attn.norm.query_norm"),
+        ("attn.norm_k", "img_attn.norm.key_norm"),
+        ("attn.norm_added_q", "txt_attn.norm.query_norm"),
+        ("attn.norm_added_k", "txt_attn.norm.key_norm"),
+    ),
+    *block(_ONE, _SINGLE, ("attn.norm_q", "norm.query_norm"), ("attn.norm_k", "norm.key_norm")),
+    one("x_embedder", "img_in"),
+    one("context_embedder", "txt_in"),
+    one("proj_out", "final_layer.linear"),
+)
+
+_FEED_FORWARD = block(
+    _TWO,
+    _DOUBLE,
+    ("ff.net.0.proj", "img_mlp.0"),
+    ("ff.net.2", "img_mlp.2"),
+    ("ff_context.net.0.proj", "txt_mlp.0"),
+    ("ff_context.net.2", "txt_mlp.2"),
+)
+
+SINGLE_BLOCKS: tuple[Rule, ...] = (
+    fused(f"{_SINGLE}.linear1", f"{_ONE}.", "attn.to_q attn.to_k attn.to_v proj_mlp", "in in in rest"),
+    one(f"{_ONE}.proj_out", f"{_SINGLE}.linear2"),
+)
+
+MODULATION = (
+    *block(_TWO, _DOUBLE, ("norm1.linear", "img_mod.lin"), ("norm1_context.linear", "txt_mod.lin")),
+    one(f"{_ONE}.norm.linear", f"{_SINGLE}.modulation.lin"),
+    one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
+)
+
+DOUBLE_BLOCKS = (*_ATTENTION, *_FEED_FORWARD)
+
+
+# OneTrainer's OMI files have `.proj` below the input embedding.
+_OMI = ((("img_in", "img_in.proj"),),)
+
+
+def embedders(prefix: str, **names: str) -> tuple[Rule, ...]:
+    """Two-layer embedders `prefix.<diffusers>` <-> `<original>`; keywords are diffusers=original."""
+    return tuple(
+        rule
+        for theirs, ours in names.items()
+        for rule in block(f"{prefix}.{theirs}", ours, ("linear_1", "in_layer"), ("linear_2", "out_layer"))
+    )
+
+
+_BLOCKS = ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "double_blocks.0.img_mod.lin", "img_in")
+_THEIR_BLOCKS = (
+    "transformer_blocks.0.attn.add_q_proj",
+    "single_transformer_blocks.0.proj_mlp",
+    "x_embedder",
+    "transformer_blocks.0.norm1.linear",
+)
+
+_OVIS = ("double_blocks.0.img_mlp.gate_proj",)
+
+FLUX = Architecture(
+    "flux",
+    "Flux.1",
+    Side(has=(*_BLOCKS, "vector_in.in_layer"), lacks=_OVIS, spellings=_OMI),
+    Side(has=(*_THEIR_BLOCKS, "time_text_embed.text_embedder.linear_1")),
+    (
+        *DOUBLE_BLOCKS,
+        *SINGLE_BLOCKS,
+        *MODULATION,
+        *embedders(
+            "time_text_embed", timestep_embedder="time_in", text_embedder="vector_in", guidance_embedder="guidance_in"
+        ),
+    ),
+)
+
+LONGCAT_IMAGE = Architecture(
+    "longcat_image",
+    "LongCat-Image",
+    Side(has=_BLOCKS, lacks=("vector_in.in_layer", *_OVIS)),
+    Side(has=(*_THEIR_BLOCKS, "time_embed.timestep_embedder.linear_1")),
+    (*DOUBLE_BLOCKS, *SINGLE_BLOCKS, *MODULATION, *embedders("time_embed", timestep_embedder="time_in")),
+)
+
+OVIS_IMAGE = Architecture(
+    "ovis_image",
+    "Ovis-Image",
+    Side(has=(*_BLOCKS, *_OVIS)),
+    Side(has=(*_THEIR_BLOCKS, "timestep_embedder.linear_1")),
+    (
+        *_ATTENTION,
+        *SINGLE_BLOCKS,
+        *MODULATION,
+        # Gated feed-forwards: diffusers holds the gate below what it lets through, in one weight.
+        split(f"{_TWO}.ff.net.0.proj", f"{_DOUBLE}.img_mlp.", "up_proj gate_proj"),
+        split(f"{_TWO}.ff_context.net.0.proj", f"{_DOUBLE}.txt_mlp.", "up_proj gate_proj"),
+        *block(_TWO, _DOUBLE, ("ff.net.2", "img_mlp.down_proj"), ("ff_context.net.2", "txt_mlp.down_proj")),
+        *block("timestep_embedder", "time_in", ("linear_1", "in_layer"), ("linear_2", "out_layer")),
+        one("context_embedder_norm", "txt_norm"),
+    ),
+)
+
+FLUX2 = Architecture(
+    "flux2",
+    "Flux.2",
+    Side(has=("double_stream_modulation_img.lin", "double_blocks.0.img_attn.qkv")),
+    Side(has=("double_stream_modulation_img.linear", "transformer_blocks.0.attn.to_q")),
+    (
+        *_ATTENTION,
+        *block(
+            _TWO,
+            _DOUBLE,
+            ("ff.linear_in", "img_mlp.0"),
+            ("ff.linear_out", "img_mlp.2"),
+            ("ff_context.linear_in", "txt_mlp.0"),
+            ("ff_context.linear_out", "txt_mlp.2"),
+        ),
+        *block(_ONE, _SINGLE, ("attn.to_qkv_mlp_proj", "linear1"), ("attn.to_out", "linear2")),
+        one("double_stream_modulation_img.linear", "double_stream_modulation_img.lin"),
+        one("double_stream_modulation_txt.linear", "double_stream_modulation_txt.lin"),
+        one("single_stream_modulation.linear", "single_stream_modulation.lin"),
+        one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
+        *embedders("time_guidance_embed", timestep_embedder="time_in", guidance_embedder="guidance_in"),
+    ),
+)
+
+CHROMA = Architecture(
+    "chroma",
+    "Chroma",
+    Side(has=("distilled_guidance_layer.in_proj", "double_blocks.0.img_attn.qkv"), spellings=_OMI),
+    Side(has=("distilled_guidance_layer.in_proj", "transformer_blocks.0.attn.to_q")),
+    (
+        *DOUBLE_BLOCKS,
+        *SINGLE_BLOCKS,
+        *block(
+            "distilled_guidance_layer.layers.{i}",
+            "distilled_guidance_layer.layers.{i}",
+            ("linear_1", "in_layer"),
+            ("linear_2", "out_layer"),
+        ),
+    ),
+)
+
+TABLES = (FLUX2, CHROMA, OVIS_IMAGE, FLUX, LONGCAT_IMAGE)

@@ -1,0 +1,248 @@
+"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Sana, Qwen-Image, HiDream and so on."""
+
+from __future__ import annotations
+
+from ._words import Architecture, Prefix, Side, block, fused, one
+
+_JOINT, _TWO = "joint_blocks.{i}", "transformer_blocks.{i}"
+
+SD3 = Architecture(
+    "sd3",
+    "Stable Diffusion 3 and 3.5",
+    Side(has=("joint_blocks.0.context_block.attn.qkv", "x_embedder.proj")),
+    Side(has=("transformer_blocks.0.attn.add_q_proj", "pos_embed.proj", "time_text_embed.text_embedder.linear_1")),
+    (
+        fused(f"{_JOINT}.x_block.attn.qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
+        fused(f"{_JOINT}.x_block.attn2.qkv", f"{_TWO}.attn2.", "to_q to_k to_v"),
+        fused(f"{_JOINT}.context_block.attn.qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
+        *block(
+            _TWO,
+            _JOINT,
+            ("attn.to_qkv", "x_block.attn.qkv"),  # diffusers after fuse_qkv_projections
+            ("attn2.to_qkv", "x_block.attn2.qkv"),
+            ("attn.to_added_qkv", "context_block.attn.qkv"),
+            ("attn.to_out.0", "x_block.attn.proj"),
+            ("attn2.to_out.0", "x_block.attn2.proj"),
+            ("attn.to_add_out", "context_block.attn.proj"),
+            ("ff.net.0.proj", "x_block.mlp.fc1"),
+            ("ff.net.2", "x_block.mlp.fc2"),
+            ("ff_context.net.0.proj", "context_block.mlp.fc1"),
+            ("ff_context.net.2", "context_block.mlp.fc2"),
+            ("norm1.linear", "x_block.adaLN_modulation.1"),
+            ("attn.norm_q", "x_block.attn.ln_q"),
+            ("attn.norm_k", "x_block.attn.ln_k"),
+            ("attn2.norm_q", "x_block.attn2.ln_q"),
+            ("attn2.norm_k", "x_block.attn2.ln_k"),
+            ("attn.norm_added_q", "context_block.attn.ln_q"),
+            ("attn.norm_added_k", "context_block.attn.ln_k"),
+        ),
+        one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=6),
+        # The last block's context has shift and scale only, and they stand the other way round, as in the final layer.
+        one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=2, swap=True),
+        *block(
+            "time_text_embed",
+            "t_embedder.mlp",
+            ("timestep_embedder.linear_1", "0"),
+            ("timestep_embedder.linear_2", "2"),
+        ),
+        *block("time_text_embed", "y_embedder.mlp", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")),
+        one("pos_embed.proj", "x_embedder.proj"),
+        one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
+        one("proj_out", "final_layer.linear"),
+    ),
+)
+
+AURAFLOW = Architecture(
+    "auraflow",
+    "AuraFlow",
+    Side(has=("double_layers.0.attn.w1q", "cond_seq_linear")),
+    Side(has=("joint_transformer_blocks.0.attn.add_q_proj", "time_step_proj.linear_1")),
+    (
+        *block(
+            "joint_transformer_blocks.{i}",
+            "double_layers.{i}",
+            ("attn.to_q", "attn.w2q"),
+            ("attn.to_k", "attn.w2k"),
+            ("attn.to_v", "attn.w2v"),
+            ("attn.to_out.0", "attn.w2o"),
+            ("attn.add_q_proj", "attn.w1q"),
+            ("attn.add_k_proj", "attn.w1k"),
+            ("attn.add_v_proj", "attn.w1v"),
+            ("attn.to_add_out", "attn.w1o"),
+            ("ff.linear_1", "mlpX.c_fc1"),
+            ("ff.linear_2", "mlpX.c_fc2"),
+            ("ff.out_projection", "mlpX.c_proj"),
+            ("ff_context.linear_1", "mlpC.c_fc1"),
+            ("ff_context.linear_2", "mlpC.c_fc2"),
+            ("ff_context.out_projection", "mlpC.c_proj"),
+            ("norm1.linear", "modX.1"),
+            ("norm1_context.linear", "modC.1"),
+        ),
+        *block(
+            "single_transformer_blocks.{i}",
+            "single_layers.{i}",
+            ("attn.to_q", "attn.w1q"),
+            ("attn.to_k", "attn.w1k"),
+            ("attn.to_v", "attn.w1v"),
+            ("attn.to_out.0", "attn.w1o"),
+            ("ff.linear_1", "mlp.c_fc1"),
+            ("ff.linear_2", "mlp.c_fc2"),
+            ("ff.out_projection", "mlp.c_proj"),
+            ("norm1.linear", "modCX.1"),
+        ),
+        *block("time_step_proj", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        one("context_embedder", "cond_seq_linear"),
+        one("pos_embed.proj", "init_x_linear"),
+        one("norm_out.linear", "modF.1", swap=True),
+        one("proj_out", "final_linear"),
+    ),
+)
+
+PIXART = Architecture(
+    "pixart",
+    "PixArt Alpha and Sigma",
+    Side(has=("t_block.1", "blocks.0.cross_attn.kv_linear", "y_embedder.y_proj.fc1")),
+    Side(
+        has=("adaln_single.linear", "caption_projection.linear_1", "pos_embed.proj", "transformer_blocks.0.attn2.to_k")
+    ),
+    (
+        fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
+        fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
+        *block(
+            _TWO,
+            "blocks.{i}",
+            ("attn1.to_out.0", "attn.proj"),
+            ("attn2.to_q", "cross_attn.q_linear"),
+            ("attn2.to_out.0", "cross_attn.proj"),
+            ("ff.net.0.proj", "mlp.fc1"),
+            ("ff.net.2", "mlp.fc2"),
+        ),
+        *block("adaln_single.emb.timestep_embedder", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("adaln_single.emb.resolution_embedder", "csize_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("adaln_single.emb.aspect_ratio_embedder", "ar_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("caption_projection", "y_embedder.y_proj", ("linear_1", "fc1"), ("linear_2", "fc2")),
+        one("adaln_single.linear", "t_block.1"),
+        one("pos_embed.proj", "x_embedder.proj"),
+        one("proj_out", "final_layer.linear"),
+    ),
+)
+
+SANA = Architecture(
+    "sana",
+    "Sana",
+    Side(has=("t_block.1", "blocks.0.cross_attn.kv_linear", "blocks.0.mlp.inverted_conv.conv")),
+    Side(has=("time_embed.linear", "patch_embed.proj", "transformer_blocks.0.ff.conv_inverted")),
+    (
+        fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
+        fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
+        *block(
+            _TWO,
+            "blocks.{i}",
+            ("attn1.to_out.0", "attn.proj"),
+            ("attn2.to_q", "cross_attn.q_linear"),
+            ("attn2.to_out.0", "cross_attn.proj"),
+            ("ff.conv_inverted", "mlp.inverted_conv.conv"),
+            ("ff.conv_depth", "mlp.depth_conv.conv"),
+            ("ff.conv_point", "mlp.point_conv.conv"),
+        ),
+        *block("time_embed.emb.timestep_embedder", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *block("caption_projection", "y_embedder.y_proj", ("linear_1", "fc1"), ("linear_2", "fc2")),
+        one("time_embed.linear", "t_block.1"),
+        one("caption_norm", "attention_y_norm"),
+        one("patch_embed.proj", "x_embedder.proj"),
+        one("proj_out", "final_layer.linear"),
+    ),
+    note="ComfyUI itself has no Sana; trainers and pipelines use diffusers' names.",
+)
+
+QWEN_IMAGE = Architecture(
+    "qwen_image",
+    "Qwen-Image and Qwen-Image-Edit",
+    Side(has=("transformer_blocks.0.img_mod.1", "transformer_blocks.0.txt_mlp.net.0.proj", "txt_in")),
+    None,
+    (
+        fused(f"{_TWO}.attn.to_qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
+        fused(f"{_TWO}.attn.to_added_qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
+    ),
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+HIDREAM = Architecture(
+    "hidream",
+    "HiDream-I1",
+    Side(has=("double_stream_blocks.0.block.attn1.to_q_t", "caption_projection.0.linear")),
+    None,
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same. The gate of the experts is a bare "
+    "parameter that trainers leave alone.",
+)
+
+ERNIE_IMAGE = Architecture(
+    "ernie_image",
+    "ERNIE-Image",
+    Side(has=("text_proj", "layers.0.self_attention.to_q", "layers.0.mlp.linear_fc2")),
+    None,
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+JOYIMAGE = Architecture(
+    "joyimage",
+    "JoyImage-Edit",
+    Side(has=("double_blocks.0.attn.img_attn_qkv", "condition_embedder.time_proj")),
+    None,
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+HIDREAM_O1 = Architecture(
+    "hidream_o1",
+    "HiDream-O1",
+    Side(
+        has=("language_model.layers.0.self_attn.q_proj", "x_embedder.proj1", "final_layer2.linear"),
+        prefixes=(Prefix("language_model.layers.0.self_attn.q_proj", ("", "model.")),),
+    ),
+    None,
+    note="One name space. The authors' class wraps all of it in `model`, which ComfyUI leaves out; it also leaves out "
+    "the mergers of the vision tower's inner layers, which do not act here.",
+)
+
+KREA2 = Architecture(
+    "krea2",
+    "Krea 2",
+    Side(has=("first", "tproj.1", "txtfusion.projector", "blocks.0.attn.wq")),
+    Side(has=("img_in", "time_mod_proj", "text_fusion.projector", "transformer_blocks.0.attn.to_gate")),
+    (
+        *(
+            rule
+            for theirs, ours in (
+                (_TWO, "blocks.{i}"),
+                ("text_fusion.layerwise_blocks.{i}", "txtfusion.layerwise_blocks.{i}"),
+                ("text_fusion.refiner_blocks.{i}", "txtfusion.refiner_blocks.{i}"),
+            )
+            for rule in block(
+                theirs,
+                ours,
+                ("attn.to_q", "attn.wq"),
+                ("attn.to_k", "attn.wk"),
+                ("attn.to_v", "attn.wv"),
+                ("attn.to_gate", "attn.gate"),
+                ("attn.to_out.0", "attn.wo"),
+                ("attn.to_out", "attn.wo"),  # as some trainers write it
+                ("attn.norm_q", "attn.qknorm.qnorm"),
+                ("attn.norm_k", "attn.qknorm.knorm"),
+                ("ff.gate", "mlp.gate"),
+                ("ff.up", "mlp.up"),
+                ("ff.down", "mlp.down"),
+                ("norm1", "prenorm"),
+                ("norm2", "postnorm"),
+            )
+        ),
+        one("img_in", "first"),
+        *block("time_embed", "tmlp", ("linear_1", "0"), ("linear_2", "2")),
+        one("time_mod_proj", "tproj.1"),
+        *block("txt_in", "txtmlp", ("norm", "0"), ("linear_1", "1"), ("linear_2", "3")),
+        one("text_fusion.projector", "txtfusion.projector"),
+        one("final_layer.linear", "last.linear"),
+        one("final_layer.norm", "last.norm"),
+    ),
+)
+
+TABLES = (SD3, AURAFLOW, SANA, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, JOYIMAGE, HIDREAM_O1, KREA2)

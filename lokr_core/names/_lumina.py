@@ -1,0 +1,113 @@
+"""Lumina 2 and what came of it: Z-Image, Ideogram 4, OmniGen2 and Boogu-Image.
+
+Lumina 2 and Z-Image are alike in original names, and told apart by where the modulation's Linear stands.
+"""
+
+from __future__ import annotations
+
+from ._words import Architecture, Rule, Side, block, fused, one
+
+_STACKS = ("layers.{i}", "noise_refiner.{i}", "context_refiner.{i}")
+
+
+def _lumina_stack(stack: str) -> tuple[Rule, ...]:
+    return (
+        # Grouped queries: the queries have as many rows as the output projection has columns, keys and values share.
+        fused(f"{stack}.attention.qkv", f"{stack}.attn.", "to_q to_k to_v", f"{stack}.attention.out rest rest"),
+        *block(
+            stack,
+            stack,
+            ("attn.to_out.0", "attention.out"),
+            ("attn.norm_q", "attention.q_norm"),
+            ("attn.norm_k", "attention.k_norm"),
+            ("feed_forward.linear_1", "feed_forward.w1"),
+            ("feed_forward.linear_2", "feed_forward.w2"),
+            ("feed_forward.linear_3", "feed_forward.w3"),
+            ("norm1.linear", "adaLN_modulation.1"),
+            ("norm1" if stack.startswith("context") else "norm1.norm", "attention_norm1"),
+            ("norm2", "attention_norm2"),
+        ),
+    )
+
+
+LUMINA2 = Architecture(
+    "lumina2",
+    "Lumina 2",
+    Side(has=("cap_embedder.1", "noise_refiner.0.attention.qkv", "layers.0.adaLN_modulation.1")),
+    Side(has=("time_caption_embed.caption_embedder.1", "noise_refiner.0.attn.to_q")),
+    (
+        *(rule for stack in _STACKS for rule in _lumina_stack(stack)),
+        *block(
+            "time_caption_embed",
+            "t_embedder.mlp",
+            ("timestep_embedder.linear_1", "0"),
+            ("timestep_embedder.linear_2", "2"),
+        ),
+        *block("time_caption_embed", "cap_embedder", ("caption_embedder.0", "0"), ("caption_embedder.1", "1")),
+        one("norm_out.linear_1", "final_layer.adaLN_modulation.1"),
+        one("norm_out.linear_2", "final_layer.linear"),
+    ),
+)
+
+Z_IMAGE = Architecture(
+    "z_image",
+    "Z-Image",
+    Side(has=("cap_embedder.1", "noise_refiner.0.attention.qkv", "layers.0.adaLN_modulation.0")),
+    Side(has=("cap_embedder.1", "noise_refiner.0.attention.to_q", "layers.0.adaLN_modulation.0")),
+    (
+        *(
+            rule
+            for stack in (*_STACKS, "siglip_refiner.{i}")
+            for rule in (
+                fused(
+                    f"{stack}.attention.qkv",
+                    f"{stack}.attention.",
+                    "to_q to_k to_v",
+                    f"{stack}.attention.out rest rest",
+                ),
+                *block(
+                    f"{stack}.attention",
+                    f"{stack}.attention",
+                    ("to_out.0", "out"),
+                    ("norm_q", "q_norm"),
+                    ("norm_k", "k_norm"),
+                ),
+            )
+        ),
+        one("all_x_embedder.2-1", "x_embedder"),
+        one("all_final_layer.2-1.linear", "final_layer.linear"),
+        one("all_final_layer.2-1.adaLN_modulation.1", "final_layer.adaLN_modulation.1"),
+    ),
+    note="Patch size 2 over 1 frame, the only one published, is part of diffusers' names (2-1).",
+)
+
+IDEOGRAM4 = Architecture(
+    "ideogram4",
+    "Ideogram 4",
+    Side(has=("llm_cond_proj", "adaln_proj", "layers.0.attention.qkv")),
+    Side(has=("llm_cond_proj", "adaln_proj", "layers.0.attention.to_q")),
+    (
+        fused("layers.{i}.attention.qkv", "layers.{i}.attention.", "to_q to_k to_v"),
+        one("layers.{i}.attention.to_out.0", "layers.{i}.attention.o"),
+    ),
+)
+
+_REFERENCE = ("ref_image_patch_embedder", "time_caption_embed.caption_embedder.1", "noise_refiner.0.attn.to_q")
+
+OMNIGEN2 = Architecture(
+    "omnigen2",
+    "OmniGen2",
+    Side(has=(*_REFERENCE, "layers.0.attn.to_q")),
+    None,
+    note="One name space: the authors' names and ComfyUI's are the same.",
+)
+
+BOOGU_IMAGE = Architecture(
+    "boogu_image",
+    "Boogu-Image",
+    Side(has=(*_REFERENCE, "double_stream_layers.0.img_instruct_attn.processor.img_to_q")),
+    None,
+    note="One name space: the authors' names and ComfyUI's are the same.",
+)
+
+TABLES = (Z_IMAGE, IDEOGRAM4, OMNIGEN2, BOOGU_IMAGE, LUMINA2)

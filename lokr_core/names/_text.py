@@ -1,0 +1,93 @@
+"""Text encoders: CLIP as transformers and as OpenCLIP hold it, T5 and UMT5, BERT, and decoders in Llama's manner.
+
+Hosts keep transformers' names but for the prefix, so most of these tables are prefixes.
+"""
+
+from __future__ import annotations
+
+from ._words import Architecture, Prefix, Side, block, fused, one
+
+_LAYER, _BLOCK = "text_model.encoder.layers.{i}", "transformer.resblocks.{i}"
+
+CLIP = Architecture(
+    "clip",
+    "CLIP text encoder",
+    # OpenCLIP (SD2 and SDXL in A1111): query, key and value in one bare parameter of the attention.
+    Side(
+        has=("transformer.resblocks.0.attn", "transformer.resblocks.0.mlp.c_fc"),
+        prefixes=(Prefix("transformer.resblocks.0.mlp.c_fc", ("", "model.")),),
+    ),
+    # transformers 5 has no `text_model.` in CLIPTextModel, but has it in CLIPTextModelWithProjection.
+    Side(
+        has=("text_model.encoder.layers.0.self_attn.q_proj", "text_model.encoder.layers.0.mlp.fc1"),
+        prefixes=(Prefix("encoder.layers.0.mlp.fc1", ("text_model.", "", "transformer.text_model.")),),
+    ),
+    (
+        fused(f"{_BLOCK}.attn", f"{_LAYER}.self_attn.", "q_proj k_proj v_proj"),
+        *block(
+            _LAYER,
+            _BLOCK,
+            ("self_attn.out_proj", "attn.out_proj"),
+            ("mlp.fc1", "mlp.c_fc"),
+            ("mlp.fc2", "mlp.c_proj"),
+            ("layer_norm1", "ln_1"),
+            ("layer_norm2", "ln_2"),
+        ),
+        one("text_model.final_layer_norm", "ln_final"),
+        one("text_model.embeddings.token_embedding", "token_embedding"),
+    ),
+    note="OpenCLIP's text_projection is a bare parameter and transposed against transformers' Linear: not covered.",
+)
+
+T5 = Architecture(
+    "t5",
+    "T5 and UMT5",
+    Side(
+        has=("encoder.block.0.layer.0.SelfAttention.q",),
+        prefixes=(Prefix("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder.")),),
+    ),
+    None,
+    note="One name space, several prefixes.",
+)
+
+BERT = Architecture(
+    "bert",
+    "BERT",
+    Side(
+        has=("bert.encoder.layer.0.attention.self.query",),
+        prefixes=(Prefix("encoder.layer.0.attention.self.query", ("bert.", "", "transformer.bert.")),),
+    ),
+    None,
+    note="One name space, several prefixes.",
+)
+
+_DECODERS = ("model.", "", "model.language_model.", "language_model.model.", "language_model.", "transformer.model.")
+_LANGUAGE = Prefix("layers.0.self_attn.q_proj", _DECODERS)
+_LINEAR = Prefix("layers.0.linear_attn.in_proj_qkv", _DECODERS)  # Qwen3.5, three of whose four layers have no softmax
+_VISION = Prefix("blocks.0.attn.qkv", ("visual.", "model.visual.", "transformer.visual."))
+
+
+def _decoder(name: str, title: str, *has: str, layers: Prefix = _LANGUAGE) -> Architecture:
+    return Architecture(
+        name,
+        title,
+        Side(has=(f"model.{layers.probe}", *has), prefixes=(layers, _VISION)),
+        None,
+        note="One name space, several prefixes.",
+    )
+
+
+_FEED_FORWARD = "model.layers.0.mlp.down_proj"
+
+
+TABLES = (
+    CLIP,
+    T5,
+    BERT,
+    _decoder("qwen_vl", "Qwen-VL", _FEED_FORWARD, "visual.blocks.0.attn.qkv"),
+    _decoder("qwen35", "Qwen3.5", _FEED_FORWARD, layers=_LINEAR),
+    _decoder("gemma", "Gemma 2 and 3", _FEED_FORWARD, "model.layers.0.pre_feedforward_layernorm"),
+    _decoder("qwen3", "Qwen3", _FEED_FORWARD, "model.layers.0.self_attn.q_norm"),
+    _decoder("gpt_oss", "GPT-OSS", "model.layers.0.mlp.router"),
+    _decoder("llama", "Llama and its like (Mistral, Qwen2)", _FEED_FORWARD),
+)

@@ -1,0 +1,170 @@
+"""The UNets of SD1.5, SD2.x and SDXL (base and refiner).
+
+diffusers counts blocks by level and kind (`down_blocks.1.attentions.0`), the original counts every step from the input
+(`input_blocks.4.1`), so which is which depends on what the levels hold. That is read off the target's own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from ._words import ORIGINAL, Architecture, Rule, Side, block
+
+_RESNET = (
+    ("conv1", "in_layers.2"),
+    ("conv2", "out_layers.3"),
+    ("time_emb_proj", "emb_layers.1"),
+    ("conv_shortcut", "skip_connection"),
+    ("norm1", "in_layers.0"),
+    ("norm2", "out_layers.0"),
+)
+
+_ENDS = (
+    *block("time_embedding", "time_embed", ("linear_1", "0"), ("linear_2", "2")),
+    *block("add_embedding", "label_emb.0", ("linear_1", "0"), ("linear_2", "2")),
+    *block("class_embedding", "label_emb.0", ("linear_1", "0"), ("linear_2", "2")),
+    Rule("input_blocks.0.0", ("conv_in",)),
+    Rule("out.0", ("conv_norm_out",)),
+    Rule("out.2", ("conv_out",)),
+)
+
+_RESNETS, _ATTENTIONS, _SAMPLER = "resnets", "attentions", "sampler"
+
+# What tells a step's kind in original names, below the step's own path.
+_MARKS = (("in_layers.2", _RESNETS), ("proj_in", _ATTENTIONS), ("op", _SAMPLER), ("conv", _SAMPLER))
+
+Block = tuple[str, str, str]
+"""(kind, diffusers path, original path)"""
+
+
+def _expand(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
+    """The rules of a target's blocks, `modules` being its module paths in the names of `side`."""
+    rules: list[Rule] = []
+    attentions: dict[str, tuple[str, str]] = {}
+    for kind, theirs, ours in (_blocks_of_original if side == ORIGINAL else _blocks_of_diffusers)(modules):
+        if kind == _RESNETS:
+            rules += block(theirs, ours, *_RESNET)
+        elif kind == _SAMPLER:
+            rules.append(Rule(ours, (theirs,)))
+        else:
+            attentions[ours if side == ORIGINAL else theirs] = (theirs, ours)
+    for module in modules:  # transformers have the same names inside on both sides
+        head = _head(module)
+        if head in attentions:
+            theirs, ours = attentions[head]
+            rules.append(Rule(ours + module[len(head) :], (theirs + module[len(head) :],)))
+    return tuple(rules)
+
+
+def _head(module: str) -> str:
+    """The path of the step a module belongs to, in either spelling."""
+    parts = module.split(".")
+    if parts[0] in ("input_blocks", "output_blocks", "mid_block"):
+        return ".".join(parts[:3])
+    return ".".join(parts[:2] if parts[0] == "middle_block" else parts[:4])
+
+
+def _blocks_of_original(modules: Collection[str]) -> Iterator[Block]:
+    for part, side, sampler in (
+        ("input_blocks", "down_blocks", "downsamplers"),
+        ("output_blocks", "up_blocks", "upsamplers"),
+    ):
+        level = place = 0
+        for number in range(_count(modules, part)):
+            ended = False
+            for ours, kind in _steps(modules, f"{part}.{number}"):
+                if kind == _SAMPLER:
+                    yield kind, f"{side}.{level}.{sampler}.0.conv", f"{ours}.{'op' if part[0] == 'i' else 'conv'}"
+                    ended = True
+                else:
+                    yield kind, f"{side}.{level}.{kind}.{place}", ours
+            if ended:
+                level, place = level + 1, 0
+            elif number or part == "output_blocks":  # input_blocks.0 is the first convolution
+                place += 1
+    places = {_RESNETS: 0, _ATTENTIONS: 0}
+    for ours, kind in _steps(modules, "middle_block"):
+        yield kind, f"mid_block.{kind}.{places[kind]}", ours
+        places[kind] += 1
+
+
+def _count(modules: Collection[str], part: str) -> int:
+    return 1 + max((int(m.split(".")[1]) for m in modules if m.startswith(f"{part}.")), default=-1)
+
+
+def _steps(modules: Collection[str], path: str) -> Iterator[tuple[str, str]]:
+    """The steps below `path` in order with their kinds."""
+    for number in range(3):
+        for mark, kind in _MARKS:
+            if f"{path}.{number}.{mark}" in modules:
+                yield f"{path}.{number}", kind
+                break
+
+
+def _blocks_of_diffusers(modules: Collection[str]) -> Iterator[Block]:
+    for part, side, sampler, number in (
+        ("input_blocks", "down_blocks", "downsamplers", 1),
+        ("output_blocks", "up_blocks", "upsamplers", 0),
+    ):
+        for level in range(_count(modules, side)):
+            place = 0
+            while f"{side}.{level}.resnets.{place}.conv1" in modules:
+                steps = 1
+                yield _RESNETS, f"{side}.{level}.resnets.{place}", f"{part}.{number}.0"
+                if f"{side}.{level}.attentions.{place}.proj_in" in modules:
+                    yield _ATTENTIONS, f"{side}.{level}.attentions.{place}", f"{part}.{number}.1"
+                    steps = 2
+                number, place = number + 1, place + 1
+            path = f"{side}.{level}.{sampler}.0.conv"
+            if path in modules and side == "down_blocks":
+                yield _SAMPLER, path, f"{part}.{number}.0.op"
+                number += 1
+            elif path in modules:  # an upsampler is the last step of its level's last block
+                yield _SAMPLER, path, f"{part}.{number - 1}.{steps}.conv"
+    kinds = [_RESNETS]
+    for place in range(2):
+        if f"mid_block.attentions.{place}.proj_in" in modules:
+            kinds.append(_ATTENTIONS)
+        if f"mid_block.resnets.{place + 1}.conv1" in modules:
+            kinds.append(_RESNETS)
+    places = {_RESNETS: 0, _ATTENTIONS: 0}
+    for number, kind in enumerate(kinds):
+        yield kind, f"mid_block.{kind}.{places[kind]}", f"middle_block.{number}"
+        places[kind] += 1
+
+
+def _unet(name: str, title: str, original: Side, diffusers: Side) -> Architecture:
+    return Architecture(name, title, original, diffusers, _ENDS, _expand)
+
+
+_TIME, _TIME_THEIRS = "time_embed.0", "time_embedding.linear_1"
+
+TABLES = (
+    _unet(
+        "sdxl_refiner",
+        "SDXL refiner",
+        Side(has=(_TIME, "label_emb.0.0", "input_blocks.11.0.in_layers.2"), lacks=("input_blocks.1.1.proj_in",)),
+        Side(
+            has=(_TIME_THEIRS, "add_embedding.linear_1", "down_blocks.3.resnets.0.conv1"),
+            lacks=("down_blocks.0.attentions.0.proj_in",),
+        ),
+    ),
+    _unet(
+        "sdxl",
+        "SDXL",
+        Side(has=(_TIME, "label_emb.0.0", "input_blocks.0.0"), lacks=("input_blocks.1.1.proj_in",)),
+        Side(has=(_TIME_THEIRS, "add_embedding.linear_1", "down_blocks.0.resnets.0.conv1")),
+    ),
+    _unet(
+        "sd15",
+        "Stable Diffusion 1.x",
+        Side(has=(_TIME, "input_blocks.0.0", "input_blocks.1.1.proj_in:4")),
+        Side(has=(_TIME_THEIRS, "conv_in", "down_blocks.0.attentions.0.proj_in:4")),
+    ),
+    _unet(
+        "sd2",
+        "Stable Diffusion 2.x",
+        Side(has=(_TIME, "input_blocks.0.0", "input_blocks.1.1.proj_in:2")),
+        Side(has=(_TIME_THEIRS, "conv_in", "down_blocks.0.attentions.0.proj_in:2")),
+    ),
+)

@@ -1,0 +1,317 @@
+"""Video transformers beside Hunyuan's: Wan, LTX-Video and LTX-2, Cosmos, Anima, Kandinsky 5, CogVideoX, Mochi."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from ._words import ORIGINAL, Architecture, Rule, Side, block, fused, one
+
+
+def _wan_stack(stack: str) -> tuple[Rule, ...]:
+    return block(
+        stack,
+        stack,
+        *(
+            (f"{theirs}.{a}", f"{ours}.{b}")
+            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+            for a, b in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
+        ),
+        *(
+            (f"{theirs}.{norm}", f"{ours}.{norm}")
+            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+            for norm in ("norm_q", "norm_k")
+        ),
+        ("attn2.add_k_proj", "cross_attn.k_img"),
+        ("attn2.add_v_proj", "cross_attn.v_img"),
+        ("attn2.norm_added_k", "cross_attn.norm_k_img"),
+        ("ffn.net.0.proj", "ffn.0"),
+        ("ffn.net.2", "ffn.2"),
+        ("norm2", "norm3"),
+    )
+
+
+_FACE = "face_adapter.fuser_blocks.{i}"
+
+_FACES = (  # of Wan Animate
+    fused(f"{_FACE}.linear1_kv", "face_adapter.{i}.", "to_k to_v"),
+    *block(
+        "face_adapter.{i}",
+        _FACE,
+        ("to_q", "linear1_q"),
+        ("to_out", "linear2"),
+        ("norm_q", "q_norm"),
+        ("norm_k", "k_norm"),
+    ),
+    *(one(f"face_encoder.{conv}", f"face_encoder.{conv}.conv") for conv in ("conv1_local", "conv2", "conv3")),
+)
+
+WAN = Architecture(
+    "wan",
+    "Wan 2.1 and 2.2",
+    Side(has=("blocks.0.self_attn.q", "blocks.0.cross_attn.o", "head.head", "time_projection.1")),
+    Side(has=("blocks.0.attn1.to_q", "blocks.0.ffn.net.0.proj", "condition_embedder.time_proj")),
+    (
+        *_wan_stack("blocks.{i}"),
+        *_wan_stack("vace_blocks.{i}"),
+        *block("vace_blocks.{i}", "vace_blocks.{i}", ("proj_in", "before_proj"), ("proj_out", "after_proj")),
+        *block(
+            "condition_embedder", "time_embedding", ("time_embedder.linear_1", "0"), ("time_embedder.linear_2", "2")
+        ),
+        *block(
+            "condition_embedder", "text_embedding", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")
+        ),
+        *block(
+            "condition_embedder.image_embedder",
+            "img_emb.proj",
+            ("norm1", "0"),
+            ("ff.net.0.proj", "1"),
+            ("ff.net.2", "3"),
+            ("norm2", "4"),
+        ),
+        one("condition_embedder.time_proj", "time_projection.1"),
+        one("proj_out", "head.head"),
+        *_FACES,
+    ),
+    note="Covers t2v, i2v, VACE, Animate. Of the further variants (camera, S2V, HuMo, SCAIL) the shared blocks are "
+    "covered and their extra modules are known in original names only. Animate's motion encoder has bare parameters in "
+    "diffusers, which trainers leave alone.",
+)
+
+_LTX_ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
+
+
+def _ltx_modulation(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return block(
+        theirs,
+        ours,
+        *((name, name) for name in ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")),
+    )
+
+
+_LTX = (
+    one("proj_in", "patchify_proj"),
+    *_ltx_modulation("time_embed", "adaln_single"),
+    *block(
+        "transformer_blocks.{i}",
+        "transformer_blocks.{i}",
+        *(
+            (f"{attention}.{a}", f"{attention}.{b}")
+            for attention in _LTX_ATTENTIONS
+            for a, b in (("norm_q", "q_norm"), ("norm_k", "k_norm"))
+        ),
+    ),
+)
+
+LTX_VIDEO = Architecture(
+    "ltx_video",
+    "LTX-Video",
+    Side(
+        has=("patchify_proj", "adaln_single.linear", "transformer_blocks.0.attn2.to_k"), lacks=("audio_patchify_proj",)
+    ),
+    Side(
+        has=("proj_in", "time_embed.linear", "caption_projection.linear_1", "transformer_blocks.0.attn2.to_k"),
+        lacks=("audio_proj_in",),
+    ),
+    _LTX,
+)
+
+LTX2 = Architecture(
+    "ltx2",
+    "LTX-2",
+    Side(has=("patchify_proj", "audio_patchify_proj", "adaln_single.linear")),
+    Side(has=("proj_in", "audio_proj_in", "time_embed.linear")),
+    (
+        *_LTX,
+        one("audio_proj_in", "audio_patchify_proj"),
+        *_ltx_modulation("audio_time_embed", "audio_adaln_single"),
+        *_ltx_modulation("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single"),
+        *_ltx_modulation("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single"),
+        *_ltx_modulation("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single"),
+        *_ltx_modulation("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single"),
+    ),
+    note="The connectors of the text embeddings are a model of their own in diffusers and have original names here.",
+)
+
+_COSMOS_ENDS = (
+    *block("time_embed", "t_embedder.1", ("t_embedder.linear_1", "linear_1"), ("t_embedder.linear_2", "linear_2")),
+    one("patch_embed.proj", "x_embedder.proj.1"),
+    one("proj_out", "final_layer.linear"),
+)
+
+_COSMOS = (
+    *_COSMOS_ENDS,
+    *block(
+        "transformer_blocks.{i}",
+        "blocks.{i}",
+        *(
+            (f"{theirs}.{a}", f"{ours}.{b}")
+            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+            for a, b in (
+                ("to_q", "q_proj"),
+                ("to_k", "k_proj"),
+                ("to_v", "v_proj"),
+                ("to_out.0", "output_proj"),
+                ("norm_q", "q_norm"),
+                ("norm_k", "k_norm"),
+            )
+        ),
+        *(
+            (f"{theirs}.linear_{n}", f"adaln_modulation_{ours}.{n}")
+            for theirs, ours in (("norm1", "self_attn"), ("norm2", "cross_attn"), ("norm3", "mlp"))
+            for n in (1, 2)
+        ),
+        ("ff.net.0.proj", "mlp.layer1"),
+        ("ff.net.2", "mlp.layer2"),
+    ),
+    one("time_embed.norm", "t_embedding_norm"),
+    one("norm_out.linear_1", "final_layer.adaln_modulation.1"),
+    one("norm_out.linear_2", "final_layer.adaln_modulation.2"),
+)
+
+
+def _cosmos1_blocks(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
+    """The rules of Cosmos 1's blocks, whose number is part of a name (`block7`)."""
+    pattern = r"blocks\.block(\d+)\." if side == ORIGINAL else r"transformer_blocks\.(\d+)\."
+    numbers = sorted({int(found[1]) for found in map(re.compile(pattern).match, modules) if found})
+    return tuple(
+        rule
+        for number in numbers
+        for rule in block(
+            f"transformer_blocks.{number}",
+            f"blocks.block{number}.blocks",
+            *(
+                (f"attn{n + 1}.{theirs}", f"{n}.block.attn.{ours}")
+                for n in (0, 1)
+                for theirs, ours in (
+                    ("to_q", "to_q.0"),
+                    ("to_k", "to_k.0"),
+                    ("to_v", "to_v.0"),
+                    ("to_out.0", "to_out.0"),
+                    ("norm_q", "to_q.1"),
+                    ("norm_k", "to_k.1"),
+                )
+            ),
+            *((f"norm{n + 1}.linear_{m}", f"{n}.adaLN_modulation.{m}") for n in (0, 1, 2) for m in (1, 2)),
+            ("ff.net.0.proj", "2.block.layer1"),
+            ("ff.net.2", "2.block.layer2"),
+        )
+    )
+
+
+_COSMOS_ORIGINAL = ("blocks.0.adaln_modulation_self_attn.1", "blocks.0.self_attn.output_proj", "t_embedder.1.linear_1")
+
+ANIMA = Architecture(
+    "anima",
+    "Anima",
+    Side(has=(*_COSMOS_ORIGINAL, "llm_adapter.out_proj")),
+    None,
+    _COSMOS,
+    note="Cosmos-Predict2 with a text adapter. The transformer has Cosmos' diffusers names; the adapter "
+    "(llm_adapter) has its authors' names only.",
+)
+
+_LEARNED_POSITIONS = ("learnable_pos_embed",)
+_COSMOS_DIFFUSERS = ("patch_embed.proj", "time_embed.t_embedder.linear_1", "transformer_blocks.0.norm1.linear_1")
+
+COSMOS_PREDICT2 = Architecture(
+    "cosmos_predict2",
+    "Cosmos-Predict2",
+    Side(has=_COSMOS_ORIGINAL, lacks=("llm_adapter.out_proj",)),
+    Side(has=_COSMOS_DIFFUSERS, lacks=_LEARNED_POSITIONS),
+    _COSMOS,
+)
+
+COSMOS1 = Architecture(
+    "cosmos1",
+    "Cosmos 1",
+    Side(has=("blocks.block0.blocks.0.block.attn.to_q.0", "t_embedder.1.linear_1", "x_embedder.proj.1")),
+    Side(has=(*_COSMOS_DIFFUSERS, *_LEARNED_POSITIONS)),
+    (
+        *_COSMOS_ENDS,
+        one("time_embed.norm", "affline_norm"),
+        one("norm_out.linear_1", "final_layer.adaLN_modulation.1"),
+        one("norm_out.linear_2", "final_layer.adaLN_modulation.2"),
+    ),
+    _cosmos1_blocks,
+)
+
+KANDINSKY5 = Architecture(
+    "kandinsky5",
+    "Kandinsky 5",
+    Side(has=("visual_transformer_blocks.0.self_attention.to_query", "text_embeddings.in_layer")),
+    None,
+    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+)
+
+COGVIDEOX = Architecture(
+    "cogvideox",
+    "CogVideoX",
+    Side(has=("blocks.0.norm1.linear", "blocks.0.attn_out", "patch_embed.text_proj")),
+    Side(has=("transformer_blocks.0.norm1.linear", "transformer_blocks.0.attn1.to_q", "patch_embed.text_proj")),
+    (
+        *block(
+            "transformer_blocks.{i}",
+            "blocks.{i}",
+            ("attn1.to_q", "q"),
+            ("attn1.to_k", "k"),
+            ("attn1.to_v", "v"),
+            ("attn1.to_out.0", "attn_out"),
+            ("attn1.norm_q", "norm_q"),
+            ("attn1.norm_k", "norm_k"),
+            ("ff.net.0.proj", "ff_proj"),
+            ("ff.net.2", "ff_out"),
+            *((name, name) for name in ("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm")),
+        ),
+        one("time_embedding.linear_1", "time_embedding_linear_1"),
+        one("time_embedding.linear_2", "time_embedding_linear_2"),
+        one("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
+        one("ofs_embedding.linear_2", "ofs_embedding_linear_2"),
+    ),
+    note="`original` here is ComfyUI's naming. The authors' own repository has further names, which are not covered.",
+)
+
+_MOCHI, _TWO = "blocks.{i}", "transformer_blocks.{i}"
+
+MOCHI = Architecture(
+    "mochi",
+    "Mochi 1",
+    Side(has=("t5_yproj", "blocks.0.attn.qkv_y", "x_embedder.proj")),
+    Side(has=("time_embed.caption_proj", "transformer_blocks.0.attn1.add_q_proj", "patch_embed.proj")),
+    (
+        fused(f"{_MOCHI}.attn.qkv_x", f"{_TWO}.attn1.", "to_q to_k to_v"),
+        fused(f"{_MOCHI}.attn.qkv_y", f"{_TWO}.attn1.", "add_q_proj add_k_proj add_v_proj"),
+        *block(
+            _TWO,
+            _MOCHI,
+            ("attn1.to_out.0", "attn.proj_x"),
+            ("attn1.to_add_out", "attn.proj_y"),
+            ("attn1.norm_q", "attn.q_norm_x"),
+            ("attn1.norm_k", "attn.k_norm_x"),
+            ("attn1.norm_added_q", "attn.q_norm_y"),
+            ("attn1.norm_added_k", "attn.k_norm_y"),
+            ("norm1.linear", "mod_x"),
+            ("ff.net.2", "mlp_x.w2"),
+            ("ff_context.net.2", "mlp_y.w2"),
+        ),
+        # Twice as wide a stream of video as of text; the last block's text has a scale only.
+        one(f"{_TWO}.norm1_context.linear", f"{_MOCHI}.mod_y", ratio=2),
+        one(f"{_TWO}.norm1_context.linear_1", f"{_MOCHI}.mod_y", ratio=0.5),
+        # Diffusers holds the gate below what it lets through, the original above it.
+        one(f"{_TWO}.ff.net.0.proj", f"{_MOCHI}.mlp_x.w1", swap=True),
+        one(f"{_TWO}.ff_context.net.0.proj", f"{_MOCHI}.mlp_y.w1", swap=True),
+        *block(
+            "time_embed",
+            "t_embedder.mlp",
+            ("timestep_embedder.linear_1", "0"),
+            ("timestep_embedder.linear_2", "2"),
+        ),
+        *block("time_embed.pooler", "t5_y_embedder", *((name, name) for name in ("to_q", "to_kv", "to_out"))),
+        one("time_embed.caption_proj", "t5_yproj"),
+        one("patch_embed.proj", "x_embedder.proj"),
+        one("norm_out.linear", "final_layer.mod", swap=True),
+        one("proj_out", "final_layer.linear"),
+    ),
+)
+
+TABLES = (WAN, LTX_VIDEO, LTX2, ANIMA, COSMOS_PREDICT2, COSMOS1, KANDINSKY5, COGVIDEOX, MOCHI)

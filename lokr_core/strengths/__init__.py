@@ -1,0 +1,24 @@
+"""What people write: strengths of blocks, schedules, tags in a prompt, lists of strengths."""
+
+from ._blocks import OTHER, PRESETS, BlockStrengths, short_name
+from ._layouts import LAYOUTS, layout_of
+from ._schedule import EASES, NOISE, STEPS, Schedule, keyframes, noise_percent, step_percent
+from ._tags import read_tags, tag_of
+
+__all__ = [
+    "BlockStrengths",
+    "EASES",
+    "LAYOUTS",
+    "NOISE",
+    "OTHER",
+    "PRESETS",
+    "STEPS",
+    "Schedule",
+    "keyframes",
+    "layout_of",
+    "noise_percent",
+    "read_tags",
+    "short_name",
+    "step_percent",
+    "tag_of",
+]

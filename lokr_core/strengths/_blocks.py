@@ -1,0 +1,168 @@
+"""A strength per block of a model, as text: ``IN:0.2, MID:1, OUT4-8:0.5``, ``double_blocks.*.img_attn=0.5``.
+
+The blocks are read off the model's own module names, so that every architecture has its own: a list of numbered modules
+with modules inside them is a group of blocks, whatever it is called.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from ..errors import LoKrValueError
+
+# Short names of lists of blocks; any other list goes by its own name, with or without "_blocks".
+ALIASES = {
+    "input_blocks": "IN",
+    "down_blocks": "IN",
+    "middle_block": "MID",
+    "mid_block": "MID",
+    "output_blocks": "OUT",
+    "up_blocks": "OUT",
+}
+ALL, OTHER = "ALL", "OTHER"
+
+PRESETS: dict[str, str] = {
+    "none": "",
+    "UNet: input blocks only": "ALL:0, IN:1",
+    "UNet: middle block only": "ALL:0, MID:1",
+    "UNet: output blocks only": "ALL:0, OUT:1",
+    "UNet: without input blocks": "IN:0",
+    "SDXL: style (B-LoRA's block)": "ALL:0, output_blocks.1.1=1",
+    "SDXL: content (B-LoRA's block)": "ALL:0, output_blocks.0.1=1",
+    "Flux: double blocks only": "ALL:0, DOUBLE:1",
+    "Flux: single blocks only": "ALL:0, SINGLE:1",
+    "blocks only, nothing around them": "OTHER:0",
+}
+
+_PREFIX = re.compile(r"^(model\.)?(diffusion_model|unet|transformer)\.")
+_BLOCK = re.compile(r"^((?:[A-Za-z_]\w*\.)*?[A-Za-z_]\w*)\.(\d+)\.(?:\d+\.)*(?=[A-Za-z_])")
+_NUMBERED = re.compile(r"^([A-Za-z_]+(?:\.[A-Za-z_]+)*?)\.?(\d+)(?:-(\d+))?$")
+
+
+def block_groups(modules: Iterable[str]) -> dict[str, tuple[str, set[int]]]:
+    """The groups of blocks in a model: short name -> (the list's name, the numbers of its blocks).
+
+    >>> block_groups(["double_blocks.0.img_attn.qkv", "double_blocks.1.img_attn.qkv", "img_in", "time_in.0"])
+    {'DOUBLE': ('double_blocks', {0, 1})}
+    """
+    paths = [_relative(path) for path in modules]
+    lists = {}
+    for path in paths:
+        match = _BLOCK.match(path)
+        if path.startswith("mid_block."):  # diffusers' has no number
+            lists["mid_block"] = {0}
+        elif match:
+            lists[match.group(1)] = set()
+    for path in paths:  # a block may be a single layer, such as a UNet's first
+        for name, numbers in lists.items():
+            number = path.removeprefix(f"{name}.").partition(".")[0]
+            if path.startswith(f"{name}.") and number.isdigit():
+                numbers.add(int(number))
+    groups: dict[str, tuple[str, set[int]]] = {}
+    for name in sorted(lists, key=lambda name: name.count(".")):
+        short = short_name(name)
+        # Of two lists with one short name, the inner one goes by its whole name.
+        groups[name if short in groups else short] = (name, lists[name])
+    return groups
+
+
+def short_name(name: str) -> str:
+    """What a list of blocks is called for short: "input_blocks" is "IN", "double_blocks" is "DOUBLE"."""
+    return ALIASES.get(name) or name.rpartition(".")[2].removesuffix("_blocks").upper()
+
+
+def _relative(path: str) -> str:
+    return _PREFIX.sub("", path)
+
+
+@dataclass(frozen=True)
+class BlockStrengths:
+    """(name, strength) entries. Of those that name a module the last counts; what none names keeps strength 1.
+
+    A name is a group (``IN``, ``MID``, ``OUT``, ``DOUBLE``, ``blocks``, ...), one or some of its blocks (``IN3``,
+    ``OUT4-8``, ``double_blocks.0-9``), ``OTHER`` (what is in no group), ``ALL``, or a pattern of module names in which
+    ``*`` stands for anything and which takes in all that is below.
+
+    >>> of = BlockStrengths.parse("DOUBLE:0.5, double_blocks.*.img_attn=0.2").over(["double_blocks.0.img_attn.qkv"])
+    >>> of("double_blocks.0.img_attn.qkv")
+    0.2
+    """
+
+    entries: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> BlockStrengths:
+        """Entries ``name:strength`` or ``name=strength``, commas or lines between; LoKrValueError shows a bad one."""
+        entries = []
+        for piece in (piece.strip() for piece in text.replace("\n", ",").replace(";", ",").split(",")):
+            if not piece:
+                continue
+            name, sign, number = re.fullmatch(r"([^:=]*)([:=]?)(.*)", piece).groups()
+            try:
+                strength = float(number)
+            except ValueError:
+                strength = math.nan
+            if not name.strip() or not sign or not math.isfinite(strength):
+                raise LoKrValueError("This is no strength of a block", expected="name:number, IN:0.5", found=piece)
+            entries.append((name.strip(), strength))
+        return cls(tuple(entries))
+
+    def over(self, modules: Iterable[str]) -> Callable[[str], float]:
+        """A function from a module's name to its factor, for the model with these modules.
+
+        Raises LoKrValueError for names that are nothing in that model, with those that are.
+        """
+        modules = list(modules)
+        groups = block_groups(modules)
+        factors: dict[str, float] = {}
+        unknown = []
+        for name, strength in self.entries:
+            belongs = _rule(name, groups)
+            named = [path for path in modules if belongs(_relative(path))]
+            factors.update(dict.fromkeys(named, strength))
+            if not named and name.upper() not in (ALL, OTHER):
+                unknown.append(name)
+        if unknown:
+            raise LoKrValueError(
+                f"This model has no such blocks: {', '.join(unknown)}",
+                expected=_names(groups),
+                found=", ".join(unknown),
+                hint="use these names, or a pattern of module names such as *attn*",
+            )
+        return lambda path: factors.get(path, 1.0)
+
+
+def _rule(name: str, groups: Mapping[str, tuple[str, set[int]]]) -> Callable[[str], bool]:
+    """Whether an entry's name takes in a module."""
+    lists = {long for long, _ in groups.values()}
+    if name.upper() == ALL:
+        return lambda path: True
+    if name.upper() == OTHER:
+        return lambda path: not any(path.startswith(f"{long}.") for long in lists)
+    numbered = _NUMBERED.match(name)
+    group = _group(numbered.group(1) if numbered else name, groups)
+    if group is not None:
+        long, numbers = group
+        if numbered:
+            first, last = int(numbered.group(2)), int(numbered.group(3) or numbered.group(2))
+            numbers = {number for number in numbers if first <= number <= last}
+            return lambda path: any(path.startswith(f"{long}.{number}.") for number in numbers)
+        return lambda path: path.startswith(f"{long}.")
+    pattern = ".*".join(re.escape(piece) for piece in _relative(name).split("*"))
+    whole = re.compile(rf"{pattern}(\..*)?")
+    return lambda path: whole.fullmatch(path) is not None
+
+
+def _group(name: str, groups: Mapping[str, tuple[str, set[int]]]) -> tuple[str, set[int]] | None:
+    for short, (long, numbers) in groups.items():
+        if name.upper() == short or name.lower() == long.lower():
+            return long, numbers
+    return None
+
+
+def _names(groups: Mapping[str, tuple[str, set[int]]]) -> str:
+    named = [f"{short}{min(n)} to {short}{max(n)}" if len(n) > 1 else short for short, (_, n) in groups.items()]
+    return ", ".join([*groups, *(text for text in named if " to " in text), OTHER, ALL])

@@ -1,0 +1,97 @@
+"""What ``lokr train`` and the examples have in common: options, processes, the bar, and what is said at the end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..display import ProgressBar
+from ..formats import LAYOUTS, save_adapter
+from ._loop import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, train
+from ._processes import processes
+
+ADAPTER_NAME = "lokr.safetensors"
+
+_SETTINGS = {
+    "steps": "how many in all",
+    "batch_size": "examples of a step, in all processes together",
+    "learning_rate": "of AdamW",
+    "weight_decay": "of AdamW",
+    "seed": "of the order of examples, the noise and the adapter",
+    "save_every": "steps from one checkpoint to the next",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training made. ``first_loss`` and ``last_loss`` are means over a tenth of the steps."""
+
+    folder: str
+    steps: int
+    first_loss: float
+    last_loss: float
+    parameters: int
+    processes: int
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    def text(self) -> str:
+        """For a person."""
+        many = f" in {self.processes} processes" if self.processes > 1 else ""
+        return (
+            f"{self.parameters:,} parameters trained for {self.steps} steps{many}: "
+            f"loss {self.first_loss:.4g} -> {self.last_loss:.4g}\n"
+            f"in {self.folder}: the adapter, {PICTURE_NAME}, {LOSSES_NAME}, and {STATE_NAME}, from which the same "
+            "command goes on"
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str, format: str = "kohya", **defaults: object) -> None:
+    """The options of a training; ``defaults`` replace those of ``TrainSettings``."""
+    settings = {**asdict(TrainSettings()), **defaults}
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path(out), metavar="DIR", help="folder (default: %(default)s)"
+    )
+    for name, what in _SETTINGS.items():
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=type(settings[name]), default=settings[name], help=f"{what} (%(default)s)")
+    parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="under torchrun (%(default)s)")
+    parser.add_argument("--format", choices=LAYOUTS, default=format, help="of the adapter's file (%(default)s)")
+
+
+def run(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Batch], Tensor],
+    examples: int,
+    options: argparse.Namespace,
+    save: Callable[[bool], None] | None = None,
+) -> Trained | None:
+    """Train ``model`` with a LoKr as the command line says, alone or in the processes of torchrun; None in all of
+    them but the first.
+
+    save: writes the adapter; called by every process and told whether it is the one that writes. By default
+        ``save_adapter`` to ``ADAPTER_NAME`` in ``options.format``
+    """
+    settings = TrainSettings(**{name: getattr(options, name) for name in _SETTINGS})
+
+    def save_as_said(is_first: bool) -> None:
+        adapter = model.to_adapter()  # gathers, so every process has to
+        if is_first:
+            save_adapter(adapter, options.out / ADAPTER_NAME, format=options.format, model=model.get_base_model())
+
+    save = save or save_as_said
+    with processes() as group, ProgressBar("training", lambda steps: f"{steps:.0f} steps") as bar:
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        spread = group.spread(model, options.parallel)
+        progress = bar if group.is_first else None
+        losses = train(spread, loss_of, examples, settings, options.out, save, group, progress)
+    if not group.is_first:
+        return None
+    tenth = max(1, len(losses) // 10)
+    means = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    return Trained(str(options.out), len(losses), *means, trainable, group.count)

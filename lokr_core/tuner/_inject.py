@@ -1,0 +1,153 @@
+"""Putting an adapter into a model's layers: planned and checked first, then done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LoKrValueError
+from ..peft import LoKrConfig
+from ._folder import PREFIX, adapter_parameters, check_fits
+from ._kinds import layer_class
+from ._layer import LoKrLayer
+from ._modules_to_save import ModulesToSaveWrapper
+from ._shapes import AdapterShapes
+from ._target_modules import matching_modules, names_module, pattern_matches, pattern_value
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A module that is to get an adapter, and what its numbers are to be."""
+
+    module: nn.Module
+    r: int
+    alpha: float
+    shapes: AdapterShapes
+
+
+def inject(
+    model: nn.Module,
+    name: str,
+    config: LoKrConfig,
+    *,
+    tensors: Mapping[str, Tensor] | None = None,
+    file: object = None,
+    fp32: bool = False,
+    on_meta: bool = False,
+) -> list[str]:
+    """Add the adapter ``name`` to ``model``, in place; the names of the modules that have it.
+
+    config: with its ``target_modules`` resolved; tensors: the values, by PEFT's keys, read from ``file``
+    fp32: parameters that would be fp16 or bf16 like the base's weights are fp32; on_meta: without memory and values
+
+    Raises, with the model unchanged: LoKrMatchError where nothing is named or the tensors do not fit, TypeError for
+    a module that cannot have an adapter, LoKrValueError for a name that is taken or is none.
+    """
+    if not name or "." in name:
+        raise LoKrValueError(
+            "An adapter's name is part of its parameters' names", expected="a name without dots", found=repr(name)
+        )
+    if any(isinstance(module, LoKrLayer) and name in module.shapes for module in model.modules()):
+        raise LoKrValueError(f"There is an adapter {name!r} already", hint="choose another name, or delete it")
+    plan = _plan(model, config, _ranks(tensors or {}))
+    saved = _modules_to_save(model, config)
+    if tensors is not None:
+        check_fits(tensors, _expected(model, plan, saved, config), file)
+    if any(target.alpha == 0 for target in plan.values()):
+        warnings.warn("alpha is 0: the adapter changes nothing, and its factors get no gradients", stacklevel=4)
+
+    device = torch.device("meta") if on_meta or tensors is not None else None
+    for path, target in plan.items():
+        layer = target.module
+        if not isinstance(layer, LoKrLayer):
+            layer = layer_class(target.module)(target.module).train(target.module.training)
+            replace_module(model, path, layer)
+        layer.update_layer(name, target.r, target.alpha, config, device=device, fp32=fp32)
+    for path, module in saved.items():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.update(name)
+        else:
+            replace_module(model, path, ModulesToSaveWrapper(module, name).train(module.training))
+    if tensors is not None:
+        _load(model, name, config, tensors)
+    return list(plan)
+
+
+def _plan(model: nn.Module, config: LoKrConfig, ranks: Mapping[str, int]) -> dict[str, _Target]:
+    """What is to be adapted, and how. ``ranks``: those that a file's tensors tell, by module."""
+    plan = {}
+    for path, module in matching_modules(model, config, config.target_modules).items():
+        r = pattern_value(config.rank_pattern, path, config.r)
+        # PEFT saves patterns sorted, so where several match a file's own rank tells which came first.
+        if ranks.get(path) in [v for pattern, v in config.rank_pattern.items() if pattern_matches(pattern, path)]:
+            r = ranks[path]
+        alpha = pattern_value(config.alpha_pattern, path, config.alpha)
+        layer = module.get_base_layer() if isinstance(module, LoKrLayer) else module
+        plan[path] = _Target(module, r, alpha, AdapterShapes.of(layer, config, r))
+    return plan
+
+
+def _ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The rank of each module that has a low-rank factor, from the axis that has it in either form."""
+    ranks = {}
+    for key, tensor in tensors.items():
+        path, _, kind = key.removeprefix(PREFIX).rpartition(".")
+        if kind in ("lokr_w1_b", "lokr_w2_b"):
+            ranks[path] = tensor.shape[0]
+    return ranks
+
+
+def _modules_to_save(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Module]:
+    wanted = config.modules_to_save or ()
+    inside = tuple(n + "." for n, m in model.named_modules() if isinstance(m, (LoKrLayer, ModulesToSaveWrapper)))
+    named = {n: m for n, m in model.named_modules() if n and not n.startswith(inside) and names_module(wanted, n)}
+    missing = [name for name in wanted if not any(names_module([name], n) for n in named)]
+    if missing and config.task_type is None:  # a task's heads are names that a model may have
+        raise LoKrValueError("modules_to_save names no module of the model", found=", ".join(missing))
+    return named
+
+
+def _expected(
+    model: nn.Module, plan: Mapping[str, _Target], saved: Mapping[str, nn.Module], config: LoKrConfig
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor that a file of such an adapter holds, by its key."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, target in plan.items():
+        shapes |= {f"{path}.{kind}": shape for kind, shape in target.shapes.tensors.items()}
+        if config.dora is not None:
+            at = 0 if config.dora == "out" else 1
+            shapes[f"{path}.dora_scale"] = tuple(d if i == at else 1 for i, d in enumerate(target.module.weight.shape))
+    for path, module in saved.items():
+        original = module.original_module if isinstance(module, ModulesToSaveWrapper) else module
+        shapes |= {f"{path}.{key}": tuple(tensor.shape) for key, tensor in original.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        path, _, last = name.rpartition(".")
+        if config.bias == "none" or last != "bias" or ".modules_to_save." in name or ".original_module." in name:
+            continue
+        if path in plan:
+            shapes[f"{path}.base_layer.bias"] = tuple(parameter.shape)
+        elif config.bias == "all" and not any(path == n or path.startswith(n + ".") for n in saved):
+            shapes[name] = tuple(parameter.shape)
+    return {PREFIX + key: shape for key, shape in shapes.items()}
+
+
+@torch.no_grad()
+def _load(model: nn.Module, name: str, config: LoKrConfig, tensors: Mapping[str, Tensor]) -> None:
+    for path, layer in model.named_modules():
+        if isinstance(layer, LoKrLayer) and name in layer.shapes:
+            layer.load_adapter(
+                name, {kind: tensors.get(f"{PREFIX}{path}.{kind}") for kind in layer.adapter_layer_names}
+            )
+    for key, tensor in adapter_parameters(model, name, config).items():
+        if key.rpartition(".")[2] not in LoKrLayer.adapter_layer_names:
+            tensor.copy_(tensors[key])
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` into the place of the one at ``path``."""
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

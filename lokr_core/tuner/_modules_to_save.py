@@ -1,0 +1,74 @@
+"""``modules_to_save``: modules that are trained whole beside the adapters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..errors import LoKrValueError
+
+
+class ModulesToSaveWrapper(nn.Module):
+    """Wraps a module of the model; each adapter trains a copy of its own, the original stays as it is.
+
+    The names are PEFT's (``utils/other.py``), so its state dict's keys are too.
+    """
+
+    def __init__(self, original_module: nn.Module, adapter_name: str):
+        super().__init__()
+        self.original_module = original_module
+        self.modules_to_save = nn.ModuleDict()
+        self._active: str | None = None
+        self._disabled = False
+        self.update(adapter_name)
+
+    def update(self, adapter_name: str) -> None:
+        """A copy for one more adapter."""
+        self.modules_to_save[adapter_name] = copy.deepcopy(self.original_module)
+        self.original_module.requires_grad_(False)
+
+    def __contains__(self, adapter_name: str) -> bool:
+        return adapter_name in self.modules_to_save
+
+    def set_adapter(self, adapter_names: Sequence[str], inference_mode: bool = False) -> None:
+        """Use the copy of the one of these adapters that has one; LoKrValueError where several have."""
+        present = [name for name in adapter_names if name in self.modules_to_save]
+        if len(present) > 1:
+            raise LoKrValueError("Several active adapters train the same module whole", found=", ".join(present))
+        self._active = present[0] if present else None
+        for name, module in self.modules_to_save.items():
+            module.requires_grad_(name == self._active and not inference_mode)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Use the active adapter's copy, or the original."""
+        self._disabled = not enabled
+        for name, module in self.modules_to_save.items():
+            module.requires_grad_(enabled and name == self._active)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        if adapter_name in self.modules_to_save:
+            del self.modules_to_save[adapter_name]
+        if self._active == adapter_name:
+            self._active = None
+
+    @property
+    def disable_adapters(self) -> bool:
+        return self._disabled
+
+    @property
+    def current(self) -> nn.Module:
+        """The module that ``forward`` uses."""
+        return self.original_module if self._disabled or self._active is None else self.modules_to_save[self._active]
+
+    def forward(self, *args, **kwargs):
+        return self.current(*args, **kwargs)
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("original_module", "modules_to_save"):
+                raise
+            return getattr(self.current, name)
