@@ -1,4 +1,4 @@
-"""LoKr adapters (ΔW = scaling · W1 ⊗ W2) for any torch model: read, merge and write them.
+"""LoKr adapters (ΔW = scaling · W1 ⊗ W2) for any torch model: read, merge, apply live, train and write them.
 
 >>> import lokr_core
 >>> adapter = lokr_core.load_adapter("style.safetensors")        # doctest: +SKIP
@@ -8,20 +8,14 @@
 
 from .adapter import Adapter, LoKrWeights
 from .errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrShapeError, LoKrValueError
-from .formats._read import load_adapter
-from .formats._write import save_adapter
-from .kronecker._factor import Factor
-from .kronecker._factorization import factorization
-from .live._handle import LiveHandle, attach
-from .matching._match import Match, other_places, resolve
-from .matching._report import Report
-from .matching._target import Target, weight_name
+from .formats import load_adapter, save_adapter
+from .kronecker import Factor, factorization
+from .live import LiveHandle, attach
+from .matching import Match, Report, Target, other_places, resolve, weight_name
 from .merge import MergeHandle, merge_adapter
-from .names._words import Slot
-from .peft._config import LoKrConfig
-from .tuner._layer import LoKrLayer
-from .tuner._load import load_lokr_model
-from .tuner._model import LoKrModel, get_lokr_model
+from .names import Slot
+
+_TUNER = ("LoKrConfig", "LoKrLayer", "LoKrModel", "get_lokr_model", "load_lokr_model")
 
 __all__ = [
     "Adapter",
@@ -52,3 +46,12 @@ __all__ = [
     "save_adapter",
     "weight_name",
 ]
+
+
+def __getattr__(name: str):
+    """The trainable layers, imported when first asked for: hosts that never train do not load them."""
+    if name in _TUNER:
+        from . import tuner
+
+        return getattr(tuner, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

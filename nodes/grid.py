@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..lokr_core.display import Grid, parse_strengths
+from ..lokr_core.display import Grid
 from ..lokr_core.errors import LoKrError, LoKrValueError
+from ..lokr_core.strengths import parse_strengths
 from .apply import apply_adapter
 from .files import adapter_names, fingerprint, read_adapter
 from .inputs import CATEGORY, MODEL, REPORT, clip_input, file_input, shown, tell, valid_file

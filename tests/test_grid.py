@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lokr_core import LoKrValueError
-from lokr_core.display import Grid, parse_strengths
-from lokr_core.display._grid import MOST
+from lokr_core.display import Grid
+from lokr_core.strengths import parse_strengths
+from lokr_core.strengths._text import MOST
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from lokr_core import Adapter, Factor, LoKrWeights, save_adapter
 from lokr_core.formats import load_adapter, parse_adapter
 from lokr_core.inspection import inspect_adapter
-from lokr_core.kronecker._norm import factor_norm
+from lokr_core.kronecker._nearest import factor_norm
 
 METADATA = {
     "ss_base_model_version": "sdxl_base_v1-0",

@@ -1,6 +1,6 @@
 """What a person looks at: progress, and pictures of grids and losses."""
 
-from ._grid import Grid, parse_strengths
+from ._grid import Grid
 from ._plot import plot_losses
 from ._png import GLYPH_HEIGHT, draw_text, text_width, write_png
 from ._progress import Progress, ProgressBar, human_bytes
@@ -12,7 +12,6 @@ __all__ = [
     "ProgressBar",
     "draw_text",
     "human_bytes",
-    "parse_strengths",
     "plot_losses",
     "text_width",
     "write_png",

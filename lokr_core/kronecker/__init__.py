@@ -5,12 +5,10 @@ from ._add import add_kron_, kron, materialize
 from ._apply import CONV, apply_kron, cols_step, conv_step, embed_kron, ranks_step, rows_step
 from ._chain import interleaved, ordered, rank_in_front
 from ._dora import add_dora_, dora_ratio
-from ._factor import Factor
+from ._factor import Factor, fit, split_rows
 from ._factorization import factorization
-from ._nearest import nearest_kron
-from ._norm import kron_norm
-from ._numerics import autocast_dtype, compute_dtype, fit, full_precision, is_compiling
-from ._tiles import split_rows
+from ._nearest import kron_norm, nearest_kron
+from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling
 
 __all__ = [
     "CONV",

@@ -8,12 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ._factor import Factor
-from ._numerics import blocks, check_dtype, compute_dtype, fit, full_precision, kron_view
-
-# Below so many numbers, the contiguous run of a block is too short for the CPU's broadcasting kernels
-# (measured: up to 10x slower at 4 numbers in fp16); expanded rows are then faster.
-_SHORT_RUN = {2: 32, 4: 8, 8: 4}
+from ._factor import Factor, fit
+from ._numerics import compute_dtype, full_precision
+from ._tiles import _SHORT_RUN, add_block_, blocks, check_dtype, kron_view
 
 
 @torch.no_grad()
@@ -97,18 +94,6 @@ def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
         wide = scratch[: block.numel()].view(block.shape).copy_(block)
         add_block_(wide, w1.rows(i.start, i.stop, dtype, device), w2_rows, scale)
         block.copy_(wide)
-
-
-def add_block_(block: Tensor, w1: Tensor, w2: Tensor, scale: float) -> None:
-    """block (l, k, m, n, *kernel) += scale * w1 (l, m) * w2 (k, n, *kernel), all in one dtype."""
-    run = prod(block.shape[3:])
-    if 1 < run < _SHORT_RUN[block.dtype.itemsize] and block.device.type == "cpu" and block[0, 0].is_contiguous():
-        w1_row = w1.repeat_interleave(run, dim=1)[:, None]
-        w2_row = w2.reshape(len(w2), run).repeat(1, block.shape[2])[None]
-        block.flatten(2).addcmul_(w1_row, w2_row, value=scale)
-        return
-    trailing = (1,) * (block.ndim - 3)
-    block.addcmul_(w1.reshape(w1.shape[0], 1, w1.shape[1], *trailing), w2[None, :, None], value=scale)
 
 
 def kron(w1: Tensor, w2: Tensor) -> Tensor:

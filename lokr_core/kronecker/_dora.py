@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LoKrShapeError
-from ._add import add_block_
-from ._factor import Factor
-from ._numerics import blocks, check_dtype, compute_dtype, fit, full_precision, kron_view
+from ._factor import Factor, fit
+from ._numerics import compute_dtype, full_precision
+from ._tiles import add_block_, blocks, check_dtype, kron_view
 
 
 def _merged_blocks(base: Tensor, w1: Factor, w2: Factor, scale: float) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from math import prod
 
@@ -178,3 +179,42 @@ class Factor:
         if whole.dtype.itemsize == 1:  # fp8 cannot be compared everywhere
             parts = (part.float() for part in parts)
         return all(bool((part.to(dtype).to(part.dtype) == part).all()) for part in parts)
+
+
+def fit(w1: Factor, w2: Factor, shape: tuple[int, ...]) -> tuple[Factor, Factor]:
+    """Both factors with the kernel axes of a weight of ``shape`` (out, in, *kernel): w1 none, w2 all of them.
+
+    Raises LoKrShapeError where the product is not of that shape.
+    """
+    w2_fit = w2.with_kernel(shape[2:])
+    w1_fit = w1.with_kernel(())
+    if w1_fit is not None and w2_fit is not None:
+        (l, m), (k, n) = w1_fit.shape, w2_fit.shape[:2]
+        if (l * k, m * n) == tuple(shape[:2]):
+            return w1_fit, w2_fit
+    (l, m), (k, n) = w1.shape[:2], w2.shape[:2]
+    raise LoKrShapeError(
+        "The product of the factors does not have the weight's shape",
+        expected=f"weight {tuple(shape)}",
+        found=f"{(l * k, m * n, *w2.kernel)} = w1 {w1.shape} x w2 {w2.shape}",
+    )
+
+
+def split_rows(w1: Factor, w2: Factor, start: int, length: int) -> Iterator[tuple[int, int, Factor, Factor]]:
+    """Rows start:start+length of w1 (l, m) ⊗ w2 (k, n, ...) as up to three products: (offset, rows, w1', w2').
+
+    Row i*k + j of the product is made of row i of w1 and row j of w2, so a range of rows is whole rows of w1 between
+    two that are taken in part.
+    """
+    k = w2.shape[0]
+    at, stop = start, start + length
+    while at < stop:
+        i, j = divmod(at, k)
+        if j == 0 and stop - at >= k:
+            whole = (stop - at) // k
+            size, part = whole * k, (w1.narrow_rows(i, whole), w2)
+        else:
+            size = min(k - j, stop - at)
+            part = (w1.narrow_rows(i, 1), w2.narrow_rows(j, size))
+        yield at - start, size, *part
+        at += size

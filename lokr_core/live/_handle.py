@@ -12,8 +12,9 @@ from .._layers import ATTENTION, CONV, EMBEDDING, LINEAR, WeightOf, kind_of, sha
 from ..adapter import Adapter, check_strength
 from ..errors import LoKrValueError
 from ..matching import APPLIED, REFUSED, Match, Report, Target, resolve
+from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
-from ._update import Control, Part, Piece
+from ._update import Part, Piece
 
 
 class LiveHandle:

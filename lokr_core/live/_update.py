@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from .._layers import CONV, LINEAR, WeightOf, base_weight
-from ..adapter import LoKrWeights, check_strength
+from .._layers import CONV, LINEAR, base_weight
+from ..adapter import LoKrWeights
 from ..errors import LoKrError
 from ..kronecker import Factor, LinearSum, compute_dtype, dora_ratio, full_precision, is_compiling
-from ..matching import Report
-
-
-class Control:
-    """The state that all parts of one attached adapter share; a deep copy of a model has its own.
-
-    It holds no module, so that copying one layer never drags the rest of the model along.
-    """
-
-    def __init__(self, strength: float | Callable, report: Report, weight_of: WeightOf | None):
-        self.report, self.weight_of = report, weight_of
-        self.enabled, self.step = True, None
-        self.set(strength)
-
-    def set(self, strength: float | Callable) -> None:
-        """A number or a callable. Raises LoKrValueError for a number that is not finite."""
-        if callable(strength):
-            self.wants_step = _takes_an_argument(strength)
-            self.strength = strength
-        else:
-            self.strength = check_strength(strength)
-
-    def now(self) -> float:
-        """The strength in force at this moment."""
-        if not self.enabled:
-            return 0.0
-        strength = self.strength
-        if isinstance(strength, float):
-            return strength
-        value = strength(self.step) if self.wants_step else strength()
-        return value if isinstance(value, float) and math.isfinite(value) else check_strength(value)
-
-    def __deepcopy__(self, memo: dict) -> Control:
-        copy = object.__new__(Control)
-        copy.__dict__.update(self.__dict__)
-        return copy
-
-
-def _takes_an_argument(function: Callable) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(p.kind in positional and p.default is p.empty for p in parameters)
+from ._control import Control
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,13 @@ from ._blocks import OTHER, PRESETS, BlockStrengths, short_name
 from ._layouts import LAYOUTS, layout_of
 from ._schedule import EASES, NOISE, STEPS, Schedule, keyframes, noise_percent, step_percent
 from ._tags import read_tags, tag_of
+from ._text import MOST, parse_strengths
 
 __all__ = [
     "BlockStrengths",
     "EASES",
     "LAYOUTS",
+    "MOST",
     "NOISE",
     "OTHER",
     "PRESETS",
@@ -17,6 +19,7 @@ __all__ = [
     "keyframes",
     "layout_of",
     "noise_percent",
+    "parse_strengths",
     "read_tags",
     "short_name",
     "step_percent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ._base_layer import untouched
+from .._layers import untouched
 from ._function import LinearKron
 from ._layer import LoKrLayer
 

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._layers import kernel_axes
+from .._layers import convolution, kernel_axes, untouched
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
 from ..kronecker import CONV, Factor, add_dora_, add_kron_, is_compiling
 from ..peft import LoKrConfig, as_trained
-from ._base_layer import convolution, untouched
 from ._dora import trainable_dora_ratio
 from ._function import add_kron, as_computed
 from ._shapes import AdapterShapes

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from lokr_core import Factor, LoKrConfig
+from lokr_core._layers import untouched
 from lokr_core.kronecker import CONV, materialize
 from lokr_core.tuner import Conv2d, Linear
-from lokr_core.tuner._base_layer import untouched
 from lokr_core.tuner._function import add_kron
 
 SLOW = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
