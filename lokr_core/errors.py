@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = ["LoKrError", "LoKrFileError", "LoKrMatchError", "LoKrShapeError", "LoKrValueError"]
 
 
@@ -51,3 +54,22 @@ class LoKrValueError(LoKrError, ValueError):
 
 class LoKrMatchError(LoKrError, LookupError):
     """An adapter none of whose modules belongs to the model."""
+
+
+@contextmanager
+def blame(*, file: object = None, module: str | None = None) -> Iterator[None]:
+    """Name ``file`` and ``module`` in a LoKrError that leaves the block, unless it names them already.
+
+    >>> with blame(module="mid.proj"):
+    ...     raise LoKrShapeError("The ranks differ")
+    Traceback (most recent call last):
+    ...
+    lokr_core.errors.LoKrShapeError: The ranks differ
+      module: mid.proj
+    """
+    try:
+        yield
+    except LoKrError as error:
+        error.file = error.file or file
+        error.module = error.module or module
+        raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import prod
 
@@ -64,6 +64,26 @@ class Factor:
     def of(cls, factor: Factor | Tensor) -> Factor:
         """``factor`` itself, or a tensor as a whole factor."""
         return factor if isinstance(factor, Factor) else cls(whole=factor)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], name: str) -> Factor:
+        """The factor ``name`` ("lokr_w1", "lokr_w2") of a module's tensors by LyCORIS' names, in the form it is stored in.
+
+        Whole: ``lokr_w2``. Low-rank: ``lokr_w2_a``, ``lokr_w2_b``. Tucker: ``lokr_t2`` besides. A whole factor wins over
+        halves, as in LyCORIS. Raises LoKrShapeError if both forms are incomplete, or the shapes do not belong together.
+
+        >>> Factor.from_tensors({"lokr_w2_a": torch.ones(6, 2), "lokr_w2_b": torch.ones(2, 4)}, "lokr_w2").shape
+        (6, 4)
+        """
+        whole = tensors.get(name)
+        if whole is not None:
+            return cls(whole=whole)
+        return cls(a=tensors.get(f"{name}_a"), b=tensors.get(f"{name}_b"), t=tensors.get(core_name(name)))
+
+    def to_tensors(self, name: str) -> dict[str, Tensor]:
+        """The stored tensors by LyCORIS' names: the inverse of ``from_tensors``."""
+        names = {"whole": name, "a": f"{name}_a", "b": f"{name}_b", "t": core_name(name)}
+        return {names[field]: tensor for field, tensor in self.tensors.items()}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -218,3 +238,12 @@ def split_rows(w1: Factor, w2: Factor, start: int, length: int) -> Iterator[tupl
             part = (w1.narrow_rows(i, 1), w2.narrow_rows(j, size))
         yield at - start, size, *part
         at += size
+
+
+def core_name(name: str) -> str:
+    """LyCORIS' name of a Tucker factor's core.
+
+    >>> core_name("lokr_w2")
+    'lokr_t2'
+    """
+    return name.replace("lokr_w", "lokr_t")
