@@ -9,6 +9,7 @@
 from .adapter import Adapter, LoKrWeights
 from .errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrShapeError, LoKrValueError
 from .formats import load_adapter, save_adapter
+from .handle import Handle
 from .kronecker import Factor, factorization
 from .live import LiveHandle, attach
 from .matching import Match, Report, Target, other_places, resolve, weight_name
@@ -20,6 +21,7 @@ _TUNER = ("LoKrConfig", "LoKrLayer", "LoKrModel", "get_lokr_model", "load_lokr_m
 __all__ = [
     "Adapter",
     "Factor",
+    "Handle",
     "LiveHandle",
     "LoKrConfig",
     "LoKrError",

@@ -1,6 +1,6 @@
-"""The engine that adds an adapter to a model's outputs: no weight is touched, a strength is a number."""
+"""The engine that adds an adapter to a model's outputs: no weight changes, and a strength is a number."""
 
-from ._handle import LiveHandle, attach
+from ._handle import LiveHandle, attach, unsupported
 from ._hook import LiveHook, hook_of
 
 __all__ = [
@@ -8,4 +8,5 @@ __all__ = [
     "LiveHook",
     "attach",
     "hook_of",
+    "unsupported",
 ]

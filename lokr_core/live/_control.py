@@ -5,25 +5,25 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 from .._layers import WeightOf
 from ..adapter import check_strength
-from ..matching import Report
 
 
 class Control:
-    """The state that all parts of one attached adapter share; a deep copy of a model has its own.
+    """The state that all updates of one attached adapter share; a deep copy of a model has its own.
 
     It holds no module, so that copying one layer never drags the rest of the model along.
     """
 
-    def __init__(self, strength: float | Callable, report: Report, weight_of: WeightOf | None):
+    def __init__(self, strength: float | Callable, report: Any, weight_of: WeightOf | None):
         self.report, self.weight_of = report, weight_of
         self.enabled, self.step = True, None
         self.set(strength)
 
     def set(self, strength: float | Callable) -> None:
-        """A number or a callable. Raises LoKrValueError for a number that is not finite."""
+        """Set a number or a callable. Raises LoKrValueError if a number is not finite."""
         if callable(strength):
             self.wants_step = _takes_an_argument(strength)
             self.strength = strength
@@ -47,6 +47,7 @@ class Control:
 
 
 def _takes_an_argument(function: Callable) -> bool:
+    """Whether ``function`` has a positional parameter without default."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

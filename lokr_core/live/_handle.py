@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from torch import nn
 
 from .._layers import ATTENTION, CONV, EMBEDDING, LINEAR, WeightOf, kind_of, shape_of
-from ..adapter import Adapter, check_strength
-from ..errors import LoKrValueError
+from ..adapter import Adapter
+from ..errors import LoKrMatchError
+from ..handle import Factors, Handle, Setting
 from ..matching import APPLIED, REFUSED, Match, Report, Target, resolve
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
 from ._update import Part, Piece
 
 
-class LiveHandle:
-    """An adapter attached to a model. Leaving a ``with`` block, or ``remove()``, takes it off again.
+class LiveHandle(Handle):
+    """An adapter attached to a model (see ``Handle``): hooks add its update to the layers' outputs.
 
-    ``strength``: a number, or a callable that is asked at every layer's forward; if it takes an argument, it gets
-    ``step``, which is for a host to set (a number, a sigma, anything). Set either at any time.
-    ``enabled``: False leaves the model's own forward, at no cost, as a strength of 0 does.
-    ``report`` tells what became of each module. ``places``: the model's modules that the adapter changes.
+    ``strength`` may also be a callable that is asked at every layer's forward; if it takes an argument, it gets
+    ``step``, which a host sets (a number, a sigma, anything). With ``enabled`` False or a strength of 0 the model's own
+    forward runs, at no cost.
     """
 
     def __init__(self, control: Control, sites: list[tuple[nn.Module, Part]]):
@@ -44,8 +44,8 @@ class LiveHandle:
         return self._control.report
 
     @property
-    def places(self) -> list[str]:
-        return list(dict.fromkeys(part.path for _, part in self._sites))
+    def _setting(self) -> Setting:
+        return Setting(self._control.strength, self._control.enabled)
 
     @property
     def needs_base(self) -> bool:
@@ -53,56 +53,31 @@ class LiveHandle:
         return any(piece.weights.dora_axis for _, part in self._sites for piece in part.pieces)
 
     @property
-    def strength(self) -> float | Callable:
-        return self._control.strength
-
-    @strength.setter
-    def strength(self, strength: float | Callable) -> None:
-        self._control.set(strength)
-
-    @property
     def step(self) -> object:
+        """What a callable strength is called with."""
         return self._control.step
 
     @step.setter
     def step(self, step: object) -> None:
         self._control.step = step
 
-    @property
-    def enabled(self) -> bool:
-        return self._control.enabled
+    def _places(self) -> list[tuple[str, str]]:
+        return [(part.path, part.module) for _, part in self._sites]
 
-    @enabled.setter
-    def enabled(self, enabled: bool) -> None:
-        self._control.enabled = bool(enabled)
+    def _set_strength(self, strength: float | Callable) -> None:
+        self._control.set(strength)
+
+    def _set_factors(self, factors: list[float]) -> None:
+        for (_, part), factor in zip(self._sites, factors, strict=True):
+            part.factor = factor
+
+    def _set_enabled(self, enabled: bool) -> None:
+        self._control.enabled = enabled
         if enabled:
             _tell_compiler(False)  # it may have been imported since
 
-    def set_strengths(self, factors: Mapping[str, float] | Callable[[str], float]) -> None:
-        """Multiply the strength module by module: a mapping of the model's module names (``places``) or the file's to
-        factors, 1 for those left out, or a function from the model's module name to a factor.
-
-        Raises LoKrValueError for a name that is none of them, or a factor that is no finite number; nothing is changed
-        then.
-        """
-        if callable(factors):
-            new = [check_strength(factors(part.path)) for _, part in self._sites]
-        else:
-            known = {name for _, part in self._sites for name in (part.path, part.module)}
-            unknown = [name for name in factors if name not in known]
-            if unknown:
-                raise LoKrValueError(
-                    "There are strengths for modules that this adapter does not change",
-                    file=self.report.adapter.path,
-                    expected=f"some of {', '.join(self.places)}",
-                    found=", ".join(map(str, unknown)),
-                )
-            new = [check_strength(factors.get(p.path, factors.get(p.module, 1.0))) for _, p in self._sites]
-        for (_, part), factor in zip(self._sites, new, strict=True):
-            part.factor = factor
-
     def release(self) -> None:
-        """Let go of the factors on the devices they were used on; the next forward brings them there again."""
+        """Release the factors on the devices they were used on; the next forward moves them there again."""
         for _, part in self._sites:
             part.release()
 
@@ -111,13 +86,7 @@ class LiveHandle:
         self.release()
         for module, part in self._sites:
             _unhook(module, part)
-        self._sites = []
-
-    def __enter__(self) -> LiveHandle:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
+        self._removed, self._sites = True, []
 
 
 def attach(
@@ -126,19 +95,21 @@ def attach(
     strength: float | Callable = 1.0,
     *,
     target: Target | None = None,
+    factors: Factors = None,
     weight_of: WeightOf | None = None,
 ) -> LiveHandle:
     """Add ``adapter`` to what ``model``'s modules put out, and return the handle. No weight is touched.
 
     model: any ``nn.Module`` with Linears, convolutions (1d to 3d), embeddings or MultiheadAttention, of torch's classes
     or a host's own, quantised or not: y = base(x) + strength · ΔW x, in x's dtype on x's device
-    strength: a number or a callable (see ``LiveHandle``)
-    target: names and shapes of the model's weights, where a host knows more of them than the model shows
-    weight_of: a function from a module to its dequantised weight, asked for DoRA alone, or None where the module's own
+    strength: a number or a callable (see ``LiveHandle``); ``handle.strength`` changes it
+    target: names and shapes of the model's weights, if a host knows more of them than the model shows
+    factors: multiplies the strength module by module; ``handle.set_factors`` says what it may be, and changes it
+    weight_of: a function from a module to its dequantised weight, called for DoRA only, or to None if the module's own
     ``weight`` will do
 
-    Any number of adapters can be attached, and removed in any order. Raises LoKrMatchError where no module belongs to
-    the model, LoKrValueError for a strength that is no finite number; the model is untouched then.
+    Any number of adapters can be attached, and removed in any order. Raises LoKrMatchError if no module belongs to
+    the model, LoKrValueError if a number is not finite; the model is untouched then.
 
     >>> model, x = torch.nn.Linear(6, 4), torch.randn(3, 6)
     >>> w1, w2 = torch.randn(2, 3), torch.randn(2, 2)
@@ -152,26 +123,41 @@ def attach(
     modules = dict(model.named_modules(remove_duplicate=False))
     matches, report = resolve(adapter, target or Target(_shapes(model, modules)))
     control = Control(strength, report, weight_of)
-    sites, refused = [], {}
-    for match in matches:
-        place = _place(match, modules)
-        if isinstance(place, str):
-            refused[match.module] = place
-        else:
-            sites.append((place[0], _part(control, match, *place)))
+    refused = _unsupported(modules, matches)
     _refuse(report, refused)
     report.raise_if_nothing_matched()
-    handle = LiveHandle(control, [site for site in sites if site[1].module not in refused])
+    places = [(match, *_place(match, modules)) for match in matches if match.module not in refused]
+    handle = LiveHandle(control, [(module, _part(control, match, module, name)) for match, module, name in places])
+    if factors is not None:
+        handle.set_factors(factors)
     fresh = [_hook(module, part) for module, part in handle._sites]
     _tell_compiler(any(fresh))
     return handle
 
 
-def _tell_compiler(fresh: bool) -> None:
-    """Have torch.compile look at hooks, where it is in use; ``fresh``: there are new ones.
+def unsupported(model: nn.Module, matches: Iterable[Match]) -> dict[str, str]:
+    """The modules of a file that ``attach`` would refuse though they have a place in ``model``, each with the reason.
 
-    By itself it looks for them when it first compiles a layer's or a block's code, and takes that to be so for all
-    modules that share this code, and for ever.
+    matches: the file's, as ``resolve`` gives them
+    """
+    return _unsupported(dict(model.named_modules(remove_duplicate=False)), matches)
+
+
+def _unsupported(modules: Mapping[str, nn.Module], matches: Iterable[Match]) -> dict[str, str]:
+    reasons = {}
+    for match in matches:
+        try:
+            _place(match, modules)
+        except LoKrMatchError as error:
+            reasons[match.module] = error.problem
+    return reasons
+
+
+def _tell_compiler(fresh: bool) -> None:
+    """Have torch.compile check for hooks, if it is in use; ``fresh``: there are new ones.
+
+    It checks for hooks once per code object and assumes the answer for every module that shares it; so reset it when
+    hooks appear.
     """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None:
@@ -192,12 +178,15 @@ def _shapes(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, tup
     return shapes
 
 
-def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, str] | str:
-    """The module whose forward is to be added to and the weight's name in there; or why there is none."""
+def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, str]:
+    """The module whose forward is added to, and the weight's name in it.
+
+    Raises LoKrMatchError if live does not support the layer.
+    """
     path, parameter = match.slot.module, match.slot.parameter
     module = modules.get(path)
     if module is None:
-        return "the model has no such module"
+        raise LoKrMatchError("the model has no such module")
     parent = modules.get(path.rpartition(".")[0]) if path else None
     if isinstance(parent, nn.MultiheadAttention) and parent._modules.get(path.rpartition(".")[2]) is module:
         module, parameter = parent, f"{path.rpartition('.')[2]}.{parameter}"
@@ -205,17 +194,20 @@ def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, s
     if kind in (LINEAR, CONV, EMBEDDING) and parameter == "weight":
         sliced = match.slot.rows is not None or len(match.pieces) > 1
         if sliced and (kind == EMBEDDING or (kind == CONV and module.groups > 1)):
-            return f"rows of a weight, in a {'grouped convolution' if kind == CONV else 'table of embeddings'}"
+            layer = "a grouped convolution" if kind == CONV else "an embedding"
+            raise LoKrMatchError(f"live mode cannot update part of {layer}")
         return module, parameter
     if kind in (LINEAR, CONV) and parameter == "bias":
-        return (module, parameter) if getattr(module, "bias", None) is not None else "the layer has no bias"
-    # Anything else runs again with other weights, so these must be plain tensors, and the run short.
+        if getattr(module, "bias", None) is None:
+            raise LoKrMatchError("the layer has no bias")
+        return module, parameter
+    # All other layers are re-run with patched weights: they need plain tensors and a cheap forward.
     owner, _, name = parameter.rpartition(".")
     weight = (module._modules[owner] if owner else module)._parameters.get(name)
     if kind not in (None, ATTENTION) or weight is None or not weight.is_floating_point():
-        return f"live can't follow {parameter} of a {type(module).__name__}"
+        raise LoKrMatchError(f"live mode does not support {parameter} of a {type(module).__name__}")
     if kind is None and module._modules:
-        return f"{parameter} belongs to a {type(module).__name__} with modules of its own, and not to a layer"
+        raise LoKrMatchError(f"live mode does not support a {type(module).__name__} with modules of its own")
     return module, parameter
 
 
@@ -235,7 +227,7 @@ def _refuse(report: Report, reasons: Mapping[str, str]) -> None:
 
 
 def _hook(module: nn.Module, part: Part) -> bool:
-    """Add ``part`` to the module's hook; whether it had none."""
+    """Add ``part`` to the module's hook, a new one if it has none. Returns whether a hook is new."""
     hook = hook_of(module)
     fresh = hook is None
     if fresh:
@@ -260,7 +252,7 @@ def _unhook(module: nn.Module, part: Part) -> None:
 
 
 def _drop(module: nn.Module, kind: type, hooks: dict, with_kwargs: dict) -> None:
-    """Take the hook of that class away, as its ``RemovableHandle`` would: a deep copy has none of its own."""
+    """Remove the hook of that class, as its ``RemovableHandle`` would, which a deep copy does not have."""
     for key in [key for key, hook in hooks.items() if isinstance(hook, kind)]:
         del hooks[key]
         with_kwargs.pop(key, None)

@@ -176,8 +176,8 @@ def test_a_strength_for_each_module(everything, index, make_adapter, dora):
     handle = attach(everything, adapter, 2.0)
     factors = {"linear": 0.25, "conv1": 0.0, "up": -0.5}
     for given in (factors, lambda name: factors.get(name, 1.0)):
-        handle.set_strengths({})
-        handle.set_strengths(given)
+        handle.set_factors({})
+        handle.set_factors(given)
         live = everything(index)
         handle.enabled = False
         merges = [
@@ -190,7 +190,7 @@ def test_a_strength_for_each_module(everything, index, make_adapter, dora):
         handle.enabled = True
         assert relative(live, merged) <= 1e-10
     with pytest.raises(LoKrValueError, match="does not change") as error:
-        handle.set_strengths({"linear": 1.0, "no.such": 1.0})
+        handle.set_factors({"linear": 1.0, "no.such": 1.0})
     assert error.value.found == "no.such" and "conv1" in error.value.expected
     assert torch.equal(everything(index), live), "nothing is changed by a call that fails"
 

@@ -75,17 +75,17 @@ def test_strength_0_is_the_base(model, adapter, bits):
     before = bits(model)
     with merge_adapter(model, adapter, 0) as handle:
         assert bits(model) == before
-        handle.set_strength(1)
+        handle.strength = 1
         assert bits(model) != before
-        handle.set_strength(0)
+        handle.strength = 0
         assert bits(model) == before
 
 
-def test_set_strength_is_merging_at_that_strength(model, adapter, bits):
+def test_a_new_strength_is_merging_at_that_strength(model, adapter, bits):
     with merge_adapter(model, adapter, 0.7):
         expected = bits(model)
     with merge_adapter(model, adapter, -2.0) as handle:
-        handle.set_strength("0.7")
+        handle.strength = "0.7"
         assert handle.strength == 0.7
         assert bits(model) == expected
 
@@ -95,7 +95,7 @@ def test_a_strength_that_is_no_number_changes_nothing(model, adapter, bits, stre
     with merge_adapter(model, adapter, 0.7) as handle:
         merged = bits(model)
         with pytest.raises(LoKrValueError):
-            handle.set_strength(strength)
+            handle.strength = strength
         assert handle.strength == 0.7 and bits(model) == merged
 
 
@@ -109,7 +109,7 @@ def test_a_removed_handle_cannot_change_the_model(model, adapter, bits):
     trained = bits(model)
     handle.remove()
     with pytest.raises(LoKrError, match="removed"):
-        handle.set_strength(0.5)
+        handle.strength = 0.5
     assert bits(model) == trained
 
 
@@ -199,9 +199,9 @@ def test_inference_mode(make_model, adapter, bits, made_in_inference_mode, merge
         with torch.inference_mode(merged_in_inference_mode):
             handle = merge_adapter(held, adapter)
         assert bits(held) != before
-        handle.set_strength(0.5)
+        handle.strength = 0.5
         with torch.inference_mode(not merged_in_inference_mode):
-            handle.set_strength(0.7)
+            handle.strength = 0.7
             handle.remove()
         assert bits(held) == before
 
@@ -324,12 +324,12 @@ def test_each_module_can_have_a_strength_of_its_own(make_model, adapter, bits):
     handle = merge_adapter(model, adapter, 0.5, factors=lambda module: float(module != first))
     for name, changed in bits(model).items():
         assert changed == (before if name == f"{first}.weight" else bits(whole))[name], name
-    handle.set_strengths(lambda module: -0.5 if module == first else 1.0)
+    handle.set_factors(lambda module: -0.5 if module == first else 1.0)
     for name, changed in bits(model).items():
         assert changed == bits(other if name == f"{first}.weight" else whole)[name], name
     with pytest.raises(LoKrValueError):
-        handle.set_strengths(lambda module: float("nan"))
-    handle.set_strengths(None)
+        handle.set_factors(lambda module: float("nan"))
+    handle.set_factors(None)
     assert bits(model) == bits(whole)
     handle.remove()
     assert bits(model) == before

@@ -33,7 +33,7 @@ def test_any_order_of_merging_changing_and_removing(make_model, make_adapter, bi
             adapter = make_adapter(which, HALVES[which])
             handles[which] = merge_adapter(doors[through[which]](), adapter, strength)
         elif step == "strength" and which in handles:
-            handles[which].set_strength(strength)
+            handles[which].strength = strength
         elif step == "remove" and which in handles:
             handles.pop(which).remove()
 
@@ -67,7 +67,7 @@ def test_nested_contexts_left_in_the_wrong_order(model, adapter, make_adapter, b
     before = bits(model)
     first, second = merge_adapter(model, adapter), merge_adapter(model, make_adapter(2))
     with first:
-        second.set_strength(0.25)
+        second.strength = 0.25
     with second:
         assert bits(model) != before
     assert bits(model) == before
@@ -145,9 +145,9 @@ def test_a_change_of_strength_interrupted_leaves_the_former(model, adapter, bits
         merged = bits(model)
         interrupt.arm(at)
         with pytest.raises(interrupt.problem):
-            handle.set_strength(2.0)
+            handle.strength = 2.0
         assert handle.strength == 0.5 and bits(model) == merged
-        handle.set_strength(2.0)
+        handle.strength = 2.0
         assert bits(model) != merged
     assert bits(model) == before
 
@@ -156,9 +156,9 @@ def test_a_change_of_strength_interrupted_leaves_the_former(model, adapter, bits
 def test_a_removal_interrupted_is_finished_first(model, adapter, make_adapter, bits, monkeypatch, at):
     interrupt = Interrupt(monkeypatch, KeyboardInterrupt)
     first, second = merge_adapter(model, adapter), merge_adapter(model, make_adapter(2))
-    second.set_strength(0)
+    second.strength = 0
     first_alone = bits(model)
-    second.set_strength(1)
+    second.strength = 1
     interrupt.arm(at, times=3)  # an impatient user
     with pytest.raises(KeyboardInterrupt):
         second.remove()
