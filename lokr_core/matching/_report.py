@@ -9,15 +9,18 @@ from dataclasses import dataclass, field, replace
 
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
+from ..names import mask_numbers
 
 APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One module of a file: what became of it, where it went, and why not where it did not.
+class Outcome:
+    """What became of one module of a file.
 
-    ``reason`` is the same for all modules that fail alike, ``detail`` its own; ``note``: what was assumed of it.
+    status: applied, handed or refused; where: the weights that it changes
+    reason: why it was refused, the same text for all modules that fail alike; detail: this module's own
+    note: what was assumed in reading it
     """
 
     module: str
@@ -42,35 +45,38 @@ class Reason:
 class Report:
     """Every module of a file: ``applied``, ``handed`` (to the host's own loader) or ``refused`` with its reason.
 
-    ``mismatch``: those of the ``notes`` that say why modules may have been refused.
+    notes: what was assumed, or is suspicious; mismatch: those of them that may explain why modules were refused
+    modes: by part of the model ("model", "clip"), how a host applied the file and why, as (mode, why): ``mode`` is
+    "merge", "live", or "" if the part stayed as it was
     """
 
     adapter: Adapter
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[Outcome] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     mismatch: list[str] = field(default_factory=list)
+    modes: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def add(self, module: str, status: str, **details: str) -> None:
-        self.entries.append(Entry(module, status, **details))
+        self.entries.append(Outcome(module, status, **details))
 
-    def _with(self, status: str) -> list[Entry]:
+    def _with(self, status: str) -> list[Outcome]:
         return [entry for entry in self.entries if entry.status == status]
 
     @property
-    def applied(self) -> list[Entry]:
+    def applied(self) -> list[Outcome]:
         return self._with(APPLIED)
 
     @property
-    def handed(self) -> list[Entry]:
+    def handed(self) -> list[Outcome]:
         return self._with(HANDED)
 
     @property
-    def refused(self) -> list[Entry]:
+    def refused(self) -> list[Outcome]:
         return self._with(REFUSED)
 
     @property
     def complete(self) -> bool:
-        """Whether every module found its place."""
+        """Whether no module was refused."""
         return not self.refused
 
     @property
@@ -79,8 +85,16 @@ class Report:
         placed, total = len(self.applied) + len(self.handed), len(self.entries)
         return f"{placed} of {total} modules applied" + (f", {len(self.refused)} refused" if self.refused else "")
 
+    @property
+    def remarks(self) -> list[str]:
+        """The notes of the file and of the report, then the modes, with their part where parts differ."""
+        lines = {part: ": ".join(text for text in mode if text) for part, mode in self.modes.items()}
+        if len(set(lines.values())) > 1:
+            lines = {part: f"{part}: {line}" for part, line in lines.items() if line}
+        return [*self.adapter.notes, *self.notes, *dict.fromkeys(line for line in lines.values() if line)]
+
     def reasons(self, examples: int = 3) -> list[Reason]:
-        """Why modules were refused, the commonest reason first."""
+        """Why modules were refused, the most frequent reason first."""
         modules: dict[str, list[str]] = {}
         for entry in self.refused:
             modules.setdefault(entry.reason, []).append(entry.module)
@@ -88,7 +102,7 @@ class Report:
         return [Reason(reason, len(found), tuple(found[:examples])) for reason, found in ranked]
 
     def hand_over(self, modules: Iterable[str]) -> None:
-        """Note that the host's own loader takes these modules, which are no LoKr."""
+        """Mark those of ``modules`` that are not LoKr as handed to the host's own loader."""
         taken = set(modules)
         self.entries = [
             replace(entry, status=HANDED, reason="") if entry.module in taken and entry.kind != "LoKr" else entry
@@ -96,7 +110,7 @@ class Report:
         ]
 
     def raise_if_nothing_matched(self) -> None:
-        """LoKrMatchError where no module found a place."""
+        """Raises LoKrMatchError if all modules were refused."""
         if self.entries and not self.applied and not self.handed:
             raise LoKrMatchError(
                 f"None of the {len(self.entries)} modules of this adapter belongs to this model",
@@ -106,15 +120,15 @@ class Report:
                 hint="use the adapter with the base model it was trained for",
             )
 
-    def groups(self, coarse: bool = False) -> list[tuple[int, str, Entry]]:
+    def groups(self, coarse: bool = False) -> list[tuple[int, str, Outcome]]:
         """Entries that differ in their block numbers alone, together: (how many, their common name, one of them).
 
         ``coarse``: by their names up to the first block number alone, for files with many kinds of layers.
         """
         counts: Counter[tuple] = Counter()
-        first: dict[tuple, Entry] = {}
+        first: dict[tuple, Outcome] = {}
         for entry in self.entries:
-            name = _numberless(entry.module)
+            name = mask_numbers(entry.module, "*")[0]
             if coarse and "*" in name:
                 name = f"{name[: name.index('*') + 1]}…"
             key = name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)
@@ -127,7 +141,7 @@ class Report:
     def text(self, lines: int = 12) -> str:
         """The report for a person: the headline, what was assumed, then groups of modules, the refused ones first."""
         out = [self.headline]
-        out += [f"note: {note}" for note in (*self.adapter.notes, *self.notes)]
+        out += [f"note: {note}" for note in self.remarks]
         assumed = Counter(note for entry in self.entries for note in entry.note.split("; ") if note)
         out += [f"note: {note} ({count} modules)" for note, count in assumed.most_common(3)]
         groups = self.groups()
@@ -151,18 +165,18 @@ class Report:
             "applied": len(self.applied),
             "handed": len(self.handed),
             "refused": len(self.refused),
-            "notes": [*self.adapter.notes, *self.notes],
+            "notes": self.remarks,
             "modules": [vars(entry) for entry in self.entries],
         }
 
     @classmethod
     def merged(cls, adapter: Adapter, reports: Iterable[Report]) -> Report:
-        """One report of several targets (a denoiser, a text encoder): a module is refused where none of them took it.
+        """One report for several targets (a denoiser, a text encoder): a module is refused if every target refused it.
 
-        A module may hold LoKr and something else besides; each is an entry of its own.
+        A module may hold LoKr and something else too; each has an entry of its own.
         """
         reports = list(reports)
-        best: dict[tuple[str, str], Entry] = {}
+        best: dict[tuple[str, str], Outcome] = {}
         notes: dict[str, None] = {}
         rank = {REFUSED: 0, HANDED: 1, APPLIED: 2}
         for report in reports:
@@ -172,12 +186,7 @@ class Report:
                 if key not in best or rank[entry.status] > rank[best[key].status]:
                     best[key] = entry
         merged = cls(adapter, list(best.values()))
-        # Refused by one target and taken by another is no mismatch.
+        # A module that one target refused and another took is not a mismatch.
         settled = {note for report in reports for note in report.mismatch} if merged.complete else set()
         merged.notes = [note for note in notes if note not in settled]
         return merged
-
-
-def _numberless(text: str) -> str:
-    """``text`` with the numbers of blocks as *; a digit inside a word (``conv1``, ``attn2``) tells layers apart."""
-    return re.sub(r"(?<=[._])\d+(?=[._]|$)", "*", text)

@@ -1,12 +1,11 @@
-"""Names: which architecture a target is, and what else its modules are called. One table per architecture, as data."""
+"""Names: the architecture of a target, and the aliases of its modules. One table per architecture, as data."""
 
-from ._guess import guess, guesses
-from ._registry import ARCHITECTURES
-from ._shown import original_name
+from ._display import guess, guesses, original_name
+from ._registry import ARCHITECTURES, detect
 from ._text import TABLES as TEXT_ENCODERS
-from ._translate import aliases, detect, spelled
+from ._translate import aliases, spelled
 from ._unet import TABLES as UNETS
-from ._words import DIFFUSERS, ORIGINAL, Architecture, Slot
+from ._words import DIFFUSERS, ORIGINAL, Architecture, Slot, mask_numbers
 
 __all__ = [
     "ARCHITECTURES",
@@ -20,6 +19,7 @@ __all__ = [
     "detect",
     "guess",
     "guesses",
+    "mask_numbers",
     "original_name",
     "spelled",
 ]

@@ -1,8 +1,8 @@
-"""ACE-Step and Stable Audio; and Stable Cascade, which shares with neither but is as small."""
+"""ACE-Step, Stable Audio, and (its own family, too small for a file) Stable Cascade."""
 
 from __future__ import annotations
 
-from ._words import Architecture, Prefix, Rule, Side, block, fused, one
+from ._words import Architecture, PrefixGroup, Rule, Side, block, fused, one
 
 
 def _ace_attention(name: str) -> tuple[Rule, ...]:
@@ -21,10 +21,10 @@ def _ace_attention(name: str) -> tuple[Rule, ...]:
 ACE_STEP_15 = Architecture(
     "ace_step15",
     "ACE-Step 1.5",
-    # Trainers wrap the decoder alone, so their names lack its prefix.
+    # Trainers wrap only the decoder, so their names lack its prefix.
     Side(
         has=("decoder.layers.0.cross_attn.q_proj", "decoder.condition_embedder", "decoder.time_embed_r.linear_1"),
-        prefixes=(Prefix("layers.0.cross_attn.q_proj", ("decoder.", "")),),
+        prefixes=(PrefixGroup("layers.0.cross_attn.q_proj", ("decoder.", "")),),
     ),
     Side(has=("layers.0.cross_attn.to_q", "condition_embedder", "time_embed_r.linear_1")),
     (
@@ -35,27 +35,19 @@ ACE_STEP_15 = Architecture(
         *block(
             "layers.{i}",
             "decoder.layers.{i}",
-            *(
-                (name, name)
-                for name in (
-                    "self_attn_norm",
-                    "cross_attn_norm",
-                    "mlp_norm",
-                    "mlp.gate_proj",
-                    "mlp.up_proj",
-                    "mlp.down_proj",
-                )
-            ),
+            "self_attn_norm",
+            "cross_attn_norm",
+            "mlp_norm",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
         ),
-        *(one(name, f"decoder.{name}") for name in ("condition_embedder", "norm_out")),
-        *(
-            one(f"{embed}.{name}", f"decoder.{embed}.{name}")
-            for embed in ("time_embed", "time_embed_r")
-            for name in ("linear_1", "linear_2", "time_proj")
-        ),
+        one("condition_embedder", "decoder.condition_embedder"),
+        one("norm_out", "decoder.norm_out"),
+        *block("time_embed", "decoder.time_embed", "linear_1", "linear_2", "time_proj"),
+        *block("time_embed_r", "decoder.time_embed_r", "linear_1", "linear_2", "time_proj"),
     ),
-    note="diffusers ships the decoder alone; the encoders, tokenizer and detokenizer beside it have their authors' "
-    "names only.",
+    note="diffusers ships only the decoder; encoders, tokenizer and detokenizer have only their authors' names.",
 )
 
 ACE_STEP = Architecture(
@@ -89,15 +81,9 @@ STABLE_AUDIO = Architecture(
             ("norm2", "cross_attend_norm"),
             ("norm3", "ff_norm"),
         ),
-        *(
-            one(f"{theirs}.{n}", f"{ours}.{n}")
-            for theirs, ours in (
-                ("timestep_proj", "to_timestep_embed"),
-                ("global_proj", "to_global_embed"),
-                ("cross_attention_proj", "to_cond_embed"),
-            )
-            for n in (0, 2)
-        ),
+        *block("timestep_proj", "to_timestep_embed", "0", "2"),
+        *block("global_proj", "to_global_embed", "0", "2"),
+        *block("cross_attention_proj", "to_cond_embed", "0", "2"),
         one("proj_in", "transformer.project_in"),
         one("proj_out", "transformer.project_out"),
     ),
@@ -112,34 +98,28 @@ STABLE_AUDIO_3 = Architecture(
     Side(has=("transformer_blocks.0.self_attn.to_qkv", "global_cond_embedder.0", "to_cond_embed.0")),
     (
         one(*_SELF, ratio=3),
-        # Two attentions, one taken from the other: diffusers has both queries first, then both keys, then the values.
+        # Differential attention: the original's rows are q1, k1, v, q2, k2, those of diffusers q1, q2, k1, k2, v.
         Rule(_SELF[1], _SELF[:1], ratio=5, order=(0, 3, 1, 4, 2)),
         *block(
             "transformer_blocks.{i}",
             "transformer.layers.{i}",
             ("ff.proj_in", "ff.ff.0.proj"),
             ("ff.proj_out", "ff.ff.2"),
-            *(
-                (name, name)
-                for name in (
-                    "self_attn.to_out",
-                    "cross_attn.to_q",
-                    "cross_attn.to_kv",
-                    "cross_attn.to_out",
-                    *(
-                        f"{attention}.{norm}"
-                        for attention in ("self_attn", "cross_attn")
-                        for norm in ("q_norm", "k_norm")
-                    ),
-                    "to_local_embed.0",
-                    "to_local_embed.2",
-                    "pre_norm",
-                    "cross_attend_norm",
-                    "ff_norm",
-                )
-            ),
+            "self_attn.to_out",
+            "cross_attn.to_q",
+            "cross_attn.to_kv",
+            "cross_attn.to_out",
+            "self_attn.q_norm",
+            "self_attn.k_norm",
+            "cross_attn.q_norm",
+            "cross_attn.k_norm",
+            "to_local_embed.0",
+            "to_local_embed.2",
+            "pre_norm",
+            "cross_attend_norm",
+            "ff_norm",
         ),
-        *block("global_cond_embedder", "transformer.global_cond_embedder", ("0", "0"), ("2", "2")),
+        *block("global_cond_embedder", "transformer.global_cond_embedder", "0", "2"),
         one("proj_in", "transformer.project_in"),
         one("proj_out", "transformer.project_out"),
     ),
@@ -152,12 +132,12 @@ _CASCADE = tuple(
         *block(
             f"{side}.{{i}}.{{j}}.attention",
             f"{side}.{{i}}.{{j}}.attention.attn",
-            ("to_q", "to_q"),
-            ("to_k", "to_k"),
-            ("to_v", "to_v"),
+            "to_q",
+            "to_k",
+            "to_v",
             ("to_out.0", "out_proj"),
         ),
-        # The authors hold the attention as PyTorch's own layer, query, key and value in one weight.
+        # The authors use PyTorch's MultiheadAttention, whose in_proj_weight is query, key and value.
         fused(f"{side}.{{i}}.{{j}}.attention.attn", f"{side}.{{i}}.{{j}}.attention.", "to_q to_k to_v"),
     )
 )

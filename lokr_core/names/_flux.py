@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, fused, one, split
+from ._words import Architecture, Rule, Side, block, fused, one, split, two_layers
 
 _DOUBLE, _SINGLE = "double_blocks.{i}", "single_blocks.{i}"
 _TWO, _ONE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
@@ -56,11 +56,9 @@ _OMI = ((("img_in", "img_in.proj"),),)
 
 
 def embedders(prefix: str, **names: str) -> tuple[Rule, ...]:
-    """Two-layer embedders `prefix.<diffusers>` <-> `<original>`; keywords are diffusers=original."""
+    """Rules for embedders of two Linears below `prefix`; keywords are diffusers=original."""
     return tuple(
-        rule
-        for theirs, ours in names.items()
-        for rule in block(f"{prefix}.{theirs}", ours, ("linear_1", "in_layer"), ("linear_2", "out_layer"))
+        rule for theirs, ours in names.items() for rule in two_layers(f"{prefix}.{theirs}", ours, "in_layer out_layer")
     )
 
 
@@ -106,11 +104,11 @@ OVIS_IMAGE = Architecture(
         *_ATTENTION,
         *SINGLE_BLOCKS,
         *MODULATION,
-        # Gated feed-forwards: diffusers holds the gate below what it lets through, in one weight.
+        # Gated feed-forwards: diffusers has one weight, whose upper rows are the values and whose lower the gate.
         split(f"{_TWO}.ff.net.0.proj", f"{_DOUBLE}.img_mlp.", "up_proj gate_proj"),
         split(f"{_TWO}.ff_context.net.0.proj", f"{_DOUBLE}.txt_mlp.", "up_proj gate_proj"),
         *block(_TWO, _DOUBLE, ("ff.net.2", "img_mlp.down_proj"), ("ff_context.net.2", "txt_mlp.down_proj")),
-        *block("timestep_embedder", "time_in", ("linear_1", "in_layer"), ("linear_2", "out_layer")),
+        *two_layers("timestep_embedder", "time_in", "in_layer out_layer"),
         one("context_embedder_norm", "txt_norm"),
     ),
 )
@@ -147,12 +145,7 @@ CHROMA = Architecture(
     (
         *DOUBLE_BLOCKS,
         *SINGLE_BLOCKS,
-        *block(
-            "distilled_guidance_layer.layers.{i}",
-            "distilled_guidance_layer.layers.{i}",
-            ("linear_1", "in_layer"),
-            ("linear_2", "out_layer"),
-        ),
+        *two_layers("distilled_guidance_layer.layers.{i}", "distilled_guidance_layer.layers.{i}", "in_layer out_layer"),
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._flux import DOUBLE_BLOCKS, MODULATION, SINGLE_BLOCKS, embedders
-from ._words import Architecture, Rule, Side, block, fused, one
+from ._words import Architecture, Rule, Side, block, fused, one, two_layers
 
 _REFINER = "context_embedder.token_refiner.refiner_blocks.{i}"
 _TOKENS = "txt_in.individual_token_refiner.blocks.{i}"
@@ -23,8 +23,8 @@ _COMMON: tuple[Rule, ...] = (
         ("ff.net.0.proj", "mlp.0"),
         ("ff.net.2", "mlp.2"),
         ("norm_out.linear", "adaLN_modulation.1"),
-        ("norm1", "norm1"),
-        ("norm2", "norm2"),
+        "norm1",
+        "norm2",
     ),
 )
 
@@ -152,22 +152,15 @@ HUNYUAN_DIT = Architecture(
             ("norm1.linear", "default_modulation.1"),
             ("norm1.norm", "norm1"),
         ),
-        *block(
-            "time_extra_emb",
-            "t_embedder",
-            ("timestep_embedder.linear_1", "mlp.0"),
-            ("timestep_embedder.linear_2", "mlp.2"),
-        ),
-        *block("time_extra_emb", "extra_embedder", ("extra_embedder.linear_1", "0"), ("extra_embedder.linear_2", "2")),
+        *two_layers("time_extra_emb.timestep_embedder", "t_embedder.mlp"),
+        *two_layers("time_extra_emb.extra_embedder", "extra_embedder"),
         *(one(f"time_extra_emb.pooler.{p}", f"pooler.{p}") for p in ("q_proj", "k_proj", "v_proj", "c_proj")),
-        one("text_embedder.linear_1", "mlp_t5.0"),
-        one("text_embedder.linear_2", "mlp_t5.2"),
+        *two_layers("text_embedder", "mlp_t5"),
         one("pos_embed.proj", "x_embedder.proj"),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
         one("proj_out", "final_layer.linear"),
     ),
-    note="norm2 and norm3 of a block are each other in diffusers; a file's `norm2` can't tell which is meant, and the "
-    "target's own name is taken.",
+    note="diffusers swaps norm2 and norm3 of a block; a file's `norm2` is ambiguous and means the target's own.",
 )
 
 TABLES = (HUNYUAN_VIDEO, HUNYUAN_VIDEO_15, HUNYUAN_IMAGE, HUNYUAN_DIT)

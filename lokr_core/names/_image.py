@@ -1,8 +1,8 @@
-"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Sana, Qwen-Image, HiDream and so on."""
+"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Sana, Qwen-Image, HiDream, Krea 2 and others."""
 
 from __future__ import annotations
 
-from ._words import Architecture, Prefix, Side, block, fused, one
+from ._words import Architecture, PrefixGroup, Side, block, fused, one, two_layers
 
 _JOINT, _TWO = "joint_blocks.{i}", "transformer_blocks.{i}"
 
@@ -37,15 +37,10 @@ SD3 = Architecture(
             ("attn.norm_added_k", "context_block.attn.ln_k"),
         ),
         one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=6),
-        # The last block's context has shift and scale only, and they stand the other way round, as in the final layer.
+        # The last block's context has only shift and scale, in reverse order as in the final layer.
         one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=2, swap=True),
-        *block(
-            "time_text_embed",
-            "t_embedder.mlp",
-            ("timestep_embedder.linear_1", "0"),
-            ("timestep_embedder.linear_2", "2"),
-        ),
-        *block("time_text_embed", "y_embedder.mlp", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")),
+        *two_layers("time_text_embed.timestep_embedder", "t_embedder.mlp"),
+        *two_layers("time_text_embed.text_embedder", "y_embedder.mlp"),
         one("pos_embed.proj", "x_embedder.proj"),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
         one("proj_out", "final_layer.linear"),
@@ -90,7 +85,7 @@ AURAFLOW = Architecture(
             ("ff.out_projection", "mlp.c_proj"),
             ("norm1.linear", "modCX.1"),
         ),
-        *block("time_step_proj", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
+        *two_layers("time_step_proj", "t_embedder.mlp"),
         one("context_embedder", "cond_seq_linear"),
         one("pos_embed.proj", "init_x_linear"),
         one("norm_out.linear", "modF.1", swap=True),
@@ -117,10 +112,10 @@ PIXART = Architecture(
             ("ff.net.0.proj", "mlp.fc1"),
             ("ff.net.2", "mlp.fc2"),
         ),
-        *block("adaln_single.emb.timestep_embedder", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-        *block("adaln_single.emb.resolution_embedder", "csize_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-        *block("adaln_single.emb.aspect_ratio_embedder", "ar_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-        *block("caption_projection", "y_embedder.y_proj", ("linear_1", "fc1"), ("linear_2", "fc2")),
+        *two_layers("adaln_single.emb.timestep_embedder", "t_embedder.mlp"),
+        *two_layers("adaln_single.emb.resolution_embedder", "csize_embedder.mlp"),
+        *two_layers("adaln_single.emb.aspect_ratio_embedder", "ar_embedder.mlp"),
+        *two_layers("caption_projection", "y_embedder.y_proj", "fc1 fc2"),
         one("adaln_single.linear", "t_block.1"),
         one("pos_embed.proj", "x_embedder.proj"),
         one("proj_out", "final_layer.linear"),
@@ -145,8 +140,8 @@ SANA = Architecture(
             ("ff.conv_depth", "mlp.depth_conv.conv"),
             ("ff.conv_point", "mlp.point_conv.conv"),
         ),
-        *block("time_embed.emb.timestep_embedder", "t_embedder.mlp", ("linear_1", "0"), ("linear_2", "2")),
-        *block("caption_projection", "y_embedder.y_proj", ("linear_1", "fc1"), ("linear_2", "fc2")),
+        *two_layers("time_embed.emb.timestep_embedder", "t_embedder.mlp"),
+        *two_layers("caption_projection", "y_embedder.y_proj", "fc1 fc2"),
         one("time_embed.linear", "t_block.1"),
         one("caption_norm", "attention_y_norm"),
         one("patch_embed.proj", "x_embedder.proj"),
@@ -197,7 +192,7 @@ HIDREAM_O1 = Architecture(
     "HiDream-O1",
     Side(
         has=("language_model.layers.0.self_attn.q_proj", "x_embedder.proj1", "final_layer2.linear"),
-        prefixes=(Prefix("language_model.layers.0.self_attn.q_proj", ("", "model.")),),
+        prefixes=(PrefixGroup("language_model.layers.0.self_attn.q_proj", ("", "model.")),),
     ),
     None,
     note="One name space. The authors' class wraps all of it in `model`, which ComfyUI leaves out; it also leaves out "
@@ -236,9 +231,10 @@ KREA2 = Architecture(
             )
         ),
         one("img_in", "first"),
-        *block("time_embed", "tmlp", ("linear_1", "0"), ("linear_2", "2")),
+        *two_layers("time_embed", "tmlp"),
         one("time_mod_proj", "tproj.1"),
-        *block("txt_in", "txtmlp", ("norm", "0"), ("linear_1", "1"), ("linear_2", "3")),
+        one("txt_in.norm", "txtmlp.0"),
+        *two_layers("txt_in", "txtmlp", "1 3"),
         one("text_fusion.projector", "txtfusion.projector"),
         one("final_layer.linear", "last.linear"),
         one("final_layer.norm", "last.norm"),

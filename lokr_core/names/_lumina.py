@@ -1,18 +1,18 @@
-"""Lumina 2 and what came of it: Z-Image, Ideogram 4, OmniGen2 and Boogu-Image.
+"""Lumina 2 and its descendants: Z-Image, Ideogram 4, OmniGen2 and Boogu-Image.
 
-Lumina 2 and Z-Image are alike in original names, and told apart by where the modulation's Linear stands.
+Lumina 2 and Z-Image share their original names; the place of the modulation's Linear tells them apart.
 """
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, fused, one
+from ._words import Architecture, Rule, Side, block, fused, one, two_layers
 
 _STACKS = ("layers.{i}", "noise_refiner.{i}", "context_refiner.{i}")
 
 
 def _lumina_stack(stack: str) -> tuple[Rule, ...]:
     return (
-        # Grouped queries: the queries have as many rows as the output projection has columns, keys and values share.
+        # Grouped queries: as many rows of queries as the output projection has columns; keys and values halve the rest.
         fused(f"{stack}.attention.qkv", f"{stack}.attn.", "to_q to_k to_v", f"{stack}.attention.out rest rest"),
         *block(
             stack,
@@ -37,12 +37,7 @@ LUMINA2 = Architecture(
     Side(has=("time_caption_embed.caption_embedder.1", "noise_refiner.0.attn.to_q")),
     (
         *(rule for stack in _STACKS for rule in _lumina_stack(stack)),
-        *block(
-            "time_caption_embed",
-            "t_embedder.mlp",
-            ("timestep_embedder.linear_1", "0"),
-            ("timestep_embedder.linear_2", "2"),
-        ),
+        *two_layers("time_caption_embed.timestep_embedder", "t_embedder.mlp"),
         *block("time_caption_embed", "cap_embedder", ("caption_embedder.0", "0"), ("caption_embedder.1", "1")),
         one("norm_out.linear_1", "final_layer.adaLN_modulation.1"),
         one("norm_out.linear_2", "final_layer.linear"),

@@ -1,26 +1,26 @@
-"""Text encoders: CLIP as transformers and as OpenCLIP hold it, T5 and UMT5, BERT, and decoders in Llama's manner.
+"""Text encoders: CLIP (transformers' and OpenCLIP's), T5 and UMT5, BERT, and decoders of Llama's kind.
 
-Hosts keep transformers' names but for the prefix, so most of these tables are prefixes.
+Hosts change only the prefix of transformers' names, so most of these tables are prefixes.
 """
 
 from __future__ import annotations
 
-from ._words import Architecture, Prefix, Side, block, fused, one
+from ._words import Architecture, PrefixGroup, Side, block, fused, one
 
 _LAYER, _BLOCK = "text_model.encoder.layers.{i}", "transformer.resblocks.{i}"
 
 CLIP = Architecture(
     "clip",
     "CLIP text encoder",
-    # OpenCLIP (SD2 and SDXL in A1111): query, key and value in one bare parameter of the attention.
+    # OpenCLIP (SD2 and SDXL in A1111): query, key and value are one bare parameter of the attention.
     Side(
         has=("transformer.resblocks.0.attn", "transformer.resblocks.0.mlp.c_fc"),
-        prefixes=(Prefix("transformer.resblocks.0.mlp.c_fc", ("", "model.")),),
+        prefixes=(PrefixGroup("transformer.resblocks.0.mlp.c_fc", ("", "model.")),),
     ),
     # transformers 5 has no `text_model.` in CLIPTextModel, but has it in CLIPTextModelWithProjection.
     Side(
         has=("text_model.encoder.layers.0.self_attn.q_proj", "text_model.encoder.layers.0.mlp.fc1"),
-        prefixes=(Prefix("encoder.layers.0.mlp.fc1", ("text_model.", "", "transformer.text_model.")),),
+        prefixes=(PrefixGroup("encoder.layers.0.mlp.fc1", ("text_model.", "", "transformer.text_model.")),),
     ),
     (
         fused(f"{_BLOCK}.attn", f"{_LAYER}.self_attn.", "q_proj k_proj v_proj"),
@@ -36,7 +36,7 @@ CLIP = Architecture(
         one("text_model.final_layer_norm", "ln_final"),
         one("text_model.embeddings.token_embedding", "token_embedding"),
     ),
-    note="OpenCLIP's text_projection is a bare parameter and transposed against transformers' Linear: not covered.",
+    note="OpenCLIP's text_projection, a bare parameter, is the transpose of transformers' Linear: not covered.",
 )
 
 T5 = Architecture(
@@ -44,7 +44,7 @@ T5 = Architecture(
     "T5 and UMT5",
     Side(
         has=("encoder.block.0.layer.0.SelfAttention.q",),
-        prefixes=(Prefix("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder.")),),
+        prefixes=(PrefixGroup("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder.")),),
     ),
     None,
     note="One name space, several prefixes.",
@@ -55,19 +55,19 @@ BERT = Architecture(
     "BERT",
     Side(
         has=("bert.encoder.layer.0.attention.self.query",),
-        prefixes=(Prefix("encoder.layer.0.attention.self.query", ("bert.", "", "transformer.bert.")),),
+        prefixes=(PrefixGroup("encoder.layer.0.attention.self.query", ("bert.", "", "transformer.bert.")),),
     ),
     None,
     note="One name space, several prefixes.",
 )
 
 _DECODERS = ("model.", "", "model.language_model.", "language_model.model.", "language_model.", "transformer.model.")
-_LANGUAGE = Prefix("layers.0.self_attn.q_proj", _DECODERS)
-_LINEAR = Prefix("layers.0.linear_attn.in_proj_qkv", _DECODERS)  # Qwen3.5, three of whose four layers have no softmax
-_VISION = Prefix("blocks.0.attn.qkv", ("visual.", "model.visual.", "transformer.visual."))
+_LANGUAGE = PrefixGroup("layers.0.self_attn.q_proj", _DECODERS)
+_LINEAR = PrefixGroup("layers.0.linear_attn.in_proj_qkv", _DECODERS)  # Qwen3.5: in three of four layers
+_VISION = PrefixGroup("blocks.0.attn.qkv", ("visual.", "model.visual.", "transformer.visual."))
 
 
-def _decoder(name: str, title: str, *has: str, layers: Prefix = _LANGUAGE) -> Architecture:
+def _decoder(name: str, title: str, *has: str, layers: PrefixGroup = _LANGUAGE) -> Architecture:
     return Architecture(
         name,
         title,

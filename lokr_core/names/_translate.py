@@ -1,78 +1,50 @@
-"""Reads a target's names with the tables: which architecture it is, and what else its modules are called."""
+"""The other names of a target's modules, by its architecture's table."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
-from ._registry import ARCHITECTURES
-from ._words import DIFFUSERS, FUSIONS, IN, ORIGINAL, REST, Architecture, Rule, Side, Slot
-
-Shape = tuple[int, ...]
-
-_NUMBER = re.compile(r"(?:(?<=\.)|^)(\d+)(?=\.|$)")
-_VARIABLE = re.compile(r"(?:(?<=\.)|^)(\d+|\{\w+\})(?=\.|$)")
-# The last one is of no use but to tell Cosmos 1 from Cosmos-Predict2.
-_PARAMETERS = frozenset(("weight", "scale", "gamma", "in_proj_weight", "pos_emb_t"))
-
+from ._registry import PARAMETERS, Shape, View, Weight, view_of
+from ._words import DIFFUSERS, FUSIONS, IN, ORIGINAL, REST, Architecture, Rule, Side, Slot, mask_numbers
 
 Named = tuple[str, str, tuple[Slot, ...]]
-"""(side a name belongs to, the name, where its update goes)"""
+"""(side of the name, the name, where an update of that name goes)"""
 
 
-class Weight(NamedTuple):
-    """A weight of the target: its module's path, the parameter's name in there, its shape."""
-
-    module: str
-    parameter: str
-    shape: Shape
-
-
-class Entry(NamedTuple):
-    """A rule found through one of its patterns: `numbers` are the pattern's block numbers, literal or `{name}`."""
+class RuleUse(NamedTuple):
+    """One pattern of a rule: the `member`-th of its side. `numbers`: its block numbers, literal or `{i}`."""
 
     numbers: tuple[str, ...]
     rule: Rule
     member: int
 
 
-class View(NamedTuple):
-    """A target as tables see it: the side its names belong to, and its weights by the tables' spelling."""
-
-    architecture: Architecture
-    side: str
-    weights: Mapping[str, Weight]
-
-
-def detect(shapes: Mapping[str, Shape]) -> Architecture | None:
-    """The architecture of a target, from its weights' names (and numbers of axes); None where no table knows it.
-
-    `shapes`: parameter names of the target without the host's prefix -> shapes. Both name spaces are known.
-    """
-    view = _view(shapes)
-    return view.architecture if view else None
-
-
 def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
-    """What else the modules of a target are called: module name -> where an update of that name goes.
+    """All other names of a target's modules: module name -> where an update of that name goes.
 
-    A target in original names gives diffusers' names, each with the rows it has in a fused weight; a target in
-    diffusers' names gives the original ones, a fused one with a slot per part. A part of a fused weight is also
-    called by the fused name and its number (`qkv.0`), as OneTrainer's OMI files do. Further spellings of either side
-    are included; the target's own names are not. Empty where no table knows the target.
+    shapes: parameter names in either naming, without the host's prefix -> shapes
+
+    For a target in original names these are diffusers' names, each with its rows of a fused weight; for a target in
+    diffusers' names the original ones, a fused one with a slot per part. A part of a fused weight is also called
+    `qkv.0`, as in OneTrainer's OMI files. Both sides' further spellings are included. Empty if no table fits.
+
+    >>> names = "query key value".split()
+    >>> target = {f"bert.encoder.layer.0.attention.self.{name}.weight": (8, 8) for name in names}
+    >>> aliases(target)["encoder.layer.0.attention.self.key"][0].module
+    'bert.encoder.layer.0.attention.self.key'
     """
-    view = _view(shapes)
+    view = view_of(shapes)
     if view is None:
         return {}
     sides = {ORIGINAL: view.architecture.original, DIFFUSERS: view.architecture.diffusers}
     found: dict[str, tuple[Slot, ...]] = {}
     for side, name, slots in (*_translated(view), *_own(view)):
         found.setdefault(name, slots)
-        for spelled in _spellings(name, sides[side]):
-            found.setdefault(spelled, slots)
+        for spelling in _spellings(name, sides[side]):
+            found.setdefault(spelling, slots)
     for name, slots in _fusions(view, found):
         found.setdefault(name, slots)
     for weight in view.weights.values():
@@ -81,11 +53,11 @@ def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
 
 
 def _fusions(view: View, found: Mapping[str, tuple[Slot, ...]]) -> list[tuple[str, tuple[Slot, ...]]]:
-    """What diffusers calls modules of a block that it has fused, wherever their parts lie in the target."""
+    """Diffusers' names of the modules that `fuse_qkv_projections` makes, one slot for each fused part."""
     rows = {(weight.module, weight.parameter): weight.shape[0] for weight in view.weights.values()}
     own = {name: (Slot(weight.module, parameter=weight.parameter),) for name, weight in view.weights.items()}
     places = {**own, **found}
-    fused_ones = []
+    fused = []
     for whole, members in FUSIONS:
         for name in [name for name in places if name.endswith(f".{members[0]}")]:
             parent = name[: -len(members[0])]
@@ -97,52 +69,8 @@ def _fusions(view: View, found: Mapping[str, tuple[Slot, ...]]) -> list[tuple[st
                 size = slot.rows[1] if slot.rows else rows[slot.module, slot.parameter]
                 slots.append(replace(slot, source_rows=(start, size)))
                 start += size
-            fused_ones.append((parent + whole, tuple(slots)))
-    return fused_ones
-
-
-def _view(shapes: Mapping[str, Shape]) -> View | None:
-    modules: dict[str, Weight] = {}
-    for name, shape in shapes.items():
-        module, _, parameter = name.rpartition(".")
-        if parameter in _PARAMETERS:
-            modules[module] = Weight(module, parameter, tuple(shape))
-    for architecture in ARCHITECTURES:
-        for side, names in ((ORIGINAL, architecture.original), (DIFFUSERS, architecture.diffusers)):
-            weights = _canonical(modules, names) if names else None
-            if weights is not None and _fits(weights, names):
-                return View(architecture, side, weights)
-    return None
-
-
-def _canonical(modules: Mapping[str, Weight], side: Side) -> Mapping[str, Weight] | None:
-    """The target's weights under the prefixes the tables use; None where a probe of the side is missing."""
-    if not side.prefixes:
-        return modules
-    used = []
-    for group in side.prefixes:
-        prefix = next((p for p in group.prefixes if p + group.probe in modules), None)
-        if prefix is None and group is side.prefixes[0]:
-            return None
-        if prefix is not None:
-            used.append((prefix, group.prefixes[0]))
-    used.sort(key=lambda pair: -len(pair[0]))
-    canonical = {}
-    for module, weight in modules.items():
-        for prefix, first in used:
-            if module.startswith(prefix):
-                module = first + module[len(prefix) :]
-                break
-        canonical[module] = weight
-    return canonical
-
-
-def _fits(weights: Mapping[str, Weight], side: Side) -> bool:
-    def present(wanted: str) -> bool:
-        module, _, axes = wanted.partition(":")
-        return module in weights and (not axes or len(weights[module].shape) == int(axes))
-
-    return all(map(present, side.has)) and not any(map(present, side.lacks))
+            fused.append((parent + whole, tuple(slots)))
+    return fused
 
 
 def _spellings(name: str, side: Side | None) -> Iterator[str]:
@@ -155,30 +83,25 @@ def _spellings(name: str, side: Side | None) -> Iterator[str]:
             yield from (prefix + rest for prefix in group.prefixes[1:])
             break
     for spelling in side.spellings:
-        spelled = name
-        for text, instead in spelling:
-            spelled = spelled.replace(text, instead)
-        if spelled != name:
-            yield spelled
+        respelled = name
+        for text, replacement in spelling:
+            respelled = respelled.replace(text, replacement)
+        if respelled != name:
+            yield respelled
 
 
-def _mask(name: str, numbers: re.Pattern[str] = _NUMBER) -> tuple[str, tuple[str, ...]]:
-    """A module path with its numbers masked, and the numbers: a.3.b.0 -> a.#.b.#, (3, 0)."""
-    pieces = numbers.split(name)
-    return "#".join(pieces[::2]), tuple(pieces[1::2])
-
-
-def _index(rules: Iterable[Rule], side: str) -> dict[str, list[Entry]]:
-    index: dict[str, list[Entry]] = {}
+def _index(rules: Iterable[Rule], side: str) -> dict[str, list[RuleUse]]:
+    """Pattern of `side` with masked numbers -> the rules that it belongs to."""
+    index: dict[str, list[RuleUse]] = {}
     for rule in rules:
         for member, pattern in enumerate(rule.names(side)):
-            masked, numbers = _mask(pattern, _VARIABLE)
-            index.setdefault(masked, []).append(Entry(numbers, rule, member))
+            masked, numbers = mask_numbers(pattern)
+            index.setdefault(masked, []).append(RuleUse(numbers, rule, member))
     return index
 
 
 @cache
-def _static_index(architecture: Architecture, side: str) -> dict[str, list[Entry]]:
+def _static_index(architecture: Architecture, side: str) -> dict[str, list[RuleUse]]:
     return _index(architecture.rules, side)
 
 
@@ -189,15 +112,16 @@ def _matches(view: View) -> Iterator[tuple[Weight, Rule, int, dict[str, str]]]:
     if table.expand:
         indexes.append(_index(table.expand(view.side, view.weights.keys()), view.side))
     for name, weight in view.weights.items():
-        masked, numbers = _mask(name)
+        masked, numbers = mask_numbers(name)
         for index in indexes:
-            for entry in index.get(masked, ()):
-                binding = _bind(entry.numbers, numbers)
-                if binding is not None and _has_ratio(weight.shape, entry.rule.ratio):
-                    yield weight, entry.rule, entry.member, binding
+            for pattern, rule, member in index.get(masked, ()):
+                binding = _bind(pattern, numbers)
+                if binding is not None and _has_ratio(weight.shape, rule.ratio):
+                    yield weight, rule, member, binding
 
 
 def _bind(pattern: Collection[str], numbers: Iterable[str]) -> dict[str, str] | None:
+    """Variables of a pattern -> a name's numbers. Returns None if a literal number differs."""
     binding: dict[str, str] = {}
     for wanted, number in zip(pattern, numbers, strict=True):
         if wanted[0] == "{":
@@ -217,7 +141,7 @@ def _own(view: View) -> Iterator[Named]:
 
 
 def _translated(view: View) -> Iterator[Named]:
-    """Every weight by the other side's names; the parts of the original's fused ones by name and number as well."""
+    """Every weight by its names of the other side, and each part of a fused original weight as `name.number`."""
     other = DIFFUSERS if view.side == ORIGINAL else ORIGINAL
     parts: dict[tuple[str, Rule], dict[int, Weight]] = {}
     for weight, rule, member, numbers in _matches(view):
@@ -240,7 +164,7 @@ def _translated(view: View) -> Iterator[Named]:
         if other == ORIGINAL:
             for part, weight in members.items():
                 yield ORIGINAL, f"{name}.{part}", (Slot(weight.module, parameter=weight.parameter),)
-        if len(members) < count:  # the rows of the rest can't be known
+        if len(members) < count:  # the missing parts' sizes are unknown
             continue
         slots, start = [], 0
         for _, weight in sorted(members.items()):
@@ -250,12 +174,12 @@ def _translated(view: View) -> Iterator[Named]:
 
 
 def _whole(weight: Weight, rule: Rule, side: str) -> tuple[Slot, ...]:
-    """Where an update in the other side's names goes in a weight that both sides have, though its rows may be moved."""
+    """The slots in a weight that has one name on each side: one, or one per permuted part of its rows."""
     if not rule.order:
         return (Slot(weight.module, swap=rule.swap, parameter=weight.parameter),)
     size = weight.shape[0] // len(rule.order)
-    spots = enumerate(rule.order)  # (part in diffusers, part in the original)
-    moves = ((theirs, ours) if side == ORIGINAL else (ours, theirs) for theirs, ours in spots)
+    parts = enumerate(rule.order)  # (part in diffusers, part in the original)
+    moves = ((theirs, ours) if side == ORIGINAL else (ours, theirs) for theirs, ours in parts)
     return tuple(
         Slot(weight.module, (here * size, size), source_rows=(there * size, size), parameter=weight.parameter)
         for there, here in sorted(moves)
@@ -263,7 +187,7 @@ def _whole(weight: Weight, rule: Rule, side: str) -> tuple[Slot, ...]:
 
 
 def _sizes(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -> list[int]:
-    """Rows of each part of a fused weight (out, in, ...); no parts where the sizes do not fit the weight."""
+    """Rows of each part of a fused weight. Returns [] if the sizes do not add up to the weight's rows."""
     sizes = []
     for size in rule.sizes:
         measured = weight if size == IN else view.weights.get(size.format(**numbers))
@@ -280,21 +204,27 @@ def _sizes(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -
 
 
 def spelled(shapes: Mapping[str, Shape], side: str) -> dict[str, tuple[Slot, ...]]:
-    """The target's weights in the tables' own names of `side`: module name -> where an update of that name goes.
+    """The target's weights in the tables' names of `side`: module name -> where an update of that name goes.
 
-    Parts of fused weights are slots with rows, fused names of split weights have several slots with `source_rows`.
-    Weights that no rule names are called the same on both sides; so are all where no table knows the target.
+    shapes: parameter names in either naming, without the host's prefix -> shapes
+    side: `ORIGINAL` or `DIFFUSERS`
+
+    A part of a fused weight is a slot with `rows`, a fused name of split weights has several slots with `source_rows`.
+    A weight keeps its own name if no rule has it, and all do if no table fits.
+
+    >>> spelled({"net.0.weight": (8, 8)}, DIFFUSERS)
+    {'net.0': (Slot(module='net.0', rows=None, swap=False, source_rows=None, parameter='weight'),)}
     """
-    view = _view(shapes)
+    view = view_of(shapes)
     if view is None:
         modules = (name.rpartition(".") for name in shapes)
-        return {module: (Slot(module, parameter=p),) for module, _, p in modules if p in _PARAMETERS}
+        return {module: (Slot(module, parameter=p),) for module, _, p in modules if p in PARAMETERS}
     found: dict[str, tuple[Slot, ...]] = {}
     if side != view.side:
-        # `qkv.0` is an alias for part of a fused weight, not what anybody calls a module.
-        whole = {rule.original.format(**n) for _, rule, _, n in _matches(view) if len(rule.diffusers) > 1}
+        # `qkv.0`, an alias of a part, is not a module's name.
+        fused = {rule.original.format(**n) for _, rule, _, n in _matches(view) if len(rule.diffusers) > 1}
         for of, name, slots in _translated(view):
-            if of == side and name.rpartition(".")[0] not in whole:
+            if of == side and name.rpartition(".")[0] not in fused:
                 found.setdefault(name, slots)
     named = {slot.module for slots in found.values() for slot in slots}
     for of, name, slots in _own(view):

@@ -1,14 +1,14 @@
 """The UNets of SD1.5, SD2.x and SDXL (base and refiner).
 
 diffusers counts blocks by level and kind (`down_blocks.1.attentions.0`), the original counts every step from the input
-(`input_blocks.4.1`), so which is which depends on what the levels hold. That is read off the target's own names.
+(`input_blocks.4.1`), so the mapping depends on the contents of the levels. It is read off the target's own names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ._words import ORIGINAL, Architecture, Rule, Side, block
+from ._words import ORIGINAL, Architecture, Rule, Side, block, two_layers
 
 _RESNET = (
     ("conv1", "in_layers.2"),
@@ -20,9 +20,9 @@ _RESNET = (
 )
 
 _ENDS = (
-    *block("time_embedding", "time_embed", ("linear_1", "0"), ("linear_2", "2")),
-    *block("add_embedding", "label_emb.0", ("linear_1", "0"), ("linear_2", "2")),
-    *block("class_embedding", "label_emb.0", ("linear_1", "0"), ("linear_2", "2")),
+    *two_layers("time_embedding", "time_embed"),
+    *two_layers("add_embedding", "label_emb.0"),
+    *two_layers("class_embedding", "label_emb.0"),
     Rule("input_blocks.0.0", ("conv_in",)),
     Rule("out.0", ("conv_norm_out",)),
     Rule("out.2", ("conv_out",)),
@@ -30,7 +30,7 @@ _ENDS = (
 
 _RESNETS, _ATTENTIONS, _SAMPLER = "resnets", "attentions", "sampler"
 
-# What tells a step's kind in original names, below the step's own path.
+# (module below a step's path in original names, the kind of step that has it)
 _MARKS = (("in_layers.2", _RESNETS), ("proj_in", _ATTENTIONS), ("op", _SAMPLER), ("conv", _SAMPLER))
 
 Block = tuple[str, str, str]
@@ -48,7 +48,7 @@ def _expand(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
             rules.append(Rule(ours, (theirs,)))
         else:
             attentions[ours if side == ORIGINAL else theirs] = (theirs, ours)
-    for module in modules:  # transformers have the same names inside on both sides
+    for module in modules:  # inside a transformer both sides have the same names
         head = _head(module)
         if head in attentions:
             theirs, ours = attentions[head]

@@ -1,11 +1,11 @@
-"""Video transformers beside Hunyuan's: Wan, LTX-Video and LTX-2, Cosmos, Anima, Kandinsky 5, CogVideoX, Mochi."""
+"""Video transformers other than Hunyuan's: Wan, LTX-Video and LTX-2, Cosmos, Anima, Kandinsky 5, CogVideoX, Mochi."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 
-from ._words import ORIGINAL, Architecture, Rule, Side, block, fused, one
+from ._words import ORIGINAL, Architecture, Rule, Side, block, fused, one, two_layers
 
 
 def _wan_stack(stack: str) -> tuple[Rule, ...]:
@@ -15,12 +15,14 @@ def _wan_stack(stack: str) -> tuple[Rule, ...]:
         *(
             (f"{theirs}.{a}", f"{ours}.{b}")
             for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-            for a, b in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
-        ),
-        *(
-            (f"{theirs}.{norm}", f"{ours}.{norm}")
-            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-            for norm in ("norm_q", "norm_k")
+            for a, b in (
+                ("to_q", "q"),
+                ("to_k", "k"),
+                ("to_v", "v"),
+                ("to_out.0", "o"),
+                ("norm_q", "norm_q"),
+                ("norm_k", "norm_k"),
+            )
         ),
         ("attn2.add_k_proj", "cross_attn.k_img"),
         ("attn2.add_v_proj", "cross_attn.v_img"),
@@ -55,12 +57,8 @@ WAN = Architecture(
         *_wan_stack("blocks.{i}"),
         *_wan_stack("vace_blocks.{i}"),
         *block("vace_blocks.{i}", "vace_blocks.{i}", ("proj_in", "before_proj"), ("proj_out", "after_proj")),
-        *block(
-            "condition_embedder", "time_embedding", ("time_embedder.linear_1", "0"), ("time_embedder.linear_2", "2")
-        ),
-        *block(
-            "condition_embedder", "text_embedding", ("text_embedder.linear_1", "0"), ("text_embedder.linear_2", "2")
-        ),
+        *two_layers("condition_embedder.time_embedder", "time_embedding"),
+        *two_layers("condition_embedder.text_embedder", "text_embedding"),
         *block(
             "condition_embedder.image_embedder",
             "img_emb.proj",
@@ -74,24 +72,16 @@ WAN = Architecture(
         *_FACES,
     ),
     note="Covers t2v, i2v, VACE, Animate. Of the further variants (camera, S2V, HuMo, SCAIL) the shared blocks are "
-    "covered and their extra modules are known in original names only. Animate's motion encoder has bare parameters in "
-    "diffusers, which trainers leave alone.",
+    "covered; their extra modules have only original names. Animate's motion encoder has bare parameters in diffusers, "
+    "which trainers do not touch.",
 )
 
 _LTX_ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
-
-
-def _ltx_modulation(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return block(
-        theirs,
-        ours,
-        *((name, name) for name in ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")),
-    )
-
+_LTX_MODULATION = ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")
 
 _LTX = (
     one("proj_in", "patchify_proj"),
-    *_ltx_modulation("time_embed", "adaln_single"),
+    *block("time_embed", "adaln_single", *_LTX_MODULATION),
     *block(
         "transformer_blocks.{i}",
         "transformer_blocks.{i}",
@@ -124,17 +114,17 @@ LTX2 = Architecture(
     (
         *_LTX,
         one("audio_proj_in", "audio_patchify_proj"),
-        *_ltx_modulation("audio_time_embed", "audio_adaln_single"),
-        *_ltx_modulation("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single"),
-        *_ltx_modulation("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single"),
-        *_ltx_modulation("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single"),
-        *_ltx_modulation("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single"),
+        *block("audio_time_embed", "audio_adaln_single", *_LTX_MODULATION),
+        *block("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single", *_LTX_MODULATION),
+        *block("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single", *_LTX_MODULATION),
+        *block("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single", *_LTX_MODULATION),
+        *block("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single", *_LTX_MODULATION),
     ),
-    note="The connectors of the text embeddings are a model of their own in diffusers and have original names here.",
+    note="The connectors of the text embeddings are a separate model in diffusers; here they have original names.",
 )
 
 _COSMOS_ENDS = (
-    *block("time_embed", "t_embedder.1", ("t_embedder.linear_1", "linear_1"), ("t_embedder.linear_2", "linear_2")),
+    *two_layers("time_embed.t_embedder", "t_embedder.1", "linear_1 linear_2"),
     one("patch_embed.proj", "x_embedder.proj.1"),
     one("proj_out", "final_layer.linear"),
 )
@@ -165,8 +155,7 @@ _COSMOS = (
         ("ff.net.2", "mlp.layer2"),
     ),
     one("time_embed.norm", "t_embedding_norm"),
-    one("norm_out.linear_1", "final_layer.adaln_modulation.1"),
-    one("norm_out.linear_2", "final_layer.adaln_modulation.2"),
+    *two_layers("norm_out", "final_layer.adaln_modulation", "1 2"),
 )
 
 
@@ -208,7 +197,7 @@ ANIMA = Architecture(
     None,
     _COSMOS,
     note="Cosmos-Predict2 with a text adapter. The transformer has Cosmos' diffusers names; the adapter "
-    "(llm_adapter) has its authors' names only.",
+    "(llm_adapter) has only its authors' names.",
 )
 
 _LEARNED_POSITIONS = ("learnable_pos_embed",)
@@ -230,8 +219,7 @@ COSMOS1 = Architecture(
     (
         *_COSMOS_ENDS,
         one("time_embed.norm", "affline_norm"),
-        one("norm_out.linear_1", "final_layer.adaLN_modulation.1"),
-        one("norm_out.linear_2", "final_layer.adaLN_modulation.2"),
+        *two_layers("norm_out", "final_layer.adaLN_modulation", "1 2"),
     ),
     _cosmos1_blocks,
 )
@@ -261,14 +249,14 @@ COGVIDEOX = Architecture(
             ("attn1.norm_k", "norm_k"),
             ("ff.net.0.proj", "ff_proj"),
             ("ff.net.2", "ff_out"),
-            *((name, name) for name in ("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm")),
+            *("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm"),
         ),
         one("time_embedding.linear_1", "time_embedding_linear_1"),
         one("time_embedding.linear_2", "time_embedding_linear_2"),
         one("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
         one("ofs_embedding.linear_2", "ofs_embedding_linear_2"),
     ),
-    note="`original` here is ComfyUI's naming. The authors' own repository has further names, which are not covered.",
+    note="`original` here is ComfyUI's naming. The authors' repository has other names, which are not covered.",
 )
 
 _MOCHI, _TWO = "blocks.{i}", "transformer_blocks.{i}"
@@ -294,19 +282,14 @@ MOCHI = Architecture(
             ("ff.net.2", "mlp_x.w2"),
             ("ff_context.net.2", "mlp_y.w2"),
         ),
-        # Twice as wide a stream of video as of text; the last block's text has a scale only.
+        # The video stream is twice as wide as the text's; the last block's text has only a scale.
         one(f"{_TWO}.norm1_context.linear", f"{_MOCHI}.mod_y", ratio=2),
         one(f"{_TWO}.norm1_context.linear_1", f"{_MOCHI}.mod_y", ratio=0.5),
-        # Diffusers holds the gate below what it lets through, the original above it.
+        # Gated feed-forwards: in diffusers the gate is the lower half of the rows, in the original the upper.
         one(f"{_TWO}.ff.net.0.proj", f"{_MOCHI}.mlp_x.w1", swap=True),
         one(f"{_TWO}.ff_context.net.0.proj", f"{_MOCHI}.mlp_y.w1", swap=True),
-        *block(
-            "time_embed",
-            "t_embedder.mlp",
-            ("timestep_embedder.linear_1", "0"),
-            ("timestep_embedder.linear_2", "2"),
-        ),
-        *block("time_embed.pooler", "t5_y_embedder", *((name, name) for name in ("to_q", "to_kv", "to_out"))),
+        *two_layers("time_embed.timestep_embedder", "t_embedder.mlp"),
+        *block("time_embed.pooler", "t5_y_embedder", "to_q", "to_kv", "to_out"),
         one("time_embed.caption_proj", "t5_yproj"),
         one("patch_embed.proj", "x_embedder.proj"),
         one("norm_out.linear", "final_layer.mod", swap=True),

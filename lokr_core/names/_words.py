@@ -1,4 +1,4 @@
-"""The words in which name tables are written. Data only: `matching` reads them.
+"""The words in which name tables are written: data, which `_translate` reads.
 
 A table pairs the ORIGINAL names of an architecture (its authors' repository, ComfyUI, A1111) with DIFFUSERS' names (for
 text encoders: transformers'). A pattern is a dotted module path whose block numbers stand as `{i}`, `{j}`:
@@ -9,37 +9,59 @@ text encoders: transformers'). A pattern is a dotted module path whose block num
 ('transformer_blocks.{i}.attn.to_q', 'transformer_blocks.{i}.attn.to_k', 'transformer_blocks.{i}.attn.to_v')
 >>> split("transformer_blocks.{i}.ff.net.0.proj", "double_blocks.{i}.img_mlp.", "up_proj gate_proj").parts
 ('double_blocks.{i}.img_mlp.up_proj', 'double_blocks.{i}.img_mlp.gate_proj')
+>>> [rule.original for rule in block("norm_out", "final_layer", "norm", ("proj", "linear"))]
+['final_layer.norm', 'final_layer.linear']
+>>> [rule.original for rule in two_layers("time_embed", "time_in.mlp")]
+['time_in.mlp.0', 'time_in.mlp.2']
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
 
 IN = "in"
-"""A size: as many rows as the fused weight has columns."""
+"""Size of a part: as many rows as the fused weight has columns."""
 REST = "rest"
-"""A size: an equal share of the rows that the other parts leave."""
-
+"""Size of a part: an equal share of the rows that the other parts leave."""
 
 FUSIONS = (
     ("to_qkv", ("to_q", "to_k", "to_v")),
     ("to_added_qkv", ("add_q_proj", "add_k_proj", "add_v_proj")),
     ("to_kv", ("to_k", "to_v")),
 )
-"""Diffusers' name for modules of a block once `fuse_qkv_projections` has made one of them, and their own."""
+"""(name of the module that diffusers' `fuse_qkv_projections` makes, names of the modules that it fuses)"""
+
+_NUMBER = re.compile(r"(?<=[._])(\d+|\{\w+\})(?=[._]|$)")
+
+
+def mask_numbers(name: str, mask: str = "#") -> tuple[str, tuple[str, ...]]:
+    """A module path, dotted or flattened, with its block numbers masked, and the numbers.
+
+    A digit inside a word (`conv1`, `attn2`) tells layers apart and stays. A pattern's `{i}` counts as a number.
+
+    >>> mask_numbers("blocks.3.attn2.to_out.0")
+    ('blocks.#.attn2.to_out.#', ('3', '0'))
+    >>> mask_numbers("blocks_{i}_attn2_to_out_0", mask="*")
+    ('blocks_*_attn2_to_out_*', ('{i}', '0'))
+    """
+    pieces = _NUMBER.split(name)
+    return mask.join(pieces[::2]), tuple(pieces[1::2])
 
 
 @dataclass(frozen=True)
 class Slot:
     """Where an update goes: a weight of the target, or rows of it.
 
-    `module` is the target's module path in the target's own spelling and `parameter` its weight there, so the weight is
-    `f"{module}.{parameter}"`. `rows` = (start, length) on dim 0 of that weight, None for all of it. `swap`: the two
-    halves of the update's rows stand the other way round in the target. `source_rows` = (start, length) of the rows of
-    the FILE's module that go here, where the file's module is fused and the target's weights are split; None for all.
+    module: the target's module path in the target's own spelling
+    rows: (start, length) on dim 0 of the target's weight; None for all rows
+    swap: the two halves of the update's rows are in reverse order in the target
+    source_rows: (start, length) of the rows of the FILE's module that go here, if that module is fused and the target's
+        weights are split; None for all rows
+    parameter: the weight's name in its module; the weight's own name is `f"{module}.{parameter}"`
     """
 
     module: str
@@ -53,11 +75,12 @@ class Slot:
 class Rule:
     """One weight in original names and the diffusers modules that make it up, in the order of their rows.
 
-    `sizes` has a size per diffusers module where there are several: `IN`, `REST`, or the pattern of another module of
-    the original whose number of columns it is. `swap`: two halves of rows stand the other way round. `ratio`: the rule
-    holds only where the weight has `ratio` times as many rows as columns. `order`: equal parts of rows stand in another
-    order; the numbers of the original's parts as they stand in diffusers. `parts`: the original's modules, `original`
-    among them, where it is the original that has several and diffusers one.
+    original, diffusers: patterns of module paths
+    sizes: rows of each diffusers module: `IN`, `REST`, or the pattern of an original module that has as many columns
+    swap: the two halves of the rows are in reverse order on the other side
+    ratio: the rule holds only for a weight with `ratio` times as many rows as columns
+    order: equal parts of the rows are permuted; the original's part numbers in diffusers' order
+    parts: the original's modules, the first of them `original`, if the original is split and diffusers is not
     """
 
     original: str
@@ -69,7 +92,7 @@ class Rule:
     parts: tuple[str, ...] = ()
 
     def names(self, side: str) -> tuple[str, ...]:
-        """The modules of a side: several on at most one of the two."""
+        """The patterns of `side`, `ORIGINAL` or `DIFFUSERS`; at most one side has several."""
         return self.diffusers if side == DIFFUSERS else self.parts or (self.original,)
 
 
@@ -79,30 +102,37 @@ def one(diffusers: str, original: str, swap: bool = False, ratio: float | None =
 
 
 def fused(original: str, diffusers_prefix: str, members: str, sizes: str = "") -> Rule:
-    """A weight that diffusers holds in several modules; `members` and `sizes` are separated by spaces, in row order.
+    """A weight that diffusers holds in several modules: `members` and their `sizes`, separated by spaces, in row order.
 
-    Without `sizes` all members are of one size.
+    Without `sizes` all members have the same number of rows.
     """
     names = tuple(diffusers_prefix + member for member in members.split())
     return Rule(original, names, tuple(sizes.split()) or (REST,) * len(names))
 
 
 def split(diffusers: str, original_prefix: str, members: str) -> Rule:
-    """A weight of diffusers that the original holds in several modules of one size, in row order."""
+    """A weight of diffusers that the original holds in several modules of the same size: `members`, in row order."""
     names = tuple(original_prefix + member for member in members.split())
     return Rule(names[0], (diffusers,), (REST,) * len(names), parts=names)
 
 
-def block(diffusers: str, original: str, *pairs: tuple[str, str]) -> tuple[Rule, ...]:
-    """Rules for the modules of one block: every pair stands below the two prefixes."""
-    return tuple(one(f"{diffusers}.{d}", f"{original}.{o}") for d, o in pairs)
+def block(diffusers: str, original: str, *pairs: tuple[str, str] | str) -> tuple[Rule, ...]:
+    """Rules for the modules of one block: (diffusers, original) below the two prefixes, or a string for both."""
+    both = ((pair, pair) if isinstance(pair, str) else pair for pair in pairs)
+    return tuple(one(f"{diffusers}.{d}", f"{original}.{o}") for d, o in both)
+
+
+def two_layers(diffusers: str, original: str, names: str = "0 2") -> tuple[Rule, ...]:
+    """Rules for two Linears below the prefixes: diffusers' `linear_1` and `linear_2` are the original's `names`."""
+    first, second = names.split()
+    return block(diffusers, original, ("linear_1", first), ("linear_2", second))
 
 
 @dataclass(frozen=True)
-class Prefix:
-    """Prefixes that mean the same subtree; the first is the one tables are written in.
+class PrefixGroup:
+    """Prefixes of the same subtree; the first is the one that tables use.
 
-    A target uses the prefix under which `probe` exists.
+    A target uses the prefix below which the module `probe` exists.
     """
 
     probe: str
@@ -111,23 +141,26 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Side:
-    """How to know that a target is in these names, and how else producers spell them.
+    """How to recognise a target in the names of one side, and which other spellings of them producers use.
 
-    `has` and `lacks` are module paths; "path:N" asks for a weight of N axes. Each of `spellings` is a list of (text,
-    text instead), tried on every name of this side; where it changes one, the changed name is an alias too.
+    has, lacks: module paths that must and must not exist; "path:N" requires a weight of N axes
+    prefixes: groups of prefixes that mean the same
+    spellings: lists of (text, replacement); each list that changes a name of this side gives a further alias
     """
 
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
-    prefixes: tuple[Prefix, ...] = ()
+    prefixes: tuple[PrefixGroup, ...] = ()
     spellings: tuple[tuple[tuple[str, str], ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """An architecture's table. `expand` makes further rules for tables whose block numbers depend on the layout.
+    """An architecture's table.
 
-    `note` says what is unverified or has no public naming.
+    diffusers: None if the architecture has one naming only
+    expand: (side, module paths of the target) -> further rules, if block numbers depend on the target's layout
+    note: what is unverified or has no public naming
     """
 
     name: str
