@@ -1,13 +1,15 @@
-"""Run by ComfyUI-Manager and A1111 after they have fetched this folder.
+"""ComfyUI-Manager and A1111 run this after they have fetched this folder.
 
-torch, safetensors and numpy are the hosts' own requirements, so there is hardly ever anything to install. What can be
-missing is one of them, on a host that is broken or very old: A1111 is asked to install it, torch apart, whose build is
-the host's choice; else it is said here, and not first when a graph runs.
+The hosts require all of these packages themselves, so there is hardly ever anything to install. On a broken or very old
+host, A1111 is asked to install what is missing, except torch, whose build is the host's choice; any other host is named
+what is missing now rather than when a graph runs.
 """
 
 from importlib.util import find_spec
 
-missing = [name for name in ("torch", "safetensors", "numpy") if find_spec(name) is None]
+PACKAGES = {"torch": "torch", "safetensors": "safetensors", "numpy": "numpy", "PIL": "pillow", "tqdm": "tqdm"}
+
+missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
 if missing:
     try:
         from launch import run_pip  # A1111 and Forge run this with their own folder on the path

@@ -59,7 +59,7 @@ def test_one_axis_has_no_labels_at_the_side():
 
 def test_a_grid_takes_as_many_pictures_as_it_has_places_and_of_one_size():
     grid = Grid.of("style", (0, 1))
-    with pytest.raises(LoKrValueError, match="as many pictures"):
+    with pytest.raises(LoKrValueError, match="one image for each cell"):
         grid.assemble([picture(0)])
     with pytest.raises(LoKrValueError, match="differ in size"):
         grid.assemble([picture(0), picture(0)[:10]])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from ..demo import add_train_arguments, run_demo, train_on_pictures
-from ..display import ProgressBar
+from ..display import progress_bar
 from ..errors import LoKrError
 from ..formats import load_adapter, save_adapter
 from ..inspection import inspect_adapter
@@ -94,7 +94,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
-    with ProgressBar("merging") as progress:
+    with progress_bar("merging") as progress:
         report = apply_to_file(
             options.model,
             options.adapter,
@@ -145,7 +145,7 @@ def _term(text: str) -> Term:
 def _demo(options: argparse.Namespace) -> int:
     # The model is so small that a second thread gains nothing, and waits for its turn on a busy machine.
     torch.set_num_threads(1)
-    with ProgressBar("training", lambda steps: f"{steps:.0f} steps") as progress:
+    with progress_bar("training", " steps") as progress:
         demo = run_demo(options.out, progress)
     _show(demo, options)
     return OK

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from .._files import save_tensors
 from ..adapter import Adapter, LoKrWeights
-from ..display import GLYPH_HEIGHT, Progress, draw_text, human_bytes, text_width, write_png
+from ..display import Progress, draw_text, human_bytes
 from ..errors import LoKrFileError
 from ..formats import load_adapter, save_adapter
 from ..inspection import inspect_adapter
@@ -30,7 +30,7 @@ from ._scenes import GRID, day, night, points
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 _WIDTH, _RANK, _FACTOR = 96, 12, 2
 _BASE_STEPS, _LOKR_STEPS = 400, 750
-_TILE, _GAP = 144, 8  # pixels
+_TILE, _GAP, _TOP = 144, 8, 30  # pixels
 
 
 class Painter(nn.Sequential):
@@ -154,7 +154,7 @@ def _run(out: Path, progress: Progress) -> Demo:
         rows, pictures = _merge_at_strengths(model, adapter, target)
         with merge_adapter(model, adapter):
             agreement = float((model(points(GRID)) - in_training).abs().max())
-    write_png(picture, _strip(pictures, night(points(_TILE))))
+    _strip(pictures, night(points(_TILE))).save(picture)
     found = inspect_adapter(adapter)
     count = sum(p.numel() for p in model.parameters())
     size = adapter_file.stat().st_size
@@ -227,21 +227,24 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean().sqrt())
 
 
-def _strip(pictures: list[tuple[float, Tensor]], target: Tensor) -> np.ndarray:
-    """Pictures (_TILE², 3) beside each other under their strengths, the target last; below each, what changed."""
+def _strip(pictures: list[tuple[float, Tensor]], target: Tensor) -> Image.Image:
+    """Pictures (_TILE², 3) side by side, each under its strength and above its change; the target last."""
     base = pictures[0][1]
-    tiles = [("BASE" if not s else f"{s:.2f}", picture) for s, picture in pictures] + [("TARGET", target)]
-    top, scale = 2 * _GAP + 2 * GLYPH_HEIGHT, 2
-    height, width = top + 2 * _TILE + 2 * _GAP, _GAP + len(tiles) * (_TILE + _GAP)
-    image = np.full((height, width, 3), 24, np.uint8)
-    for i, (label, picture) in enumerate(tiles):
-        left = _GAP + i * (_TILE + _GAP)
-        draw_text(image, label, _GAP, left + (_TILE - text_width(label, scale)) // 2, (235, 235, 235), scale)
-        for j, colours in enumerate((picture, _heat((picture - base).square().mean(1).sqrt()))):
-            where = top + j * (_TILE + _GAP)
-            pixels = (colours.clamp(0, 1) * 255).round().to(torch.uint8).reshape(_TILE, _TILE, 3)
-            image[where : where + _TILE, left : left + _TILE] = pixels.numpy()
-    return image
+    tiles = [(f"{strength:.2f}" if strength else "base", picture) for strength, picture in pictures]
+    tiles.append(("target", target))
+    strip = Image.new("RGB", (_GAP + len(tiles) * (_TILE + _GAP), _TOP + 2 * (_TILE + _GAP)), (24, 24, 24))
+    canvas = ImageDraw.Draw(strip)
+    for number, (label, picture) in enumerate(tiles):
+        left = _GAP + number * (_TILE + _GAP)
+        draw_text(canvas, label, (left + _TILE / 2, _TOP / 2), 18, (235, 235, 235), "middle")
+        strip.paste(_image(picture), (left, _TOP))
+        strip.paste(_image(_heat((picture - base).square().mean(1).sqrt())), (left, _TOP + _TILE + _GAP))
+    return strip
+
+
+def _image(colours: Tensor) -> Image.Image:
+    pixels = (colours.clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.reshape(_TILE, _TILE, 3).numpy())
 
 
 def _heat(amount: Tensor) -> Tensor:

@@ -1,18 +1,9 @@
 """What a person looks at: progress, and pictures of grids and losses."""
 
+from ._bytes import human_bytes
 from ._grid import Grid
 from ._plot import plot_losses
-from ._png import GLYPH_HEIGHT, draw_text, text_width, write_png
-from ._progress import Progress, ProgressBar, human_bytes
+from ._progress import Progress, progress_bar
+from ._text import draw_text, text_width
 
-__all__ = [
-    "GLYPH_HEIGHT",
-    "Grid",
-    "Progress",
-    "ProgressBar",
-    "draw_text",
-    "human_bytes",
-    "plot_losses",
-    "text_width",
-    "write_png",
-]
+__all__ = ["Grid", "Progress", "draw_text", "human_bytes", "plot_losses", "progress_bar", "text_width"]

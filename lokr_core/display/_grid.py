@@ -1,4 +1,4 @@
-"""Pictures side by side, with the strengths they were made at."""
+"""Images side by side, labelled with the strengths that made them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from ..errors import LoKrValueError
 from ..strengths import MOST
-from ._png import GLYPH_HEIGHT, draw_text, text_width
+from ._text import draw_text, text_width
+
+_PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What a picture's place says: labels of the columns, and of the rows where there is a second axis.
-
-    Pictures come row by row.
-    """
+    """The labels of a grid's columns and rows, and its title. A grid of one axis has one row, labelled ""."""
 
     columns: tuple[str, ...]
     rows: tuple[str, ...] = ("",)
@@ -25,49 +25,53 @@ class Grid:
 
     @classmethod
     def of(cls, x: str, xs: Sequence[float], y: str = "", ys: Sequence[float] = ()) -> Grid:
-        """The grid of strengths ``xs`` of an adapter called ``x``, and ``ys`` of one called ``y`` below each other.
+        """A column per strength ``xs`` of the adapter named ``x``, a row per strength ``ys`` of the one named ``y``.
 
-        Raises LoKrValueError where it has more than ``MOST`` pictures.
+        Raises LoKrValueError if it has more than ``MOST`` cells.
+
+        >>> Grid.of("style", (0, 0.5)).columns
+        ('0', '0.5')
         """
         count = len(xs) * max(len(ys), 1)
         if count > MOST:
-            raise LoKrValueError("The grid has too many pictures", expected=f"{MOST} at most", found=count)
+            raise LoKrValueError("The grid has too many images", expected=f"{MOST} at most", found=count)
         title = f"X = {x}" + (f"   Y = {y}" if ys else "")
         return cls(tuple(f"{x:g}" for x in xs), tuple(f"{y:g}" for y in ys) or ("",), title)
 
     def __len__(self) -> int:
         return len(self.columns) * len(self.rows)
 
-    def assemble(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """One picture (height, width, 3) uint8 of ``pictures``, each of that kind and all of one size, with labels.
+    def assemble(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """One labelled image of all ``images``, given row by row.
 
-        Raises LoKrValueError where there are not as many as the grid has places, or their sizes differ.
+        images: arrays (height, width, 3) of uint8, all of one size; so is what it returns.
+
+        Raises LoKrValueError if their number is not the grid's, or their sizes differ.
         """
-        if len(pictures) != len(self):
+        if len(images) != len(self):
             raise LoKrValueError(
-                "There are not as many pictures as the grid has places",
+                "The grid needs one image for each cell",
                 expected=f"{len(self.columns)} × {len(self.rows)} = {len(self)}",
-                found=len(pictures),
-                hint="connect the pictures that were made with this grid's models, one for each",
+                found=len(images),
+                hint="connect the images that were made with this grid's models",
             )
-        sizes = {picture.shape for picture in pictures}
+        sizes = {image.shape for image in images}
         if len(sizes) > 1:
-            raise LoKrValueError("The pictures differ in size", expected="one size", found=sorted(sizes))
-        height, width, _ = pictures[0].shape
-        scale = max(1, width // 160)
-        line = (GLYPH_HEIGHT + 6) * scale
-        left = max(text_width(row, scale) for row in self.rows)
-        left += 6 * scale if left else 0
-        across = max(left + width * len(self.columns), text_width(self.title, scale) + 6 * scale)
-        image = np.full((2 * line + height * len(self.rows), across, 3), 255, np.uint8)
-        ink = (0, 0, 0)
-        draw_text(image, self.title, 3 * scale, 3 * scale, ink, scale)
+            raise LoKrValueError("The images differ in size", expected="one size", found=sorted(sizes))
+        height, width, _ = images[0].shape
+        size = max(12, width // 18)  # of the letters
+        line, gap = size * 4 // 3, size // 3
+        left = max(text_width(row, size) for row in self.rows)
+        left += 2 * gap if left else 0
+        across = max(left + width * len(self.columns), text_width(self.title, size) + 2 * gap)
+        whole = Image.new("RGB", (across, 2 * line + height * len(self.rows)), _PAPER)
+        canvas = ImageDraw.Draw(whole)
+        draw_text(canvas, self.title, (gap, line / 2), size, _INK)
         for number, column in enumerate(self.columns):
-            middle = left + number * width + (width - text_width(column, scale)) // 2
-            draw_text(image, column, line + 3 * scale, middle, ink, scale)
+            draw_text(canvas, column, (left + (number + 0.5) * width, 1.5 * line), size, _INK, "middle")
         for number, row in enumerate(self.rows):
-            top = 2 * line + number * height
-            draw_text(image, row, top + (height - GLYPH_HEIGHT * scale) // 2, 3 * scale, ink, scale)
-            for place, picture in enumerate(pictures[number * len(self.columns) : (number + 1) * len(self.columns)]):
-                image[top : top + height, left + place * width : left + (place + 1) * width] = picture
-        return image
+            draw_text(canvas, row, (gap, 2 * line + (number + 0.5) * height), size, _INK)
+        for number, image in enumerate(images):
+            row, column = divmod(number, len(self.columns))
+            whole.paste(Image.fromarray(image), (left + column * width, 2 * line + row * height))
+        return np.array(whole)

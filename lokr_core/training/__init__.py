@@ -1,6 +1,5 @@
 """A training loop for LoKr models that stops anywhere, goes on exactly, and runs in one process or many."""
 
-from ..display import plot_losses
 from ._command import Trained, add_arguments, run
 from ._loop import Batch, TrainSettings, train
 from ._losses import flow_matching_loss, noise_loss, prompt_embedding
@@ -14,7 +13,6 @@ __all__ = [
     "add_arguments",
     "flow_matching_loss",
     "noise_loss",
-    "plot_losses",
     "processes",
     "prompt_embedding",
     "run",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..display import ProgressBar
-from ..formats import LAYOUTS, save_adapter
+from ..display import progress_bar
+from ..formats import SPELLINGS, save_adapter
 from ._loop import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, train
 from ._processes import processes
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, format: str = "kohy
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=type(settings[name]), default=settings[name], help=f"{what} (%(default)s)")
     parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="under torchrun (%(default)s)")
-    parser.add_argument("--format", choices=LAYOUTS, default=format, help="of the adapter's file (%(default)s)")
+    parser.add_argument("--format", choices=SPELLINGS, default=format, help="of the adapter's file (%(default)s)")
 
 
 def run(
@@ -85,7 +85,7 @@ def run(
             save_adapter(adapter, options.out / ADAPTER_NAME, format=options.format, model=model.get_base_model())
 
     save = save or save_as_said
-    with processes() as group, ProgressBar("training", lambda steps: f"{steps:.0f} steps") as bar:
+    with processes() as group, progress_bar("training", " steps") as bar:
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         spread = group.spread(model, options.parallel)
         progress = bar if group.is_first else None

@@ -14,7 +14,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from .._files import save_tensors
 from ..adapter import Adapter
-from ..display import ProgressBar
+from ..display import progress_bar
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
 from ._export import check_described, to_adapter
@@ -292,7 +292,7 @@ class LoKrModel(nn.Module):
 
     def _take_out(self, adapter_names: Sequence[str] | None, merge: bool, progress: bool) -> nn.Module:
         named = [(n, m) for n, m in self.model.named_modules() if isinstance(m, (LoKrLayer, ModulesToSaveWrapper))]
-        with ProgressBar("merging", lambda count: f"{count:.0f} layers") as show:
+        with progress_bar("merging", " layers") as show:
             for done, (path, module) in enumerate(named, 1):
                 if isinstance(module, ModulesToSaveWrapper):
                     replace_module(self.model, path, module.current if merge else module.original_module)

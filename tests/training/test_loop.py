@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from lokr_core import LoKrConfig, LoKrError, LoKrFileError, LoKrModel, LoKrValueError, get_lokr_model
@@ -149,7 +150,6 @@ def test_nothing_to_train_on(tmp_path):
 @pytest.mark.parametrize("losses", [[1.0], [2.0, 2.0], [3.0, 1.0, 2.0], [1e-8, 1e8], list(range(1000))])
 def test_a_plot_of_any_losses(tmp_path, losses):
     plot_losses(losses, tmp_path / "loss.png")
-    image = pytest.importorskip("PIL.Image", reason="NO PILLOW HERE: the picture is read by it")
-    with image.open(tmp_path / "loss.png") as picture:
+    with Image.open(tmp_path / "loss.png") as picture:
         colours = {colour for _, colour in picture.getcolors(1 << 16)}
         assert picture.size == (640, 360) and (25, 80, 170) in colours
