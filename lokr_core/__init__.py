@@ -12,9 +12,11 @@ from .formats import load_adapter, save_adapter
 from .handle import Handle
 from .kronecker import Factor, factorization
 from .live import LiveHandle, attach
-from .matching import Match, Report, Target, other_places, resolve, weight_name
+from .matching import Match, Report, Target, foreign_places, resolve, weight_name
 from .merge import MergeHandle, merge_adapter
 from .names import Slot
+
+other_places = foreign_places  # an alias: its name in 0.1.0
 
 _TUNER = ("LoKrConfig", "LoKrLayer", "LoKrModel", "get_lokr_model", "load_lokr_model")
 
@@ -39,6 +41,7 @@ __all__ = [
     "Target",
     "attach",
     "factorization",
+    "foreign_places",
     "get_lokr_model",
     "load_adapter",
     "load_lokr_model",

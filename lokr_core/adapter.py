@@ -1,4 +1,4 @@
-"""An adapter in memory: module name -> LoKrWeights, and what else its file held."""
+"""An adapter in memory: module name -> LoKrWeights, and what else its file holds."""
 
 from __future__ import annotations
 
@@ -14,31 +14,37 @@ from . import kronecker
 from .errors import LoKrShapeError, LoKrValueError
 from .kronecker import Factor
 
-__all__ = ["Adapter", "LoKrWeights", "ModuleName", "check_strength"]
+__all__ = ["Adapter", "Foreign", "ForeignModule", "LoKrWeights", "ModuleName", "check_strength"]
 
 
 def check_strength(strength: float) -> float:
-    """``strength`` as a finite float, or LoKrValueError."""
+    """``strength`` as a float. Raises LoKrValueError if it is not a finite number."""
     try:
         value = float(strength)
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         raise LoKrValueError(
-            "A strength must be a finite number",
-            expected="a finite number",
-            found=repr(strength),
-            hint="use a number such as 0.8",
+            "A strength must be a finite number", found=repr(strength), hint="use a number such as 0.8"
         )
     return value
 
 
 @dataclass(frozen=True, eq=False)
 class LoKrWeights:
-    """The update of one module: ΔW = scaling · (w1 ⊗ w2), and a DoRA magnitude where there is one.
+    """The update of one module: ΔW = scaling · (w1 ⊗ w2), with DoRA's magnitude if it has one.
 
-    w1 (l, m), w2 (k, n, *kernel) for a weight (l·k, m·n, *kernel); ``scaling`` is what the trainer multiplied by.
-    ``alpha`` is the number the file held, None where it held none. ``notes`` says what was assumed in reading it.
+    w1, w2: (l, m) and (k, n, *kernel), for a weight (l·k, m·n, *kernel)
+    scaling: the factor that the trainer multiplied by
+    dora_scale: DoRA's magnitude, (out, 1, ...) or (1, in, ...); None without DoRA
+    alpha: as stored in the file, None if it is not
+    notes: what was assumed in reading the module
+
+    >>> weights = LoKrWeights(Factor(torch.ones(2, 3)), Factor(a=torch.ones(4, 2), b=torch.ones(2, 5)), scaling=0.5)
+    >>> weights.shape, weights.rank, weights.delta().shape
+    ((8, 15), 2, torch.Size([8, 15]))
+
+    Raises LoKrShapeError if ``dora_scale`` fits neither axis of the weight.
     """
 
     w1: Factor
@@ -52,21 +58,21 @@ class LoKrWeights:
         if self.dora_scale is not None and self.dora_axis is None:
             out, columns, *_ = self.shape
             raise LoKrShapeError(
-                "dora_scale belongs to neither axis of the weight",
+                "dora_scale fits neither axis of the weight",
                 expected=f"({out}, 1, ...) or (1, {columns}, ...)",
                 found=tuple(self.dora_scale.shape),
             )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(out, in, *kernel) as far as the factors tell; a kernel flattened in the file is part of in (see ``fit``)."""
+        """(out, in, *kernel); a kernel that the file flattened is part of ``in`` until ``fit`` knows the weight."""
         (l, m), (k, n, *kernel) = self.w1.shape[:2], self.w2.shape
         return (l * k, m * n, *kernel)
 
     @property
     def rank(self) -> int | None:
-        """r of the low-rank factor (w2's where both are), None where both are whole."""
-        return self.w1.rank if self.w2.rank is None else self.w2.rank
+        """r of the low-rank factor (w2's if both are), None if both are whole."""
+        return kronecker.rank_of(self.w1, self.w2)
 
     @property
     def is_tucker(self) -> bool:
@@ -76,7 +82,7 @@ class LoKrWeights:
     def dora_axis(self) -> str | None:
         """ "out" or "in", the axis whose norms ``dora_scale`` replaces; None without DoRA.
 
-        Where the shape does not tell, it is "out", LyCORIS' default.
+        "out", LyCORIS' default, if the shape fits both.
         """
         if self.dora_scale is None:
             return None
@@ -85,18 +91,25 @@ class LoKrWeights:
         flat = len(shape) < 2
         if numel == out and (flat or shape[0] == out):
             return "out"
-        # `columns` may hold a flattened kernel, so a divisor will do until ``fit`` knows the weight.
+        # Before ``fit``, `columns` may be in · kernel, so accept a divisor of it.
         if (flat and numel == columns) or (not flat and shape[0] == 1 and shape[1] == numel and columns % numel == 0):
             return "in"
         return None
 
     @property
     def numel(self) -> int:
-        """Stored numbers (parameters), DoRA's included."""
-        return self.w1.numel + self.w2.numel + (0 if self.dora_scale is None else self.dora_scale.numel())
+        """How many numbers are stored, DoRA's included."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The stored tensors by LyCORIS' names. As there, a low-rank factor has its kernel in the columns of b."""
+        w1, w2 = (f if f.b is None or f.t is not None else replace(f, b=f.b.flatten(1)) for f in (self.w1, self.w2))
+        dora = {} if self.dora_scale is None else {"dora_scale": self.dora_scale}
+        return {**w1.to_tensors("lokr_w1"), **w2.to_tensors("lokr_w2"), **dora}
 
     def fit(self, shape: tuple[int, ...]) -> LoKrWeights:
-        """The same update with the axes of a weight of ``shape``, or LoKrShapeError where it is for another."""
+        """The same update with the axes of a weight of ``shape`` (out, in, *kernel), or LoKrShapeError."""
         w1, w2 = kronecker.fit(self.w1, self.w2, tuple(shape))
         fitted = replace(self, w1=w1, w2=w2)
         if fitted.dora_axis and self.dora_scale.numel() != shape[0 if fitted.dora_axis == "out" else 1]:
@@ -108,7 +121,7 @@ class LoKrWeights:
         return fitted
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether this is an update of a weight of ``shape`` (out, in, *kernel)."""
+        """Whether ``fit`` succeeds."""
         try:
             self.fit(shape)
         except LoKrShapeError:
@@ -118,7 +131,7 @@ class LoKrWeights:
     def delta(self, dtype: torch.dtype | None = None) -> Tensor:
         """scaling · (w1 ⊗ w2), built whole: (out, in, *kernel). For tests and small weights.
 
-        Computed in ``dtype``, fp32 unless the factors are wider. DoRA is not in it: it depends on the base weight.
+        Computed in ``dtype``, by default fp32, or fp64 if a factor is. DoRA is not in it: it needs the base weight.
         """
         if dtype is None:
             wide = any(t.dtype == torch.float64 for f in (self.w1, self.w2) for t in f.tensors.values())
@@ -128,8 +141,8 @@ class LoKrWeights:
     def add_to_(self, weight: Tensor, strength: float = 1.0, base: Tensor | None = None) -> Tensor:
         """Add this update to ``weight`` (out, in, *kernel) in place, each number rounded once; returns ``weight``.
 
-        Without DoRA: weight += strength · ΔW. With DoRA: weight += strength · (W' - W), where W is ``base``
-        (``weight`` itself unless given). Raises LoKrShapeError where it does not fit.
+        Without DoRA: weight += strength · ΔW. With DoRA: weight += strength · (W' - W), where W is ``base`` or, if
+        None, ``weight`` itself. Raises LoKrShapeError if the shapes differ.
         """
         strength = check_strength(strength)
         if strength == 0:
@@ -141,14 +154,13 @@ class LoKrWeights:
         )
 
     def rows(self, start: int, length: int) -> Iterator[tuple[int, LoKrWeights]]:
-        """Rows start:start+length of the update as (offset in these rows, update), for a weight that holds just them.
+        """Rows start:start+length of the update, as (offset in these rows, update) pairs.
 
-        Raises LoKrShapeError for rows that are not there, and for DoRA on the input axis: its norms run over all the
-        rows.
+        Raises LoKrShapeError if they are out of range, or for DoRA on the input axis, whose norms need all rows.
         """
         if start < 0 or length < 1 or start + length > self.shape[0]:
             raise LoKrShapeError(
-                "The update has no such rows",
+                "These rows of the update are out of range",
                 expected=f"rows within 0 to {self.shape[0]}",
                 found=f"rows {start} to {start + length}",
             )
@@ -157,7 +169,7 @@ class LoKrWeights:
                 "DoRA on the input axis needs all rows of the weight",
                 expected=f"{self.shape[0]} rows",
                 found=f"rows {start} to {start + length}",
-                hint="apply this adapter to a model whose layers are fused as they were in training",
+                hint="use a model whose layers are fused as in training",
             )
         for offset, size, w1, w2 in kronecker.split_rows(self.w1, self.w2, start, length):
             dora = self.dora_scale
@@ -166,16 +178,16 @@ class LoKrWeights:
             yield offset, replace(self, w1=w1, w2=w2, dora_scale=dora)
 
     def swapped_halves(self) -> Iterator[tuple[int, LoKrWeights]]:
-        """The update with the two halves of its rows changed over, as (row, update) pairs.
+        """The update with the two halves of its rows swapped, as (row, update) pairs.
 
-        Raises LoKrShapeError for an odd number of rows, or DoRA on the input axis where no factor can be turned.
+        Raises LoKrShapeError for an odd number of rows, or for DoRA on the input axis if neither factor can be rolled.
         """
         half, odd = divmod(self.shape[0], 2)
         if odd:
             raise LoKrShapeError("Halves cannot be swapped", expected="an even number of rows", found=self.shape[0])
         if self.dora_axis == "in":
-            # Its norms run over all rows, so it stays one product, with a factor turned round: half of the product's
-            # rows is half of w1's, or of w2's where w1 has but one.
+            # The norms need all rows, so keep one product and roll a factor: half of the product's rows is half of
+            # w1's rows, or of w2's if w1 has a single row.
             if self.w1.shape[0] % 2 == 0:
                 yield 0, replace(self, w1=self.w1.roll_rows(self.w1.shape[0] // 2))
                 return
@@ -190,8 +202,8 @@ class LoKrWeights:
 class ModuleName:
     """A module's name in a file, taken apart.
 
-    ``path`` is the name behind the prefix; ``flattened`` tells that its dots were written as ``_``. ``component`` is
-    the part of a pipeline that the prefix names: "unet" (any denoiser), "te", "te1" to "te4", or "" unknown.
+    full: as in the file; path: the name behind the prefix; flattened: whether ``path`` has "_" in place of dots
+    component: the part of a pipeline that the prefix names: "unet" (any denoiser), "te", "te1" to "te4", "" if unknown
     """
 
     full: str
@@ -200,34 +212,82 @@ class ModuleName:
     flattened: bool = False
 
 
+@dataclass(frozen=True)
+class ForeignModule:
+    """A module of a file that is not LoKr.
+
+    kind: "LoRA", "full difference", ..., "unknown"; name: taken apart
+    keys: key in the file -> the tensor's name, without the adapter's name that PEFT may put in; "" if unknown
+    """
+
+    kind: str
+    name: ModuleName
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Foreign:
+    """What a file holds besides LoKr: the tensors by key, and their modules by name."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    modules: dict[str, ForeignModule] = field(default_factory=dict)
+
+    def named(self, names: Mapping[str, ModuleName]) -> Foreign:
+        """The same with ``names`` for the modules that are in it."""
+        return Foreign(self.tensors, {m: replace(x, name=names.get(m, x.name)) for m, x in self.modules.items()})
+
+    def of(self, module: str) -> dict[str, Tensor]:
+        """A module's tensors by their names, as far as these are known."""
+        return {name: self.tensors[key] for key, name in self.modules[module].keys.items() if name}
+
+    def select(self, modules: Container[str]) -> Foreign:
+        """The same with these modules alone."""
+        kept = {module: each for module, each in self.modules.items() if module in modules}
+        return Foreign({key: self.tensors[key] for each in kept.values() for key in each.keys}, kept)
+
+    def renamed(self, names: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+        """All tensors under "NAME.tensor name", NAME being their module's in ``names``, or else under their keys.
+
+        names: module -> new name; None: the modules' own
+        >>> lora = ForeignModule("LoRA", ModuleName("a", "a"), {"a.lora_A.default.weight": "lora_A.weight"})
+        >>> foreign = Foreign({"a.lora_A.default.weight": torch.ones(2, 3), "b": torch.ones(1)}, {"a": lora})
+        >>> list(foreign.renamed({"a": "unet.a"}))
+        ['unet.a.lora_A.weight', 'b']
+        """
+        names = {module: module for module in self.modules} if names is None else names
+        found = {k: f"{names[m]}.{n}" for m in names for k, n in self.modules[m].keys.items() if n}
+        return {found.get(key, key): tensor for key, tensor in self.tensors.items()}
+
+
 @dataclass(eq=False)
 class Adapter(Mapping[str, LoKrWeights]):
-    """Module name (as the file spells it) -> ``LoKrWeights``, and everything else the file held.
+    """Module name (as the file spells it) -> ``LoKrWeights``, and everything else in the file.
 
-    ``other``: the tensors that are no LoKr, under their keys; ``other_kinds``: module name -> what they are
-    ("LoRA", "full difference", ...); ``other_names``: the same modules' names taken apart; ``other_keys``: key ->
-    (module, tensor name as consumers know it), or (key, "") where nothing is known of it. ``notes``: what was assumed
-    or is suspicious. ``producer``: who wrote the file, as far as it tells.
+    names: the modules' names taken apart; foreign: what is not LoKr; metadata, path: of the file
+    producer: who wrote it, if it tells; notes: what was assumed, or is suspicious
     """
 
     modules: dict[str, LoKrWeights]
     names: dict[str, ModuleName] = field(default_factory=dict)
-    other: dict[str, Tensor] = field(default_factory=dict)
-    other_kinds: dict[str, str] = field(default_factory=dict)
-    other_names: dict[str, ModuleName] = field(default_factory=dict)
+    foreign: Foreign = field(default_factory=Foreign)
     metadata: dict[str, str] = field(default_factory=dict)
     producer: str = "unknown"
     path: Path | None = None
     notes: list[str] = field(default_factory=list)
-    other_keys: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self):
         for module in self.modules:
             self.names.setdefault(module, ModuleName(module, module))
 
-    # By identity: tensors have no equality of their own to compare by, and hosts key caches by adapter.
+    # By identity: tensors have no equality of their own, and hosts key caches by adapter.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    # Deprecated aliases: read ``foreign`` instead.
+    other = property(lambda self: self.foreign.tensors)
+    other_kinds = property(lambda self: {m: each.kind for m, each in self.foreign.modules.items()})
+    other_names = property(lambda self: {m: each.name for m, each in self.foreign.modules.items()})
+    other_keys = property(lambda self: {k: (m, n) for m, x in self.foreign.modules.items() for k, n in x.keys.items()})
 
     def __getitem__(self, module: str) -> LoKrWeights:
         return self.modules[module]
@@ -237,18 +297,6 @@ class Adapter(Mapping[str, LoKrWeights]):
 
     def __len__(self) -> int:
         return len(self.modules)
-
-    def other_by_name(self, modules: Container[str] | None = None) -> dict[str, Tensor]:
-        """``other`` under "module.tensor name" as consumers expect it: PEFT's names of adapters are left out.
-
-        Of the modules in ``other_kinds`` all, or those in ``modules``; and what belongs to no module.
-        """
-        places = {key: self.other_keys.get(key, (key, "")) for key in self.other}
-        return {
-            f"{module}.{name}" if name else key: self.other[key]
-            for key, (module, name) in places.items()
-            if modules is None or module in modules or module not in self.other_kinds
-        }
 
     def __repr__(self) -> str:
         where = f" from {self.path}" if self.path else ""

@@ -11,8 +11,13 @@ __all__ = ["LoKrError", "LoKrFileError", "LoKrMatchError", "LoKrShapeError", "Lo
 class LoKrError(Exception):
     """Base of all errors of this library.
 
-    ``problem`` is one sentence; the other fields are shown on lines of their own where they are given, and stay
-    readable as attributes for hosts that lay them out themselves.
+    ``problem`` is one sentence. The other fields are optional; ``str()`` shows each on a line of its own, and hosts
+    with a layout of their own read them as attributes.
+
+    >>> print(LoKrError("The ranks differ", expected=4, found=8))
+    The ranks differ
+      expected: 4
+      found: 8
     """
 
     def __init__(
@@ -41,24 +46,24 @@ class LoKrError(Exception):
 
 
 class LoKrFileError(LoKrError, ValueError):
-    """A file that cannot be trusted or holds no LoKr."""
+    """The file is damaged, incomplete, or not a LoKr adapter."""
 
 
 class LoKrShapeError(LoKrError, ValueError):
-    """Tensors whose shapes do not belong together, or do not fit the weight they are for."""
+    """The shapes of tensors contradict each other, or do not fit the weight."""
 
 
 class LoKrValueError(LoKrError, ValueError):
-    """A number that cannot be computed with: NaN, Inf, a strength that is no number."""
+    """A value is out of range: NaN, Inf, an unknown option."""
 
 
 class LoKrMatchError(LoKrError, LookupError):
-    """An adapter none of whose modules belongs to the model."""
+    """Modules of the adapter, or all of them, do not belong to the model."""
 
 
 @contextmanager
-def blame(*, file: object = None, module: str | None = None) -> Iterator[None]:
-    """Name ``file`` and ``module`` in a LoKrError that leaves the block, unless it names them already.
+def blame(*, file: object = None, module: str | None = None, hint: str | None = None) -> Iterator[None]:
+    """Add ``file``, ``module`` and ``hint`` to a LoKrError that leaves the block, unless it has its own.
 
     >>> with blame(module="mid.proj"):
     ...     raise LoKrShapeError("The ranks differ")
@@ -72,4 +77,5 @@ def blame(*, file: object = None, module: str | None = None) -> Iterator[None]:
     except LoKrError as error:
         error.file = error.file or file
         error.module = error.module or module
+        error.hint = error.hint or hint
         raise

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lokr_core import Adapter, Factor, LoKrWeights, save_adapter
+from lokr_core.adapter import Foreign, ForeignModule, ModuleName
 from lokr_core.formats import load_adapter, parse_adapter
 from lokr_core.inspection import inspect_adapter
 from lokr_core.kronecker._nearest import factor_norm
@@ -138,8 +139,9 @@ def test_what_looks_wrong_is_noted():
     assert "30 times" in notes({**good, "x": lokr(100.0)})
     assert "scaling is far from the usual 1" in notes({**good, "x": lokr(scaling=32.0)})
     mixed = LoKrWeights(Factor(draw(2, 2)), Factor(draw(4, 4).half()))
+    unknown = Foreign(modules={"foo.bar": ForeignModule("unknown", ModuleName("foo.bar", "foo.bar"))})
     assert "different dtypes" in notes({**good, "x": mixed})
-    assert "unknown kind, such as foo.bar" in notes(good, other_kinds={"foo.bar": "unknown"})
+    assert "unknown kind, such as foo.bar" in notes(good, foreign=unknown)
 
 
 def test_equal_notes_stand_together():

@@ -1,16 +1,16 @@
 """Files of every producer, read into an ``Adapter`` and written back."""
 
-from ._keys import Parts, describe, split_keys
+from ._keys import SortedKeys, describe, split_keys
 from ._naming import module_names, producer
 from ._peft_form import peft_layout
+from ._producers import SPELLINGS
 from ._read import load_adapter, parse_adapter
 from ._rename import rename
-from ._spellings import LAYOUTS
 from ._write import save_adapter
 
 __all__ = [
-    "LAYOUTS",
-    "Parts",
+    "SPELLINGS",
+    "SortedKeys",
     "describe",
     "load_adapter",
     "module_names",

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..adapter import Foreign, ForeignModule, ModuleName
 from ..errors import LoKrFileError
 from ._producers import ALGORITHMS, WHOLE_FILES
 
-# ``MODULE.lokr_w1``; with PEFT's name of an adapter behind it where a model's state dict was saved as it is; and
-# ``MODULE_lokr_w1``, as OneTrainer wrote it from 2026-05-29 to 2026-07-03 (its ``__get_legacy_diffusers``).
+# ``MODULE.lokr_w1``; ``MODULE.lokr_w1.ADAPTER`` in the state dict of a PEFT model; and ``MODULE_lokr_w1``, which
+# OneTrainer wrote from 2026-05-29 to 2026-07-03 (its ``__get_legacy_diffusers``).
 _LOKR = re.compile(r"(.+)[._](lokr_(?:w[12](?:_[ab])?|t[12]))(?:\.([^.]+))?", re.DOTALL)
-_SHARED = ("alpha", "dora_scale")
 
 
 def _endings() -> re.Pattern[str]:
-    """One pattern for the endings of all other algorithms, a group per algorithm."""
+    """One pattern for the endings of all foreign algorithms, with a group for each algorithm."""
     choices = []
     for number, row in enumerate(ALGORITHMS):
         ends = [re.escape(end) for end in row.ends]
@@ -31,95 +31,114 @@ def _endings() -> re.Pattern[str]:
     return re.compile(rf"(.+)[.](?:{'|'.join(choices)})", re.DOTALL)
 
 
-_OTHER = _endings()
+_FOREIGN = _endings()
 _LOHA_LEGACY = re.compile(r"(.+)_(hada_(?:w[12]_[ab]|t[12]))", re.DOTALL)
 
 
 @dataclass
-class Parts:
+class SortedKeys:
     """A file's tensors, sorted.
 
-    ``lokr``: module -> tensor name -> tensor. ``adapter_names``: PEFT's names of adapters found inside keys.
-    ``other``: key -> tensor that is no LoKr. ``other_keys``: such a key -> (module, tensor name), the name as
-    consumers expect it, or (key, "") where nothing is known of it. ``other_kinds``: module -> what it is.
+    lokr: module -> tensor name -> tensor
+    adapter_names: PEFT's names of adapters found inside keys
+    foreign: the tensors that are not LoKr
     """
 
     lokr: dict[str, dict[str, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     adapter_names: dict[str, None] = field(default_factory=dict)
-    other: dict[str, Tensor] = field(default_factory=dict)
-    other_keys: dict[str, tuple[str, str]] = field(default_factory=dict)
-    other_kinds: dict[str, str] = field(default_factory=dict)
+    foreign: Foreign = field(default_factory=Foreign)
 
 
-def split_keys(tensors: Mapping[str, Tensor]) -> Parts:
-    """Sort a file's tensors. Raises LoKrFileError where two keys name the same tensor of a module."""
-    parts = Parts()
-    shared, spelled = [], {}
+def split_keys(tensors: Mapping[str, Tensor]) -> SortedKeys:
+    """Sort a file's tensors.
+
+    Raises LoKrFileError if two keys name the same tensor of a module with different numbers, or two adapters are found.
+
+    >>> found = split_keys({"a.lokr_w1": torch.ones(2, 2), "a.alpha": torch.ones(()), "b.diff": torch.ones(2)})
+    >>> list(found.lokr["a"]), found.foreign.modules["b"].kind
+    (['lokr_w1', 'alpha'], 'full difference')
+    """
+    found = SortedKeys()
+    rest, spelled = {}, {}
     for key, tensor in tensors.items():
-        if "lokr_" in key and (match := _LOKR.fullmatch(key)):
-            module, name, adapter = match.groups()
-            if adapter and adapter != "weight":
-                parts.adapter_names[adapter] = None
-            if len(parts.adapter_names) > 1:
-                raise LoKrFileError(
-                    "There are several adapters in this file",
-                    module=module,
-                    expected="one adapter",
-                    found=", ".join(parts.adapter_names),
-                    hint="save them one by one: PEFT's save_pretrained(selected_adapters=[NAME])",
-                )
-            before = parts.lokr[module].setdefault(name, tensor)
-            if before is not tensor and not same_numbers(before, tensor):
-                raise LoKrFileError(
-                    f"A module has {name} twice",
-                    module=module,
-                    expected="one key for each tensor",
-                    found=f"{spelled[module, name]} and {key}",
-                    hint="the file was made by joining two; take the keys of one of them out",
-                )
-            spelled[module, name] = key
-        elif key.endswith((".alpha", ".dora_scale")):
-            shared.append(key)
-            parts.other[key] = tensor
-        else:
-            parts.other[key] = tensor
-    for key in shared:
+        match = _LOKR.fullmatch(key) if "lokr_" in key else None
+        if match is None:
+            rest[key] = tensor
+            continue
+        module, name, adapter = match.groups()
+        if adapter and adapter != "weight":
+            found.adapter_names[adapter] = None
+        if len(found.adapter_names) > 1:
+            raise LoKrFileError(
+                "There are several adapters in this file",
+                module=module,
+                expected="one adapter",
+                found=", ".join(found.adapter_names),
+                hint="save them one by one: PEFT's save_pretrained(selected_adapters=[NAME])",
+            )
+        before = found.lokr[module].setdefault(name, tensor)
+        if before is not tensor and not same_numbers(before, tensor):
+            raise LoKrFileError(
+                f"A module has {name} twice",
+                module=module,
+                expected="one key for each tensor",
+                found=f"{spelled[module, name]} and {key}",
+                hint="two files were joined; remove the keys of one of them",
+            )
+        spelled[module, name] = key
+    for key in [key for key in rest if key.endswith((".alpha", ".dora_scale"))]:
         module, _, name = key.rpartition(".")
-        if module in parts.lokr:
-            parts.lokr[module][name] = parts.other.pop(key)
-    _sort_others(parts)
-    return parts
+        if module in found.lokr:
+            found.lokr[module][name] = rest.pop(key)
+    found.foreign = _foreign(rest)
+    return found
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:
-    """Of tensors on the meta device, which have no numbers, only shape and dtype can be told."""
+    """Whether two tensors are equal; on the meta device, whether their shapes and dtypes are."""
     alike = one.shape == other.shape and one.dtype == other.dtype
     return alike and (one.is_meta or other.is_meta or torch.equal(one, other))
 
 
-def _sort_others(parts: Parts) -> None:
+def _foreign(tensors: dict[str, Tensor]) -> Foreign:
+    """The modules of tensors that are not LoKr: those of known algorithms first, then a module for each other key."""
     kinds: dict[str, dict[str, None]] = defaultdict(dict)
+    keys: dict[str, dict[str, str]] = defaultdict(dict)
     unclear = []
-    for key in parts.other:
+    for key in tensors:
         found = _algorithm(key)
         if found is None:
             unclear.append(key)
             continue
         module, name, kind = found
         kinds[module][kind] = None
-        parts.other_keys[key] = module, name
+        keys[module][key] = name
     for key in unclear:
-        # alpha, dora_scale and the like belong to the module whose other tensors told what it is.
+        # alpha, dora_scale and the like belong to the module whose other tensors tell its algorithm.
         module, _, name = key.rpartition(".")
-        parts.other_keys[key] = (module, name) if module in kinds else (key, "")
-        if module not in kinds:
-            parts.other_kinds[key] = "embedding" if key.startswith("bundle_emb.") else "unknown"
-    parts.other_kinds = {**{module: ", ".join(found) for module, found in kinds.items()}, **parts.other_kinds}
+        if module in kinds:
+            keys[module][key] = name
+        else:
+            keys[key][key] = ""
+    return Foreign(
+        tensors,
+        {m: ForeignModule(", ".join(kinds.get(m, (_lone(m),))), ModuleName(m, m), names) for m, names in keys.items()},
+    )
+
+
+def _lone(key: str) -> str:
+    """The kind of a tensor of no known algorithm."""
+    return "embedding" if key.startswith("bundle_emb.") else "unknown"
 
 
 def _algorithm(key: str) -> tuple[str, str, str] | None:
-    """(module, tensor name, kind) of a key of another algorithm; the name of an adapter is left out of the name."""
-    match = _OTHER.fullmatch(key)
+    """(module, tensor name, kind) of a key of a foreign algorithm, None for other keys. An adapter's name that PEFT put
+    into the key is not part of the tensor name.
+
+    >>> _algorithm("a.lora_A.default.weight")
+    ('a', 'lora_A.weight', 'LoRA')
+    """
+    match = _FOREIGN.fullmatch(key)
     if match is None:
         match = _LOHA_LEGACY.fullmatch(key)
         return (match.group(1), match.group(2), "LoHa") if match else None
@@ -132,12 +151,12 @@ def _algorithm(key: str) -> tuple[str, str, str] | None:
     return match.group(1), name, row.kind
 
 
-def describe(parts: Parts) -> str:
+def describe(found: SortedKeys) -> str:
     """What a file without LoKr is, in a few words."""
-    keys = list(parts.other)
+    keys = list(found.foreign.tensors)
     if not keys:
         return "no tensors at all"
-    known = Counter(kind for kind in parts.other_kinds.values() if kind != "unknown")
+    known = Counter(each.kind for each in found.foreign.modules.values() if each.kind != "unknown")
     if known:
         return ", ".join(f"{count} modules of {kind}" for kind, count in known.items())
     return _whole_file(keys) or f"{len(keys)} tensors such as {', '.join(keys[:3])}"

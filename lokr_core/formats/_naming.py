@@ -7,24 +7,32 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from ..adapter import ModuleName
-from ._producers import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, Prefix
+from ..peft import PREFIX
+from ._producers import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, FilePrefix
 
-_PLAIN = Prefix("", "", False, "plain module names")
+_PLAIN = FilePrefix("", "", False, "plain module names")
 _PREFIX = re.compile("|".join(f"(?P<p{number}>{row.pattern})" for number, row in enumerate(PREFIXES)))
 _WRAPPERS = re.compile(WRAPPERS.pattern)
 _INNER = re.compile(INNER_WRAPPERS)
 _ROOT = re.compile(rf"(?:{'|'.join(sorted(ROOTS, key=len, reverse=True))})(?:_(\d+)(?=_|$)|_|$)")
-# These words are also names of modules inside a model (Stable Audio's ``transformer.layers``), so directly below
-# PEFT's wrapper they are the model's own.
+# Directly below PEFT's wrapper these words are modules of the model, not prefixes (Stable Audio's
+# ``transformer.layers``).
 _OWN_WORDS = re.compile(r"(?:transformer|prior|llama)\.")
 
 
 def module_names(
     modules: Collection[str], metadata: Mapping[str, str] | None = None
 ) -> tuple[dict[str, ModuleName], dict[str, None]]:
-    """Every module's name taken apart, and what such namings are called, in the order in which they come.
+    """Module names taken apart.
 
-    A prefix that is nobody's but stands before all names with "_" for dots is taken to be the trainer's setting.
+    modules: full names; metadata: of the file
+
+    Returns (full name -> ``ModuleName``, the names of the namings found, in order). An unknown prefix that all names
+    without dots share counts as the trainer's setting.
+
+    >>> names, namings = module_names(["lora_unet_blocks_0_attn"])
+    >>> names["lora_unet_blocks_0_attn"].path, list(namings)
+    ('blocks_0_attn', ['kohya-ss / LyCORIS'])
     """
     names, namings, left = {}, {}, []
     for module in modules:
@@ -42,12 +50,12 @@ def module_names(
     return names, namings
 
 
-def _taken_apart(module: str) -> tuple[ModuleName, Prefix]:
+def _taken_apart(module: str) -> tuple[ModuleName, FilePrefix]:
     path = _INNER.sub("", module)
     outer = _WRAPPERS.match(path)
     path = path[outer.end() :] if outer else path
     match = None if outer and _OWN_WORDS.match(path) else _PREFIX.match(path)
-    peft = WRAPPERS if "base_model." in module else None
+    peft = WRAPPERS if PREFIX in module else None
     if match is None:
         return ModuleName(module, path, "", False), peft or _PLAIN
     row = PREFIXES[int(match.lastgroup[1:])]
@@ -56,19 +64,19 @@ def _taken_apart(module: str) -> tuple[ModuleName, Prefix]:
     if inner:
         path = path[inner.end() :]
     if row.flattened:
-        # LyCORIS writes lora_unet__blocks where the model itself is of a class that it looks for ("Wan Fun" files).
+        # LyCORIS writes lora_unet__blocks if the model itself is of a class that it looks for ("Wan Fun" files).
         path = path.lstrip("_")
     return ModuleName(module, path, row.component, row.flattened), peft or row
 
 
 def _setting(modules: list[str], metadata: Mapping[str, str]) -> str | None:
-    """The prefix before all of ``modules``, names without a dot; "" where the names begin at once; None unknown."""
-    told = _preset_prefix(metadata)
-    if told and all(module.startswith(told + "_") for module in modules):
-        return told + "_"
+    """The prefix of all ``modules``, names without dots: "" if they have none, None if it cannot be told."""
+    preset = _preset_prefix(metadata)
+    if preset and all(module.startswith(preset + "_") for module in modules):
+        return preset + "_"
     cuts = list(_common_cuts(modules))
     for cut in cuts:
-        # A known word alone may be chance (``unet_head``); one with the number of a block is none.
+        # A known word alone may be chance (``unet_head``), but not one with the number of a block.
         found = [_ROOT.match(module, len(cut)) for module in modules]
         if all(found) and any(match.group(1) for match in found):
             return cut
@@ -76,7 +84,7 @@ def _setting(modules: list[str], metadata: Mapping[str, str]) -> str | None:
 
 
 def _common_cuts(modules: Iterable[str]) -> Iterable[str]:
-    """ "" and every beginning that all of ``modules`` share and that ends in "_", the shortest first."""
+    """ "" and every beginning that ends in "_" and is common to all ``modules``, the shortest first."""
     low, high = min(modules), max(modules)
     shared = next((at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
     yield ""
@@ -93,7 +101,7 @@ def _preset_prefix(metadata: Mapping[str, str]) -> str | None:
 
 
 def producer(namings: Iterable[str], metadata: Mapping[str, str]) -> str:
-    """Who wrote a file: what its metadata says, else what its names are called."""
+    """Who wrote a file: by its metadata, else by its ``namings``."""
     for mark in MARKS:
         if mark.text in metadata.get(mark.key, "") and mark.key in metadata:
             return mark.producer

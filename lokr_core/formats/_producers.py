@@ -1,13 +1,24 @@
-"""Tables: how producers name modules and tensors, and how a file tells who wrote it. A new producer is a new row."""
+"""Tables: how producers name modules and tensors, how a file tells who wrote it, and how the formats that are written
+name modules. A new producer or format is a new row."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..errors import LoKrValueError
+from ..peft import METADATA_KEY, PREFIX
 
-class Prefix(NamedTuple):
-    """What a module's name may begin with: a pattern, the part of a pipeline it stands for ("" for none in
-    particular), whether the name behind it has "_" for its dots, and what such names are called."""
+
+class FilePrefix(NamedTuple):
+    """A beginning of modules' names.
+
+    pattern: a regular expression
+    component: the part of a pipeline that it stands for, "" for none in particular
+    flattened: whether the name behind it has "_" in place of dots
+    naming: what such names are called
+    """
 
     pattern: str
     component: str
@@ -18,49 +29,49 @@ class Prefix(NamedTuple):
 _KOHYA, _ONETRAINER, _PEFT = "kohya-ss / LyCORIS", "OneTrainer", "PEFT"
 _DIFFUSERS, _COMFYUI = "diffusers names", "ComfyUI names"
 
-# The first row that matches is a name's own, so a longer prefix stands before a shorter one that it begins with.
+# The first row that matches counts, so a prefix stands before any shorter one that it begins with.
 PREFIXES = (
-    Prefix("lora_unet_", "unet", True, _KOHYA),
-    Prefix("lora_prior_unet_", "unet", True, _KOHYA),  # Stable Cascade
-    Prefix("lora_prior_te_", "te", True, _KOHYA),
-    Prefix("lora_te1_", "te1", True, _KOHYA),
-    Prefix("lora_te2_", "te2", True, _KOHYA),
-    Prefix("lora_te3_", "te3", True, _KOHYA),
-    Prefix("lora_te4_", "te4", True, _KOHYA),  # HiDream
-    Prefix("lora_te_", "te", True, _KOHYA),
-    Prefix("lora_transformer_", "unet", True, _ONETRAINER),
-    Prefix("lycoris_", "", True, "LyCORIS standalone"),
+    FilePrefix("lora_unet_", "unet", True, _KOHYA),
+    FilePrefix("lora_prior_unet_", "unet", True, _KOHYA),  # Stable Cascade
+    FilePrefix("lora_prior_te_", "te", True, _KOHYA),
+    FilePrefix("lora_te1_", "te1", True, _KOHYA),
+    FilePrefix("lora_te2_", "te2", True, _KOHYA),
+    FilePrefix("lora_te3_", "te3", True, _KOHYA),
+    FilePrefix("lora_te4_", "te4", True, _KOHYA),  # HiDream
+    FilePrefix("lora_te_", "te", True, _KOHYA),
+    FilePrefix("lora_transformer_", "unet", True, _ONETRAINER),
+    FilePrefix("lycoris_", "", True, "LyCORIS standalone"),
     # Dotted ones name the modules of a pipeline, or are the wrapper that a trainer put around its model.
-    Prefix(r"lora_(?:unet|transformer)\.", "unet", False, _ONETRAINER),
-    Prefix(r"lora_te1\.", "te1", False, _ONETRAINER),
-    Prefix(r"lora_te2\.", "te2", False, _ONETRAINER),
-    Prefix(r"lora_te3\.", "te3", False, _ONETRAINER),
-    Prefix(r"lora_te4\.", "te4", False, _ONETRAINER),
-    Prefix(r"lora_te\.", "te", False, _ONETRAINER),
-    Prefix(r"(?:clip_l|text_encoders\.clip_l)\.(?:transformer\.)?", "te1", False, _COMFYUI),
-    Prefix(r"(?:clip_h|text_encoders\.clip_h)\.(?:transformer\.)?", "te1", False, _COMFYUI),
-    Prefix(r"(?:clip_g|text_encoders\.clip_g)\.(?:transformer\.)?", "te2", False, _COMFYUI),
-    Prefix(r"text_encoders\.(?:\w+\.)?transformer\.", "te", False, _COMFYUI),
-    Prefix(r"text_encoders\.", "te", False, _COMFYUI),
-    Prefix(r"(?:t5|t5xxl|llama)\.", "te", False, "OneTrainer (OMI)"),
-    Prefix(r"(?:model\.)?diffusion_model\.", "unet", False, _COMFYUI),
-    Prefix(r"pipe\.dit\.", "unet", False, "DiffSynth"),
-    Prefix(r"(?:unet|transformer|transformer_2|prior)\.", "unet", False, _DIFFUSERS),
-    Prefix(r"(?:prior_)?text_encoder\.", "te1", False, _DIFFUSERS),
-    Prefix(r"text_encoder_1\.", "te1", False, _DIFFUSERS),
-    Prefix(r"text_encoder_2\.", "te2", False, _DIFFUSERS),
-    Prefix(r"text_encoder_3\.", "te3", False, _DIFFUSERS),
-    Prefix(r"text_encoder_4\.", "te4", False, _DIFFUSERS),
+    FilePrefix(r"lora_(?:unet|transformer)\.", "unet", False, _ONETRAINER),
+    FilePrefix(r"lora_te1\.", "te1", False, _ONETRAINER),
+    FilePrefix(r"lora_te2\.", "te2", False, _ONETRAINER),
+    FilePrefix(r"lora_te3\.", "te3", False, _ONETRAINER),
+    FilePrefix(r"lora_te4\.", "te4", False, _ONETRAINER),
+    FilePrefix(r"lora_te\.", "te", False, _ONETRAINER),
+    FilePrefix(r"(?:clip_l|text_encoders\.clip_l)\.(?:transformer\.)?", "te1", False, _COMFYUI),
+    FilePrefix(r"(?:clip_h|text_encoders\.clip_h)\.(?:transformer\.)?", "te1", False, _COMFYUI),
+    FilePrefix(r"(?:clip_g|text_encoders\.clip_g)\.(?:transformer\.)?", "te2", False, _COMFYUI),
+    FilePrefix(r"text_encoders\.(?:\w+\.)?transformer\.", "te", False, _COMFYUI),
+    FilePrefix(r"text_encoders\.", "te", False, _COMFYUI),
+    FilePrefix(r"(?:t5|t5xxl|llama)\.", "te", False, "OneTrainer (OMI)"),
+    FilePrefix(r"(?:model\.)?diffusion_model\.", "unet", False, _COMFYUI),
+    FilePrefix(r"pipe\.dit\.", "unet", False, "DiffSynth"),
+    FilePrefix(r"(?:unet|transformer|transformer_2|prior)\.", "unet", False, _DIFFUSERS),
+    FilePrefix(r"(?:prior_)?text_encoder\.", "te1", False, _DIFFUSERS),
+    FilePrefix(r"text_encoder_1\.", "te1", False, _DIFFUSERS),
+    FilePrefix(r"text_encoder_2\.", "te2", False, _DIFFUSERS),
+    FilePrefix(r"text_encoder_3\.", "te3", False, _DIFFUSERS),
+    FilePrefix(r"text_encoder_4\.", "te4", False, _DIFFUSERS),
 )
 
-# What wrappers add to every name, before or behind a prefix of a pipeline's part: PEFT, and DistributedDataParallel.
-WRAPPERS = Prefix(r"(?:base_model\.model\.|module\.)+", "", False, _PEFT)
+# What wrappers add to every name, before or behind a pipeline's prefix: PEFT, and DistributedDataParallel.
+WRAPPERS = FilePrefix(rf"(?:{re.escape(PREFIX)}|module\.)+", "", False, _PEFT)
 
 # What wrappers add anywhere inside a name: torch.compile, FSDP, activation checkpointing.
 INNER_WRAPPERS = r"(?:^|(?<=[._]))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[._]"
 
-# Where a name really begins, in the original or the diffusers names of the architectures there are. They tell a
-# prefix that is a setting of the trainer (``lora_prefix`` of a LyCORIS preset) from the name behind it.
+# The first words of the known architectures' original and diffusers names. They tell a prefix that is a setting of the
+# trainer (``lora_prefix`` of a LyCORIS preset) from the name behind it.
 ROOTS = (
     "adaln_single", "add_embedding", "blocks", "caption_projection", "clf", "condition_embedder", "context_embedder",
     "context_refiner", "conv_in", "conv_out", "decoder", "double_blocks", "double_stream_modulation_img", "down_blocks",
@@ -74,14 +85,14 @@ ROOTS = (
 
 
 class Mark(NamedTuple):
-    """A file is ``producer``'s where its metadata has ``key`` with ``text`` in it."""
+    """A file is ``producer``'s if its metadata has ``key`` with ``text`` in it."""
 
     producer: str
     key: str
     text: str = ""
 
 
-# Read off the producers' saving code. The first row that holds tells.
+# From the producers' saving code. The first row that holds counts.
 MARKS = (
     Mark("ai-toolkit", "software", "ai-toolkit"),
     Mark("OneTrainer", "ot_revision"),
@@ -91,13 +102,15 @@ MARKS = (
     Mark("musubi-tuner", "ss_network_module", "networks.lokr"),
     Mark("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
     Mark("kohya-ss", "ss_network_module"),
-    Mark("diffusers / PEFT", "lora_adapter_metadata"),
+    Mark("diffusers / PEFT", METADATA_KEY),
 )
 
 
 class Algorithm(NamedTuple):
-    """What a tensor that is no LoKr belongs to, by how its key ends; PEFT may have put the name of an adapter behind
-    the first word of an ending in ``named``. From LyCORIS' modules, PEFT's layers and ComfyUI's loaders."""
+    """The endings of keys of an algorithm other than LoKr, from LyCORIS' modules, PEFT's layers and ComfyUI's loaders.
+
+    named: those that PEFT may write with an adapter's name behind the first word ("lora_A.default.weight")
+    """
 
     kind: str
     ends: tuple[str, ...]
@@ -121,7 +134,7 @@ ALGORITHMS = (
     Algorithm("IA3", ("on_input",), ("ia3_l",)),
 )  # fmt: skip
 
-# What a file without any LoKr is, by its names: a mark that ends in "." or "_" is a part of one, any other a whole one.
+# What a file without LoKr is, by its keys: a mark that ends in "." or "_" is part of a key, any other a whole key.
 WHOLE_FILES = (
     (("model.diffusion_model.", "first_stage_model.", "cond_stage_model."), "a whole checkpoint"),
     (("emb_params", "string_to_param", "clip_l", "clip_g"), "a textual inversion embedding"),
@@ -129,3 +142,64 @@ WHOLE_FILES = (
     (("decoder.up.", "decoder.up_blocks.", "encoder.down."), "a VAE"),
     (("text_model.encoder.",), "a text encoder"),
 )
+
+OWN = "own"
+"""Names as the model itself has them."""
+TRAINED = "trained"
+"""Diffusers' names for UNets and transformers' for text encoders, the original ones for everything else."""
+
+
+class Spelling(NamedTuple):
+    """How a format that is written names modules.
+
+    names: whose names: "original", "diffusers", ``OWN`` or ``TRAINED``
+    flattened: whether "_" stands in place of dots
+    prefixes: part of a pipeline -> prefix, "" for all other parts; each is read by a row of ``PREFIXES``
+    unet: the prefix of a UNet, if it differs from that of other denoisers
+    split: the prefix of diffusers' names for parts of a fused weight, if the original has no names for them
+    config: where PEFT's configuration goes, which holds r and alpha: "beside" or "metadata"; None: alphas are stored
+    """
+
+    names: str
+    flattened: bool
+    prefixes: Mapping[str, str]
+    unet: str | None = None
+    split: str | None = None
+    config: str | None = None
+
+    def spell(self, component: str, path: str, split: bool = False) -> str:
+        """A module's full name. ``split``: ``path`` is diffusers' name for a part of a fused weight.
+
+        >>> SPELLINGS["kohya"].spell("te1", "text_model.encoder.layers.0.mlp.fc1")
+        'lora_te1_text_model_encoder_layers_0_mlp_fc1'
+        """
+        prefix = self.split if split else self.prefixes.get(component, self.prefixes[""])
+        return prefix + (path.replace(".", "_") if self.flattened else path)
+
+    def for_unet(self) -> Spelling:
+        """The same for an adapter of a UNet."""
+        return self if self.unet is None else self._replace(prefixes={**self.prefixes, "": self.unet})
+
+
+_TEXT_ENCODERS = {"te": "text_encoder.", "te1": "text_encoder."} | {f"te{n}": f"text_encoder_{n}." for n in (2, 3, 4)}
+
+SPELLINGS = {
+    "kohya": Spelling(
+        TRAINED,
+        True,
+        {"": "lora_unet_", "te": "lora_te_"} | {f"te{n}": f"lora_te{n}_" for n in (1, 2, 3, 4)},
+        split="lora_transformer_",
+    ),
+    "lycoris": Spelling("diffusers", True, {"": "lycoris_"}),
+    # ComfyUI reads its own names of every model, and diffusers' names of text encoders and parts of fused weights.
+    "comfyui": Spelling("original", False, {"": "diffusion_model.", **_TEXT_ENCODERS}, split="transformer."),
+    "diffusers": Spelling("diffusers", False, {"": "transformer.", **_TEXT_ENCODERS}, unet="unet.", config="metadata"),
+    "peft": Spelling(OWN, False, {"": PREFIX}, config="beside"),
+}
+
+
+def spelling_of(format: str) -> Spelling:
+    """The row of ``SPELLINGS``. Raises LoKrValueError if the format is unknown."""
+    if format not in SPELLINGS:
+        raise LoKrValueError("Unknown format", expected=", ".join(SPELLINGS), found=repr(format))
+    return SPELLINGS[format]

@@ -10,37 +10,36 @@ import torch
 from torch import Tensor
 
 from .._files import is_finite
-from ..adapter import Adapter, LoKrWeights, ModuleName
-from ..errors import LoKrError, LoKrFileError, LoKrShapeError, LoKrValueError
-from ..kronecker import Factor
-from ..peft import CONFIG_NAME, PeftConfig, as_trained, configs_in_metadata, parse_config, target_notes
-from ._keys import Parts, describe, split_keys
+from ..adapter import Adapter, LoKrWeights
+from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError, blame
+from ..kronecker import Factor, core_name
+from ..peft import CONFIG_NAME, PREFIX, StoredConfig, as_trained, is_reversed, stored_config, stored_configs
+from ._duplicates import drop_duplicates
+from ._keys import SortedKeys, describe, split_keys
 from ._naming import module_names, producer
 from ._scaling import scaling_of
 from ._sources import find_source
-from ._twice import drop_repeated
 
 
 def load_adapter(path: str | os.PathLike) -> Adapter:
-    """Read a LoKr adapter: a ``.safetensors`` file, a folder with one in it, an index, or one of several shards.
+    """Read a LoKr adapter.
+
+    path: a ``.safetensors`` file, a folder with one in it, an index, or one of several shards. PEFT's
+        ``adapter_config.json`` in the same folder is read if the file needs it
 
     Returns an ``Adapter``: module name -> ``LoKrWeights`` in the file's own dtype (fp8 as fp16, which holds every fp8
-    number), with metadata and everything else in the file. PEFT's ``adapter_config.json`` in the same folder is read
-    where the file needs it. Raises LoKrFileError, LoKrShapeError or LoKrValueError.
+    number), with metadata and everything else in the file. Raises LoKrFileError, LoKrShapeError or LoKrValueError.
     """
     source = find_source(Path(path))
     tensors, metadata = source.tensors()
-    try:
+    with blame(file=source.path):
         adapter = parse_adapter(tensors, metadata, _text(source.config))
-    except LoKrError as error:
-        error.file = error.file or source.path
-        raise
     adapter.path = source.path
     return adapter
 
 
 def _text(config: Path | None) -> bytes | None:
-    """PEFT's configuration as it lies there. What is wrong with it matters only to a file that needs it."""
+    """The configuration unparsed: its errors matter only to a file that needs it."""
     try:
         return None if config is None else config.read_bytes()
     except OSError:
@@ -50,83 +49,85 @@ def _text(config: Path | None) -> bytes | None:
 def parse_adapter(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, peft_config: str | bytes | None = None
 ) -> Adapter:
-    """``load_adapter`` for tensors that are in memory already; ``peft_config`` is the text of adapter_config.json."""
+    """``load_adapter`` for tensors in memory.
+
+    tensors: by the keys of a file; peft_config: the text of ``adapter_config.json``
+
+    >>> parse_adapter({"lora_unet_a.lokr_w1": torch.ones(2, 2), "lora_unet_a.lokr_w2": torch.ones(3, 3)})
+    <Adapter: 1 LoKr modules, kohya-ss / LyCORIS>
+    """
     metadata = dict(metadata or {})
-    parts = split_keys(tensors)
-    if not parts.lokr:
+    found = split_keys(tensors)
+    if not found.lokr:
         raise LoKrFileError(
             "There is no LoKr in this file",
             expected="tensors named …lokr_w1, …lokr_w2 and the like",
-            found=describe(parts),
+            found=describe(found),
             hint="load it with the loader for what it is",
         )
-    known = [module for module, kind in parts.other_kinds.items() if kind != "unknown"]
-    every, namings = module_names(dict.fromkeys((*parts.lokr, *known)), metadata)
-    names = {module: every[module] for module in parts.lokr}
-    notes: list[str] = []
-    configs = _configs(parts, metadata, peft_config, notes)
+    known = [module for module, each in found.foreign.modules.items() if each.kind != "unknown"]
+    every, namings = module_names(dict.fromkeys((*found.lokr, *known)), metadata)
+    names = {module: every[module] for module in found.lokr}
+    configs, notes = _configs(found, metadata, peft_config)
     modules = {}
-    for module, found in parts.lokr.items():
-        try:
-            peft = bool(parts.adapter_names) or "base_model.model." in module
-            modules[module] = _weights(module, found, metadata, configs, peft)
-        except LoKrError as error:
-            error.module = module
-            error.hint = error.hint or "the file was cut or converted badly; get it again"
-            raise
+    for module, parts in found.lokr.items():
+        with blame(module=module, hint="the file was cut or converted badly; get it again"):
+            config = _config_of(module, configs)
+            peft = bool(config or found.adapter_names) or PREFIX in module
+            modules[module] = _weights(module, parts, metadata, config, peft)
     notes += _doubts(modules, metadata, configs)
-    notes += drop_repeated(modules, names)
+    notes += drop_duplicates(modules, names)
     return Adapter(
         modules=modules,
         names=names,
-        other=parts.other,
-        other_kinds=parts.other_kinds,
-        other_names={module: every.get(module) or ModuleName(module, module) for module in parts.other_kinds},
-        other_keys=parts.other_keys,
+        foreign=found.foreign.named(every),
         metadata=metadata,
         producer="PEFT" if any(config.beside for config in configs) else producer(namings, metadata),
         notes=notes,
     )
 
 
-def _configs(parts: Parts, metadata: Mapping[str, str], text: str | bytes | None, notes: list[str]) -> list[PeftConfig]:
-    """PEFT's configurations for the modules that have no alpha; those of the file itself count before one beside it."""
-    if all("alpha" in found for found in parts.lokr.values()):
-        return []
-    configs = configs_in_metadata(metadata)
-    if not configs and text is not None:
-        config = parse_config(text, CONFIG_NAME)
-        if config is None:
-            notes.append(f"{CONFIG_NAME} is for another method than LoKr, and was not used")
-        else:
-            configs = [config]
-    return configs
+def _configs(
+    found: SortedKeys, metadata: Mapping[str, str], text: str | bytes | None
+) -> tuple[list[StoredConfig], list[str]]:
+    """(PEFT's configurations for the modules without alpha, notes). Those in the file win over one beside it."""
+    if all("alpha" in parts for parts in found.lokr.values()):
+        return [], []
+    configs = stored_configs(metadata)
+    if configs or text is None:
+        return configs, []
+    config = stored_config(text)
+    if config is None:
+        return [], [f"{CONFIG_NAME} is for another method than LoKr, and was not used"]
+    return [config], []
 
 
-def _config_of(module: str, configs: Iterable[PeftConfig]) -> PeftConfig | None:
+def _config_of(module: str, configs: Iterable[StoredConfig]) -> StoredConfig | None:
     """The configuration with the longest prefix that the module has."""
     return max((c for c in configs if module.startswith(c.prefix)), key=lambda c: len(c.prefix), default=None)
 
 
-def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], configs: list[PeftConfig]) -> list[str]:
-    """What a user has to know of the file as a whole."""
+def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], configs: list[StoredConfig]) -> list[str]:
+    """Notes on the file as a whole."""
     notes = []
     bare = [module for module, weights in modules.items() if weights.alpha is None]
     for config in configs:
-        notes += target_notes(config, [module for module in bare if _config_of(module, configs) is config])
+        strangers = config.unexpected(module for module in bare if _config_of(module, configs) is config)
+        if strangers:
+            notes.append(
+                f"{len(strangers)} modules, such as {strangers[0]}, are not among the target_modules of "
+                f"{config.source}: they are used all the same"
+            )
     assumed = [module for module in bare if _config_of(module, configs) is None]
     if assumed:
         notes.append(
-            f"{len(assumed)} modules have no alpha, as in PEFT's files, and there is no adapter_config.json beside the "
+            f"{len(assumed)} modules have no alpha, as in PEFT's files, and there is no {CONFIG_NAME} beside the "
             "file: scaling 1 (alpha = r, PEFT's default) is assumed"
         )
     alphas = {(w.alpha, w.rank) for w in modules.values() if w.alpha is not None and w.rank is not None}
     ranks = {rank for _, rank in alphas}
-    if (
-        len(ranks) > 1
-        and len({alpha for alpha, _ in alphas}) == 1
-        and "lora_reg_dims" not in metadata.get("ss_network_args", "")
-    ):
+    one_alpha = len({alpha for alpha, _ in alphas}) == 1
+    if len(ranks) > 1 and one_alpha and "lora_reg_dims" not in metadata.get("ss_network_args", ""):
         notes.append(
             f"the rank differs by layer ({min(ranks)} to {max(ranks)}) and alpha does not: alpha / rank is taken. If "
             "low ranks come out far too strong, the trainer changed ranks after it had set the scale (lora_reg_dims)"
@@ -135,26 +136,38 @@ def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], con
 
 
 def _weights(
-    module: str, parts: dict[str, Tensor], metadata: dict[str, str], configs: list[PeftConfig], peft: bool
+    module: str, tensors: dict[str, Tensor], metadata: dict[str, str], config: StoredConfig | None, peft: bool
 ) -> LoKrWeights:
-    """One module's ``LoKrWeights`` out of its tensors by name; ``peft``: its name is as PEFT makes them."""
+    """One module's ``LoKrWeights``.
+
+    tensors: by name; config: PEFT's for this module, used if it has no alpha; peft: whether PEFT trained it
+    """
     notes = []
-    if "lokr_t1" in parts:
+    if "lokr_t1" in tensors:
         notes.append("lokr_t1 is ignored: no trainer gives it a meaning")
-    parts = {name: _checked(name, tensor, notes) for name, tensor in parts.items() if name != "lokr_t1"}
-    w1 = _factor(parts, "lokr_w1", None, notes)
-    w2 = _factor(parts, "lokr_w2", parts.get("lokr_t2"), notes)
-    alpha = parts.get("alpha")
-    alpha = None if alpha is None else float(alpha)
-    config = _config_of(module, configs) if alpha is None else None
-    scaling = config.scaling(module, w1, w2, notes) if config else scaling_of(alpha, w1, w2, metadata, notes)
-    if alpha is None and (config or peft):
-        w1, w2 = as_trained(w1, w2, notes)
-    return LoKrWeights(w1, w2, scaling, parts.get("dora_scale"), alpha, tuple(dict.fromkeys(notes)))
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}
+    if any(tensor.dtype.itemsize == 1 for name, tensor in tensors.items() if name != "alpha"):
+        notes.append("fp8 factors, read as fp16")
+    tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
+    w1, w2 = _factor(tensors, "lokr_w1"), _factor(tensors, "lokr_w2")
+    for name, factor in (("lokr_w1", w1), ("lokr_w2", w2)):
+        if factor.whole is not None and {f"{name}_a", f"{name}_b", core_name(name)} & tensors.keys():
+            notes.append(f"{name} is stored whole and low-rank: the whole one is taken, as LyCORIS does")
+    alpha = float(tensors["alpha"]) if "alpha" in tensors else None
+    if config and alpha is None:
+        scaling, assumed = config.scaling(module, w1, w2)
+    else:
+        scaling, assumed = scaling_of(alpha, w1, w2, metadata)
+    notes += assumed
+    if alpha is None and peft and is_reversed(w2):
+        w1, w2 = as_trained(w1, w2)
+        notes.append("PEFT trains a Conv1d's whole factors as w2 ⊗ w1, and so they are read")
+    return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), alpha, tuple(dict.fromkeys(notes)))
 
 
-def _checked(name: str, tensor: Tensor, notes: list[str]) -> Tensor:
-    """A tensor whose numbers are all finite, fp8 upcast; alpha as a single number, which need not be finite."""
+def _checked(name: str, tensor: Tensor) -> Tensor:
+    """The tensor with fp8 upcast, alpha as a single number. Raises LoKrValueError if a number is not finite; alpha's
+    is checked where it counts."""
     if name == "alpha":
         if tensor.numel() != 1:
             raise LoKrShapeError("alpha is not one number", expected="shape () or (1,)", found=tuple(tensor.shape))
@@ -164,11 +177,10 @@ def _checked(name: str, tensor: Tensor, notes: list[str]) -> Tensor:
             f"{name} is not stored as floating point numbers",
             expected="fp32, fp16, bf16 or fp8",
             found=str(tensor.dtype).removeprefix("torch."),
-            hint="quantised factors mean nothing without their scales; get the file as its trainer wrote it",
+            hint="quantised factors are useless without their scales; get the file as its trainer wrote it",
         )
     if tensor.dtype.itemsize == 1:
         tensor = tensor.half()
-        notes.append("fp8 factors, read as fp16")
     if tensor.numel() == 0:
         raise LoKrValueError(f"{name} is empty", expected="at least one number", found=tuple(tensor.shape))
     if not is_finite(tensor):
@@ -181,17 +193,12 @@ def _checked(name: str, tensor: Tensor, notes: list[str]) -> Tensor:
     return tensor
 
 
-def _factor(parts: dict[str, Tensor], name: str, core: Tensor | None, notes: list[str]) -> Factor:
-    """The factor ``lokr_w1`` or ``lokr_w2`` in whichever form it is stored."""
-    whole, a, b = (parts.get(name + end) for end in ("", "_a", "_b"))
-    if whole is not None:
-        if a is not None or b is not None or core is not None:
-            notes.append(f"{name} is stored whole and low-rank: the whole one is taken, as LyCORIS does")
-        return Factor(whole=whole)
-    if a is None or b is None:
+def _factor(tensors: Mapping[str, Tensor], name: str) -> Factor:
+    """The factor ``lokr_w1`` or ``lokr_w2``. Raises LoKrFileError if its tensors are incomplete."""
+    if name not in tensors and not {f"{name}_a", f"{name}_b"} <= tensors.keys():
         raise LoKrFileError(
             f"The module is incomplete: {name} is missing",
             expected=f"{name}, or {name}_a and {name}_b",
-            found=", ".join(sorted(parts)) or "lokr_t1 alone",
+            found=", ".join(sorted(tensors)) or "lokr_t1 alone",
         )
-    return Factor(a=a, b=b, t=core)
+    return Factor.from_tensors(tensors, name)

@@ -1,66 +1,78 @@
-"""The modules of an adapter under the names of another format, with or without a model to look them up in."""
+"""The modules of an adapter under the names of another format, looked up in a model if there is one."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 from ..adapter import Adapter, LoKrWeights, ModuleName
-from ..errors import LoKrError, LoKrMatchError, LoKrShapeError, LoKrValueError
+from ..errors import LoKrMatchError, LoKrShapeError, LoKrValueError, blame
 from ..kronecker import Factor
-from ..matching import Match, Part, Target, other_places, resolve
+from ..matching import Match, SubModel, Target, foreign_places, resolve
 from ..names import DIFFUSERS, ORIGINAL, TEXT_ENCODERS, UNETS, Slot, spelled
-from ._spellings import OWN, TRAINED, Layout, component_of, is_unet
+from ._producers import OWN, TRAINED, Spelling
+
+_UNET = re.compile(r"(?:down|up|mid)_block")
+_TEXT = re.compile(r"(?:text_model[._])?(?:encoder[._](?:layers?|block)|model[._]layers)[._]|text_model[._]")
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """A module under its new name. ``path`` is the name behind the prefix; ``weights`` has the axes of its weight as
-    far as they are known; ``source`` is the module's name in the adapter."""
+    """A module under its new name.
 
-    component: str
+    path: the name behind the prefix; weights: with the axes of its weight, if known; source: its name in the adapter
+    """
+
     path: str
     weights: LoKrWeights
     source: str
 
 
-def rename(adapter: Adapter, layout: Layout, target: Target | None) -> tuple[dict[str, Renamed], dict[str, str]]:
-    """(new full name -> module, old name -> new name of the modules that are no LoKr).
+def rename(adapter: Adapter, spelling: Spelling, target: Target | None) -> tuple[dict[str, Renamed], dict[str, str]]:
+    """The modules under the names of a format.
 
-    Without ``target`` only prefixes and "_" for "." change. With it, names are translated between diffusers' and the
-    original ones; an update of a fused weight is cut where the format names its parts.
+    target: the model in which names are translated between diffusers' and the original ones, and updates of fused
+        weights are cut if the format names their parts. None: only prefixes and "_" for "." change
 
-    Raises LoKrMatchError where a module has no place in ``target``, LoKrValueError where the names do not suffice.
+    Returns (new full name -> module, old name -> new name of the foreign modules). Raises LoKrMatchError if a module
+    does not belong to ``target``, LoKrValueError if the names do not suffice.
     """
     if target is None:
-        if is_unet(name.path for name in adapter.names.values()):
-            layout = layout.for_unet()
-        modules = {name: [_as_it_is(name, adapter[name], adapter.names[name], layout)] for name in adapter}
-        others = {module: _spelled_as_it_is(name, layout) for module, name in adapter.other_names.items()}
+        if any(_UNET.match(name.path) for name in adapter.names.values()):
+            spelling = spelling.for_unet()
+        modules = [_respelled(name, adapter[name], adapter.names[name], spelling) for name in adapter]
+        foreign = {module: _foreign_name(each.name, spelling) for module, each in adapter.foreign.modules.items()}
     else:
-        book = _Book(target, layout)
-        modules = dict(_looked_up(adapter, target, book))
-        others = {module: book.name_of((slot,)) for module, slot in other_places(adapter, target).items()}
+        book = _Book(target, spelling)
+        modules = list(_looked_up(adapter, target, book))
+        foreign = {module: book.name_of((slot,)) for module, slot in foreign_places(adapter, target).items()}
     found: dict[str, Renamed] = {}
-    for renamed in modules.values():
-        for full, module in renamed:
-            if full in found:
-                raise LoKrValueError(
-                    "Two modules of the adapter have the same name in this format",
-                    module=full,
-                    expected="a name for each",
-                    found=f"{found[full].source} and {module.source}",
-                    hint="save the adapters of the parts of a pipeline one by one",
-                )
-            found[full] = module
-    return found, {module: name for module, name in others.items() if name is not None}
+    for full, module in modules:
+        if full in found:
+            raise LoKrValueError(
+                "Two modules of the adapter have the same name in this format",
+                module=full,
+                expected="a name for each",
+                found=f"{found[full].source} and {module.source}",
+                hint="save the adapters of the parts of a pipeline one by one",
+            )
+        found[full] = module
+    return found, {module: name for module, name in foreign.items() if name is not None}
 
 
-def _as_it_is(module: str, weights: LoKrWeights, name: ModuleName, layout: Layout) -> tuple[str, Renamed]:
-    if name.flattened and "_" in name.path and not layout.flattened:
+def component_of(name: ModuleName) -> str:
+    """The part of a pipeline that a module belongs to, by its prefix or else by its path."""
+    return name.component or ("te" if _TEXT.match(name.path) else "unet")
+
+
+def _respelled(module: str, weights: LoKrWeights, name: ModuleName, spelling: Spelling) -> tuple[str, Renamed]:
+    """(new full name, module) with the prefix and "_" for "." changed."""
+    if name.flattened and "_" in name.path and not spelling.flattened:
         raise LoKrValueError(
             "This format has dots in its names, and the adapter has _ for them",
             module=module,
@@ -68,84 +80,101 @@ def _as_it_is(module: str, weights: LoKrWeights, name: ModuleName, layout: Layou
             found=name.path,
             hint="give the model that the adapter is for: save_adapter(..., model=model)",
         )
-    component = name.component or component_of(name.path)
-    return layout.spell(component, name.path), Renamed(component, name.path, weights, module)
+    return spelling.spell(component_of(name), name.path), Renamed(name.path, weights, module)
 
 
-def _spelled_as_it_is(name: ModuleName, layout: Layout) -> str | None:
-    if name.full == name.path or (name.flattened and not layout.flattened):
+def _foreign_name(name: ModuleName, spelling: Spelling) -> str | None:
+    """The new name of a foreign module, None if it keeps its own."""
+    if name.full == name.path or (name.flattened and not spelling.flattened):
         return None
-    return layout.spell(name.component or component_of(name.path), name.path)
+    return spelling.spell(component_of(name), name.path)
 
 
 class _Book:
-    """A target's modules in a format's names, looked up by where an update goes."""
+    """The names that a format gives a target's modules, by the slots that an update goes to."""
 
-    def __init__(self, target: Target, layout: Layout):
-        unet = any(part.architecture in UNETS for part in target.parts)
-        self._layout = layout.for_unet() if unet else layout
-        self._names: dict[tuple[Slot, ...], tuple[str, str, bool]] = {}
-        self._parts: dict[str, list[tuple[int, int, str, str]]] = defaultdict(list)
-        taken = [part.prefix for part in target.parts if part.prefix]
-        # kohya numbers text encoders where there are several.
-        self._numbered = sum(map(_is_text, target.parts)) > 1
-        for part in target.parts[:-1]:  # the last are aliases
+    def __init__(self, target: Target, spelling: Spelling):
+        models = target.models[:-1]  # the last holds aliases
+        unet = any(model.architecture in UNETS for model in models)
+        self._spelling = spelling.for_unet() if unet else spelling
+        self._names: dict[tuple[Slot, ...], _Name] = {}
+        # module of a fused weight -> the parts of it that have names
+        self._parts: dict[str, list[_Cut]] = defaultdict(list)
+        taken = tuple(model.prefix for model in models if model.prefix)
+        # kohya numbers text encoders if there are several.
+        numbered = sum(map(_is_text, models)) > 1
+        for model in models:
             shapes = {
-                name[len(part.prefix) :]: shape
+                name[len(model.prefix) :]: shape
                 for name, shape in target.shapes.items()
-                if name.startswith(part.prefix) and (part.prefix or not name.startswith(tuple(taken)))
+                if name.startswith(model.prefix) and (model.prefix or not name.startswith(taken))
             }
-            self._add(part, shapes)
+            self._add(model, shapes, numbered)
 
-    def _add(self, part: Part, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        text = _is_text(part)
-        component = f"te{part.number if self._numbered else ''}" if text else part.component or "unet"
-        side = self._layout.names
+    def _add(self, model: SubModel, shapes: Mapping[str, tuple[int, ...]], numbered: bool) -> None:
+        text = _is_text(model)
+        component = f"te{model.number if numbered else ''}" if text else model.component or "unet"
+        side = self._spelling.names
         if side == TRAINED:
-            side = DIFFUSERS if text or part.architecture in UNETS else ORIGINAL
+            side = DIFFUSERS if text or model.architecture in UNETS else ORIGINAL
         if text and side == ORIGINAL:
             side = DIFFUSERS  # all formats have transformers' names for text encoders
         if side == OWN:
-            names = {part.prefix + m: s for m, s in part.names.items() if s == (Slot(part.prefix + m),)}
+            names = {model.prefix + m: s for m, s in model.names.items() if s == (Slot(model.prefix + m),)}
             self._note(names, component, "")
             return
-        self._note(spelled(shapes, side), component, part.prefix)
-        if side == ORIGINAL and self._layout.parts is not None:
-            self._note(spelled(shapes, DIFFUSERS), component, part.prefix, part=True)
+        self._note(spelled(shapes, side), component, model.prefix)
+        if side == ORIGINAL and self._spelling.split is not None:
+            self._note(spelled(shapes, DIFFUSERS), component, model.prefix, split=True)
 
-    def _note(self, names: Mapping[str, tuple[Slot, ...]], component: str, prefix: str, part: bool = False) -> None:
-        for name, slots in names.items():
+    def _note(self, names: Mapping[str, tuple[Slot, ...]], component: str, prefix: str, split: bool = False) -> None:
+        for path, slots in names.items():
             slots = tuple(replace(slot, module=prefix + slot.module) for slot in slots)
-            self._names.setdefault(slots, (component, name, part))
-            if len(slots) == 1 and slots[0].rows and not part:
-                self._parts[slots[0].module].append((*slots[0].rows, component, name))
+            name = _Name(path, self._spelling.spell(component, path, split))
+            self._names.setdefault(slots, name)
+            if len(slots) == 1 and slots[0].rows and not split:
+                self._parts[slots[0].module].append(_Cut(*slots[0].rows, name))
 
-    def entry(self, slots: tuple[Slot, ...]) -> tuple[str, str, bool] | None:
-        """(component, name, whether it is one of a part of a fused weight) of what goes to ``slots``."""
+    def entry(self, slots: tuple[Slot, ...]) -> _Name | None:
+        """The name of what goes to ``slots``, None if the format has no name for it."""
         return self._names.get(slots)
 
     def name_of(self, slots: tuple[Slot, ...]) -> str | None:
         found = self.entry(slots)
-        return self._layout.spell(*found) if found else None
+        return found.full if found else None
 
-    def cuts(self, slots: tuple[Slot, ...], rows: int) -> list[tuple[int, int, str, str]]:
-        """(first row of the update, number of rows, component, name) of the modules that the update is cut into."""
+    def cuts(self, slots: tuple[Slot, ...], rows: int) -> list[_Cut]:
+        """The modules that an update of ``rows`` rows is cut into, empty if their names do not cover it."""
         if len(slots) == 1 and slots[0] == Slot(slots[0].module, parameter=slots[0].parameter):
             parts = sorted(self._parts[slots[0].module])
-            ends = [0, *(start + length for start, length, *_ in parts)]
-            return parts if ends[-1] == rows and all(p[0] == end for p, end in zip(parts, ends, strict=False)) else []
+            ends = [0, *(part.start + part.length for part in parts)]
+            covered = ends[-1] == rows and all(part.start == end for part, end in zip(parts, ends, strict=False))
+            return parts if covered else []
         found = [(slot.source_rows, self.entry((replace(slot, source_rows=None),))) for slot in slots]
-        return [(*rows, *entry[:2]) for rows, entry in found if rows and entry]
-
-    def spell(self, component: str, name: str) -> str:
-        return self._layout.spell(component, name)
+        return [_Cut(*rows, name) for rows, name in found if rows and name]
 
 
-def _is_text(part: Part) -> bool:
-    return part.component[:2] == "te" or part.architecture in TEXT_ENCODERS
+class _Name(NamedTuple):
+    """A module's name without and with its prefix."""
+
+    path: str
+    full: str
 
 
-def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[str, list[tuple[str, Renamed]]]]:
+class _Cut(NamedTuple):
+    """Rows start:start+length of an update, and the name of the module that they become."""
+
+    start: int
+    length: int
+    name: _Name
+
+
+def _is_text(model: SubModel) -> bool:
+    return model.component[:2] == "te" or model.architecture in TEXT_ENCODERS
+
+
+def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[str, Renamed]]:
+    """(new full name, module) of all modules; of an update that is cut, several."""
     matches: dict[str, list[Match]] = defaultdict(list)
     placed, report = resolve(adapter, target)
     for match in placed:
@@ -162,16 +191,12 @@ def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[
     for module, weights in adapter.items():
         slots = tuple(match.slot for match in matches[module])
         weights = weights.fit((weights.shape[0], *target.shape_of(slots[0])[1:]))
-        entry = book.entry(slots)
-        try:
-            if entry:
-                full = book.name_of(slots)
-                yield module, [(full, Renamed(*entry[:2], weights, module))]
-            else:
-                yield module, list(_cut(module, weights, slots, book))
-        except LoKrError as error:
-            error.module = error.module or module
-            raise
+        name = book.entry(slots)
+        if name:
+            yield name.full, Renamed(name.path, weights, module)
+            continue
+        with blame(module=module):
+            yield from _cut(module, weights, slots, book)
 
 
 def _cut(module: str, weights: LoKrWeights, slots: tuple[Slot, ...], book: _Book) -> Iterator[tuple[str, Renamed]]:
@@ -184,14 +209,14 @@ def _cut(module: str, weights: LoKrWeights, slots: tuple[Slot, ...], book: _Book
             found=", ".join(f"rows {s.rows[0]} to {sum(s.rows)} of {s.module}" if s.rows else s.module for s in slots),
             hint="save in a format that names parts of fused weights: kohya, comfyui or diffusers",
         )
-    for start, length, component, name in cuts:
+    for start, length, name in cuts:
         pieces = list(weights.rows(start, length))
-        part = pieces[0][1] if len(pieces) == 1 else _whole([piece for _, piece in pieces])
-        yield book.spell(component, name), Renamed(component, name, part, module)
+        part = pieces[0][1] if len(pieces) == 1 else _stacked([piece for _, piece in pieces])
+        yield name.full, Renamed(name.path, part, module)
 
 
-def _whole(pieces: list[LoKrWeights]) -> LoKrWeights:
-    """Products above each other as one whose w1 is 1: of several no other form exists in general."""
+def _stacked(pieces: list[LoKrWeights]) -> LoKrWeights:
+    """Updates of consecutive rows as one: 1 ⊗ ΔW, since several products have no common factor in general."""
     w2 = Factor(torch.cat([piece.delta() for piece in pieces]))
     scales = [piece.dora_scale for piece in pieces if piece.dora_scale is not None]
     dora_scale = torch.cat(scales).reshape(-1, *[1] * (len(w2.shape) - 1)) if scales else None

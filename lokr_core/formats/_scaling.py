@@ -1,4 +1,4 @@
-"""What a trainer multiplied w1 ⊗ w2 by, out of what its file says."""
+"""What a trainer multiplied w1 ⊗ w2 by, as its file tells."""
 
 from __future__ import annotations
 
@@ -6,114 +6,127 @@ import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from ..errors import LoKrValueError
-from ..kronecker import Factor
+from ..kronecker import Factor, rank_of
 
 
-def scaling_of(
-    alpha: float | None, w1: Factor, w2: Factor, metadata: Mapping[str, str], notes: list[str] | None = None
-) -> float:
-    """What the trainer multiplied w1 ⊗ w2 by: alpha / r, r being the rank of the low-rank factor, w2's where both
-    are. (LyCORIS ``modules/lokr.py``: the alpha it stores makes this right for ``rs_lora`` as well.)
+class Scaling(NamedTuple):
+    """``value`` multiplies w1 ⊗ w2; ``notes`` say what was assumed."""
 
-    ``notes`` is given what had to be assumed. Raises LoKrValueError where alpha is NaN or Inf and counts.
+    value: float
+    notes: tuple[str, ...] = ()
+
+
+def scaling_of(alpha: float | None, w1: Factor, w2: Factor, metadata: Mapping[str, str]) -> Scaling:
+    """alpha / r, r being the rank of the low-rank factor, w2's if both are. (LyCORIS ``modules/lokr.py``: the alpha it
+    stores makes this right for ``rs_lora`` as well.)
+
+    Raises LoKrValueError if a factor is low-rank and alpha is NaN or Inf.
+
+    >>> import torch
+    >>> w1, w2 = Factor(torch.ones(2, 2)), Factor(a=torch.ones(4, 2), b=torch.ones(2, 4))
+    >>> scaling_of(1.0, w1, w2, {})
+    Scaling(value=0.5, notes=())
     """
-    notes = [] if notes is None else notes
-    rank = w1.rank if w2.rank is None else w2.rank
+    rank = rank_of(w1, w2)
     if rank is None:
-        return _whole_scaling(alpha, metadata, notes)
+        return _whole_scaling(alpha, metadata)
+    value, notes = _low_rank_scaling(alpha, rank, metadata)
     if w1.rank is not None and w1.rank != rank:
-        notes.append(f"w1 has rank {w1.rank}, w2 {rank}, and alpha is divided by w2's")
+        notes = (f"w1 has rank {w1.rank}, w2 {rank}, and alpha is divided by w2's", *notes)
+    return Scaling(value, notes)
+
+
+def _low_rank_scaling(alpha: float | None, rank: int, metadata: Mapping[str, str]) -> Scaling:
     if alpha is None:
-        notes.append("no alpha in the file: scaling 1 assumed")
-        return 1.0
+        return Scaling(1.0, ("no alpha in the file: scaling 1 assumed",))
     if not math.isfinite(alpha):
         raise LoKrValueError("alpha is not a finite number", expected="a number", found=alpha)
     if alpha == 0:
-        notes.append("alpha is 0, which trainers read as alpha = rank: scaling 1 assumed")
-        return 1.0
+        return Scaling(1.0, ("alpha is 0, which trainers read as alpha = rank: scaling 1 assumed",))
+    value, notes = _changed_rank_scaling(alpha, rank, metadata)
     if alpha < 0:
-        notes.append(f"alpha is negative ({alpha:g}): the update is subtracted")
-    return _changed_rank_scaling(alpha, rank, metadata, notes) or alpha / rank
+        notes = (f"alpha is negative ({alpha:g}): the update is subtracted", *notes)
+    return Scaling(value, notes)
 
 
-def _changed_rank_scaling(alpha: float, rank: int, metadata: Mapping[str, str], notes: list[str]) -> float | None:
-    """The scaling of a layer whose rank was changed after its scale was set; None where that is alpha / rank.
+def _changed_rank_scaling(alpha: float, rank: int, metadata: Mapping[str, str]) -> Scaling:
+    """alpha / rank, unless the layer's rank was changed after its scale was set.
 
-    AnimaLoraStudio's ``lora_reg_dims`` does that to LyCORIS' modules: they go on with the scale of the network's
-    rank. Until June 2026 it stored the network's alpha, since then one that makes alpha / rank right again.
+    AnimaLoraStudio's ``lora_reg_dims`` does that to LyCORIS' modules: they keep the scale of the network's rank. Until
+    June 2026 it stored the network's alpha, since then one that makes alpha / rank right again.
     """
     arguments, base = _arguments(metadata), _number(metadata.get("ss_network_dim"))
+    plain = alpha / rank
     if not arguments.get("lora_reg_dims") or base is None or base == rank:
-        return None
+        return Scaling(plain)
     trained = _number(metadata.get("ss_network_alpha"))
     if trained is not None:
         trained /= math.sqrt(base) if _true(arguments.get("rs_lora")) else base
-        if math.isclose(alpha / rank, trained, rel_tol=0.01):
-            return None
+        if math.isclose(plain, trained, rel_tol=0.01):
+            return Scaling(plain)
         if not math.isclose(alpha / base, trained, rel_tol=0.01):
-            notes.append(f"lora_reg_dims changed this layer's rank, and alpha fits neither: {alpha:g} / {rank} taken")
-            return None
-    notes.append(
+            note = f"lora_reg_dims changed this layer's rank, and alpha fits neither: {alpha:g} / {rank} taken"
+            return Scaling(plain, (note,))
+    note = (
         f"lora_reg_dims changed this layer's rank to {rank} after its scale was set: scaling {alpha / base:g} as "
         f"trained, not alpha / rank"
     )
-    return alpha / base
+    return Scaling(alpha / base, (note,))
 
 
-def _whole_scaling(alpha: float | None, metadata: Mapping[str, str], notes: list[str]) -> float:
-    """Both factors whole: 1 whatever alpha says, but for two kinds of file that metadata and alpha give away.
+def _whole_scaling(alpha: float | None, metadata: Mapping[str, str]) -> Scaling:
+    """Both factors are whole: 1 whatever alpha is, except for two kinds of file.
 
-    LyCORIS with rs_lora multiplied by √r, r being the rank asked for. Metadata tells that it was asked for, alpha
-    whether it was heard (the standalone wrapper drops the argument): LyCORIS stores r without it and r·√r with it.
+    LyCORIS with rs_lora multiplied by √r, r being the rank asked for (``_rs_lora_scaling``).
 
     Others call their files LyCORIS' but multiplied by alpha / r (AnimaLoraStudio's own LoKr until May 2026;
     ComfyUI #15114): they store the alpha asked for, where LyCORIS stores the rank.
     """
     arguments, asked = _arguments(metadata), _number(metadata.get("ss_network_dim"))
-    if not _true(arguments.get("rs_lora")):
-        if alpha is None:
-            notes.append("no alpha in the file, and both factors whole: scaling 1 assumed")
-        elif not alpha > 0:
-            notes.append(f"alpha is {alpha:g}, which counts for nothing where both factors are whole: scaling 1")
-        elif (
-            asked
-            and alpha != asked
-            and alpha == _number(metadata.get("ss_network_alpha"))
-            and not ({"conv_dim", "preset"} & arguments.keys())
-        ):
-            notes.append(
-                f"alpha is {alpha:g} though both factors are whole and the rank asked for was {asked:g}, which is "
-                f"not how LyCORIS stores it: scaling {alpha / asked:g} = alpha / rank taken, as the trainers that "
-                "write this multiply"
-            )
-            return alpha / asked
-        return 1.0
-    ranks = [rank for rank in (asked, _number(arguments.get("conv_dim"))) if rank]
+    if _true(arguments.get("rs_lora")):
+        return _rs_lora_scaling(alpha, [rank for rank in (asked, _number(arguments.get("conv_dim"))) if rank])
+    if alpha is None:
+        return Scaling(1.0, ("no alpha in the file, and both factors whole: scaling 1 assumed",))
+    if not alpha > 0:
+        note = f"alpha is {alpha:g}, which counts for nothing where both factors are whole: scaling 1"
+        return Scaling(1.0, (note,))
+    asked_alpha = alpha == _number(metadata.get("ss_network_alpha")) and not {"conv_dim", "preset"} & arguments.keys()
+    if not asked or alpha == asked or not asked_alpha:
+        return Scaling(1.0)
+    note = (
+        f"alpha is {alpha:g} though both factors are whole and the rank asked for was {asked:g}, which is not how "
+        f"LyCORIS stores it: scaling {alpha / asked:g} = alpha / rank taken, as the trainers that write this multiply"
+    )
+    return Scaling(alpha / asked, (note,))
+
+
+def _rs_lora_scaling(alpha: float | None, ranks: list[float]) -> Scaling:
+    """√r, or 1 if the argument did not reach LyCORIS (the standalone wrapper drops it).
+
+    alpha tells which: LyCORIS stores r·√r with rs_lora and r without. ranks: those that r may be.
+    """
     if not ranks:
-        notes.append("rs_lora without a rank in the metadata: scaling 1 assumed")
-        return 1.0
+        return Scaling(1.0, ("rs_lora without a rank in the metadata: scaling 1 assumed",))
     if alpha is None or not (0 < alpha < math.inf):
-        scaling = math.sqrt(ranks[0])
+        value = math.sqrt(ranks[0])
     else:
         stored = [(rank**1.5, math.sqrt(rank)) for rank in ranks] + [(rank, 1.0) for rank in ranks]
-        scaling = min(stored, key=lambda option: abs(math.log(option[0] / alpha)))[1]
-    notes.append(
-        f"rs_lora with both factors whole: scaling {scaling:g}"
-        + (", as trained" if scaling != 1 else ", for alpha says it was not in force")
-    )
-    return scaling
+        value = min(stored, key=lambda option: abs(math.log(option[0] / alpha)))[1]
+    why = "as trained" if value != 1 else "for alpha says it was not in force"
+    return Scaling(value, (f"rs_lora with both factors whole: scaling {value:g}, {why}",))
 
 
 def _arguments(metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """What the network was made with, as kohya's metadata has it."""
+    """The arguments of the network, from kohya's metadata."""
     return _object(metadata.get("ss_network_args") or "{}")
 
 
 @lru_cache(maxsize=4)
 def _object(text: str) -> Mapping[str, object]:
-    """A JSON object out of anyone's text; empty where it is none."""
+    """A JSON object, empty if the text is not one."""
     try:
         return dict(json.loads(text))
     except (TypeError, ValueError, RecursionError):
@@ -121,7 +134,7 @@ def _object(text: str) -> Mapping[str, object]:
 
 
 def _number(value: object) -> float | None:
-    """A rank or an alpha out of anyone's text; None where it is none."""
+    """A rank or an alpha in metadata, None if it is not a positive number."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

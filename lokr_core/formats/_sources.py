@@ -1,4 +1,4 @@
-"""Where an adapter's tensors and its configuration lie: one file, a folder, shards with or without their index."""
+"""The files that hold an adapter: one file, a folder, shards with or without their index."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ from torch import Tensor
 
 from .._files import load_tensors
 from ..errors import LoKrFileError
-from ..peft import CONFIG_NAME
+from ..peft import CONFIG_NAME, WEIGHTS_NAME
 
-# What trainers call the file in a folder of its own: PEFT, diffusers and SimpleTuner, ACE-Step.
-_IN_FOLDER = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors", "lokr_weights.safetensors")
+# The file's name in a folder of its own: PEFT's, diffusers' and SimpleTuner's, ACE-Step's.
+_IN_FOLDER = (WEIGHTS_NAME, "pytorch_lora_weights.safetensors", "lokr_weights.safetensors")
 _INDEX = ".safetensors.index.json"
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files that hold one adapter, and PEFT's configuration beside them. ``path`` is what an error names."""
+    """The files that hold one adapter.
+
+    path: to name in an error; weight_map: the index's, tensor name -> file
+    """
 
     path: Path
     files: tuple[Path, ...]
     weight_map: dict[str, str] | None = None
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """All tensors and the metadata, of the first file that has an entry where there are several."""
+        """(all tensors by key, metadata). Of several files, the first that has an entry of the metadata counts."""
         tensors: dict[str, Tensor] = {}
         metadata: dict[str, str] = {}
         for file in self.files:
             found, entries = load_tensors(file)
-            twice = next((key for key in found if key in tensors), None)
-            if twice is not None:
+            duplicate = next((key for key in found if key in tensors), None)
+            if duplicate is not None:
                 raise LoKrFileError(
-                    "A tensor is in two shards", file=file, module=twice, expected="each tensor once", found=file.name,
+                    "A tensor is in two shards",
+                    file=file,
+                    module=duplicate,
+                    expected="each tensor once",
                     hint="the folder holds shards of different adapters; download it again",
-                )  # fmt: skip
+                )
             tensors.update(found)
             metadata = {**entries, **metadata}
         if self.weight_map is not None:
@@ -56,15 +62,15 @@ class Source:
 
     @property
     def config(self) -> Path | None:
-        """PEFT's ``adapter_config.json`` in the same folder; None where there is none."""
+        """PEFT's ``adapter_config.json`` in the same folder, None if it is missing."""
         config = self.path.parent / CONFIG_NAME
         return config if config.is_file() else None
 
 
 def find_source(path: Path) -> Source:
-    """What ``path`` stands for: itself, the adapter in a folder, all shards of an index, or all of a shard's kind.
+    """The files that ``path`` stands for: itself, the adapter in a folder, or all shards of an index or a shard.
 
-    Raises LoKrFileError where a folder holds none or several, or shards are missing.
+    Raises LoKrFileError if a folder holds no adapter or several, or shards are missing.
     """
     if path.is_dir():
         path = _in_folder(path)
@@ -79,7 +85,7 @@ def find_source(path: Path) -> Source:
 
 
 def _in_folder(folder: Path) -> Path:
-    """The adapter in a folder."""
+    """The file to read in a folder: an adapter, an index, or the first of several shards."""
     names = sorted(entry.name for entry in folder.iterdir())
     for name in (*_IN_FOLDER, *(name for name in names if name.endswith(_INDEX))):
         if name in names:

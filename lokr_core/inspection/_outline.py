@@ -1,17 +1,19 @@
-"""What a file says of itself by its header alone: for lists of files, and before anything runs."""
+"""What a file's header alone tells of it: for lists of files, and before anything is loaded."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from .._files import read_header
-from ..errors import LoKrError, LoKrFileError
-from ..formats import Parts, describe, module_names, producer, split_keys
+from ..adapter import LoKrWeights
+from ..errors import LoKrError, LoKrFileError, blame
+from ..formats import SortedKeys, describe, module_names, producer, split_keys
 from ..kronecker import Factor
 from ..names import guess
 from ._metadata import base_model, title, trigger_words
@@ -19,8 +21,12 @@ from ._metadata import base_model, title, trigger_words
 
 @dataclass(frozen=True)
 class Outline:
-    """A file by its header. ``kind``: "LoKr", "LoKr and LoRA", or what the file is where it has no LoKr;
-    ``modules``: of its LoKr; ``base_model``: as the names and shapes tell, or as the metadata says, "" unknown."""
+    """A file by its header.
+
+    kind: "LoKr", "LoKr and LoRA", or what a file without LoKr is
+    base_model: as names and shapes tell, else as the metadata says, "" if unknown
+    modules: how many are LoKr
+    """
 
     kind: str
     is_lokr: bool
@@ -33,9 +39,9 @@ class Outline:
 
 
 def outline(path: str | os.PathLike, most: int = 16_000_000) -> Outline:
-    """The outline of the ``.safetensors`` file at ``path``; a header of over ``most`` bytes is not read.
+    """The outline of the ``.safetensors`` file at ``path``.
 
-    Raises LoKrFileError for what is no such file.
+    Raises LoKrFileError if it is not one, or its header has more than ``most`` bytes.
     """
     header = read_header(path, most)
     try:
@@ -43,41 +49,35 @@ def outline(path: str | os.PathLike, most: int = 16_000_000) -> Outline:
             name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in header.tensors.items()
         }
     except (RuntimeError, TypeError) as error:  # numbers that no tensor can have
-        raise LoKrFileError("A tensor's shape is none", file=Path(path), found=str(error)[:200]) from None
-    try:
-        parts = split_keys(tensors)
-    except LoKrError as error:
-        error.file = Path(path)
-        raise
-    names, namings = module_names(parts.lokr, header.metadata)
-    shapes = {names[m].path: _shape(found) for m, found in parts.lokr.items() if names[m].component in ("", "unet")}
+        raise LoKrFileError("A tensor has an impossible shape", file=Path(path), found=str(error)[:200]) from None
+    with blame(file=Path(path)):
+        found = split_keys(tensors)
+    names, namings = module_names(found.lokr, header.metadata)
+    shapes = {names[m].path: _shape(parts) for m, parts in found.lokr.items() if names[m].component in ("", "unet")}
     architecture = guess({name: shape for name, shape in shapes.items() if shape})
-    said = next(iter(base_model(header.metadata).values()), "")
+    stated = next(iter(base_model(header.metadata).values()), "")
     return Outline(
-        kind=_kind(parts),
-        is_lokr=bool(parts.lokr),
-        base_model=architecture or said,
+        kind=_kind(found),
+        is_lokr=bool(found.lokr),
+        base_model=architecture or stated,
         producer=producer(namings, header.metadata),
         title=title(header.metadata),
-        modules=len(parts.lokr),
+        modules=len(found.lokr),
         trigger_words=trigger_words(header.metadata),
         metadata=header.metadata,
     )
 
 
-def _kind(parts: Parts) -> str:
-    others = Counter(kind for kind in parts.other_kinds.values() if kind != "unknown")
-    kinds = ["LoKr"] * bool(parts.lokr) + [kind for kind, _ in others.most_common()]
-    return " and ".join(kinds) or describe(parts)
+def _kind(found: SortedKeys) -> str:
+    foreign = Counter(each.kind for each in found.foreign.modules.values() if each.kind != "unknown")
+    kinds = ["LoKr"] * bool(found.lokr) + [kind for kind, _ in foreign.most_common()]
+    return " and ".join(kinds) or describe(found)
 
 
-def _shape(parts: dict[str, torch.Tensor]) -> tuple[int, ...] | None:
-    """(out, in, *kernel) of a module's weight as its tensors tell, None where they make up no module."""
+def _shape(tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...] | None:
+    """(out, in, *kernel) of the weight that a module's tensors are for, None if they are incomplete."""
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}  # ignored, as in reading
     try:
-        w1, w2 = (
-            Factor(parts.get(name), parts.get(f"{name}_a"), parts.get(f"{name}_b"), core).shape
-            for name, core in (("lokr_w1", None), ("lokr_w2", parts.get("lokr_t2")))
-        )
+        return LoKrWeights(*(Factor.from_tensors(tensors, name) for name in ("lokr_w1", "lokr_w2"))).shape
     except LoKrError:
         return None
-    return (w1[0] * w2[0], w1[1] * w2[1], *w2[2:])

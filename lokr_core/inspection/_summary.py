@@ -196,7 +196,7 @@ def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -
         trigger_words=trigger_words(adapter.metadata),
         tags=frequent_tags(adapter.metadata),
         modules=modules,
-        other_kinds=dict(Counter(adapter.other_kinds.values()).most_common()),
+        other_kinds=dict(Counter(each.kind for each in adapter.foreign.modules.values()).most_common()),
         bytes=sum(t.numel() * t.element_size() for t in tensors),
         full_bytes=full,
         heat=HeatMap.of(
@@ -285,7 +285,7 @@ def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:
     suspect("more numbers than a full difference would have", lambda m: m.parameters > prod(m.shape))
     suspect("the kernel is flattened in the file; the model's weight tells it", lambda m: m.kind.endswith("flattened"))
     suspect("factors of different dtypes", lambda m: "," in m.dtype)
-    unknown = [key for key, kind in adapter.other_kinds.items() if kind == "unknown"]
+    unknown = [module for module, each in adapter.foreign.modules.items() if each.kind == "unknown"]
     if unknown:
         notes.append(Note(f"{len(unknown)} tensors of unknown kind, such as {unknown[0]}"))
     if not adapter.metadata:

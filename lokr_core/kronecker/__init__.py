@@ -5,7 +5,7 @@ from ._add import add_kron_, kron, materialize
 from ._apply import CONV, apply_kron, cols_step, conv_step, embed_kron, ranks_step, rows_step
 from ._chain import interleaved, ordered, rank_in_front
 from ._dora import add_dora_, dora_ratio
-from ._factor import Factor, fit, split_rows
+from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
 from ._nearest import kron_norm, nearest_kron
 from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling
@@ -22,6 +22,7 @@ __all__ = [
     "cols_step",
     "compute_dtype",
     "conv_step",
+    "core_name",
     "dora_ratio",
     "embed_kron",
     "factorization",
@@ -35,6 +36,7 @@ __all__ = [
     "nearest_kron",
     "ordered",
     "rank_in_front",
+    "rank_of",
     "ranks_step",
     "rows_step",
     "split_rows",

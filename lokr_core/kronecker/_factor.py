@@ -67,10 +67,10 @@ class Factor:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], name: str) -> Factor:
-        """The factor ``name`` ("lokr_w1", "lokr_w2") of a module's tensors by LyCORIS' names, in the form it is stored in.
+        """The factor ``name`` ("lokr_w1", "lokr_w2") out of a module's tensors by LyCORIS' names, in whichever form.
 
-        Whole: ``lokr_w2``. Low-rank: ``lokr_w2_a``, ``lokr_w2_b``. Tucker: ``lokr_t2`` besides. A whole factor wins over
-        halves, as in LyCORIS. Raises LoKrShapeError if both forms are incomplete, or the shapes do not belong together.
+        Whole: ``lokr_w2``. Low-rank: ``lokr_w2_a``, ``lokr_w2_b``. Tucker: ``lokr_t2`` besides. A whole factor wins
+        over halves, as in LyCORIS. Raises LoKrShapeError if both forms are incomplete, or the shapes do not belong together.
 
         >>> Factor.from_tensors({"lokr_w2_a": torch.ones(6, 2), "lokr_w2_b": torch.ones(2, 4)}, "lokr_w2").shape
         (6, 4)
@@ -247,3 +247,8 @@ def core_name(name: str) -> str:
     'lokr_t2'
     """
     return name.replace("lokr_w", "lokr_t")
+
+
+def rank_of(w1: Factor, w2: Factor) -> int | None:
+    """The r that alpha is divided by: w2's rank, else w1's, None if both are whole (LyCORIS ``modules/lokr.py``)."""
+    return w1.rank if w2.rank is None else w2.rank

@@ -1,19 +1,19 @@
 """Which weights of a model the modules of an adapter belong to: by name, checked by shape, and reported."""
 
-from ._foreign import other_updates
-from ._match import Match, other_places, resolve
+from ._foreign import foreign_updates
+from ._match import Match, foreign_places, resolve
 from ._report import APPLIED, REFUSED, Report
-from ._target import Part, Target, weight_name
+from ._target import SubModel, Target, weight_name
 
 __all__ = [
     "APPLIED",
     "Match",
-    "Part",
     "REFUSED",
     "Report",
+    "SubModel",
     "Target",
-    "other_places",
-    "other_updates",
+    "foreign_places",
+    "foreign_updates",
     "resolve",
     "weight_name",
 ]

@@ -1,14 +1,13 @@
-"""What a file holds besides LoKr, where it is an update of the same form.
+"""Updates of other algorithms that have the form of a LoKr.
 
-A LoRA is a LoKr whose w1 is the number 1: ΔW = alpha / r · (1 ⊗ up @ down), a LoCon with a core one whose w2 is Tucker,
-and a full difference one whose w2 is whole. So the same maths applies them. Biases and norms are updates of one column.
-From LyCORIS ``modules/locon.py``, ``full.py`` and ``norms.py``.
+A LoRA is a LoKr with the number 1 as w1: ΔW = alpha / r · (1 ⊗ up @ down). A LoCon with a core is one with a Tucker w2,
+a full difference one with a whole w2. Biases and norms are updates of a single column. From LyCORIS
+``modules/locon.py``, ``full.py`` and ``norms.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -18,7 +17,7 @@ from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrShapeError
 from ..kronecker import Factor
 
-# Names of the two halves of a LoRA: as kohya, diffusers and PEFT write them.
+# Names of the two halves of a LoRA: kohya's, diffusers' and PEFT's.
 _UP = ("lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight", "lora_B.weight")
 _DOWN = ("lora_down.weight", "lora.down.weight", "lora_linear_layer.down.weight", "lora_A.weight")
 _CORE = "lora_mid.weight"
@@ -27,36 +26,34 @@ _WHOLE = {"diff": "weight", "w_norm": "weight", "diff_b": "bias", "b_norm": "bia
 _KNOWN = frozenset((*_UP, *_DOWN, _CORE, *_WHOLE, "alpha", "dora_scale"))
 
 
-def other_updates(adapter: Adapter) -> dict[str, dict[str, LoKrWeights]]:
-    """Module of ``adapter.other_kinds`` -> parameter ("weight", "bias") -> its update, a bias' as (n, 1).
+def foreign_updates(adapter: Adapter) -> dict[str, dict[str, LoKrWeights]]:
+    """The updates of ``adapter.foreign`` that have the form of a LoKr.
 
-    Modules of other kinds, and those with tensors beyond these, are left out: half an update is none.
+    Returns module -> parameter ("weight", "bias") -> update, a bias' as (n, 1). Modules with tensors of any other
+    algorithm are skipped: a partly understood update is not applied.
     """
-    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, (module, name) in adapter.other_keys.items():
-        if module in adapter.other_kinds and name:
-            parts[module][name] = adapter.other[key]
-    return {module: updates for module, found in parts.items() if (updates := dict(_updates(found)))}
+    found = ((module, dict(_updates(adapter.foreign.of(module)))) for module in adapter.foreign.modules)
+    return {module: updates for module, updates in found if updates}
 
 
-def _updates(parts: Mapping[str, Tensor]) -> Iterator[tuple[str, LoKrWeights]]:
-    if not parts.keys() <= _KNOWN or not all(torch.isfinite(t).all() for t in parts.values()):
+def _updates(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, LoKrWeights]]:
+    """(parameter, update) of a module's tensors by name; none if a tensor is unknown or not finite."""
+    if not tensors.keys() <= _KNOWN or not all(torch.isfinite(t).all() for t in tensors.values()):
         return
     one = Factor(torch.ones(1, 1))
-    dora_scale = parts.get("dora_scale")
     try:
         for name, parameter in _WHOLE.items():
-            if name in parts:
-                tensor = parts[name] if parts[name].ndim > 1 else parts[name].reshape(-1, 1)
+            if name in tensors:
+                tensor = tensors[name] if tensors[name].ndim > 1 else tensors[name].reshape(-1, 1)
                 yield parameter, LoKrWeights(one, Factor(tensor))
-        up = next((parts[name] for name in _UP if name in parts), None)
-        down = next((parts[name] for name in _DOWN if name in parts), None)
+        up = next((tensors[name] for name in _UP if name in tensors), None)
+        down = next((tensors[name] for name in _DOWN if name in tensors), None)
         if up is not None and down is not None:
-            w2 = _low_rank(up, down, parts.get(_CORE))
-            alpha = float(parts["alpha"]) if "alpha" in parts else None
+            w2 = _low_rank(up, down, tensors.get(_CORE))
+            alpha = float(tensors["alpha"]) if "alpha" in tensors else None
             scaling = 1.0 if alpha is None else alpha / w2.rank
             if math.isfinite(scaling):
-                yield "weight", LoKrWeights(one, w2, scaling, dora_scale, alpha)
+                yield "weight", LoKrWeights(one, w2, scaling, tensors.get("dora_scale"), alpha)
     except LoKrShapeError:
         return
 

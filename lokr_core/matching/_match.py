@@ -10,7 +10,7 @@ from torch import Tensor
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrShapeError
 from ..names import Slot, guesses
-from ._foreign import other_updates
+from ._foreign import foreign_updates
 from ._report import APPLIED, REFUSED, Report
 from ._target import Target, weight_name
 
@@ -19,8 +19,10 @@ from ._target import Target, weight_name
 class Match:
     """One module of a file and the weight, or rows of a weight, that its update goes to.
 
-    ``name`` is the target's name for the module. ``pieces``: (row of the weight, update) pairs that make up the
-    change, each update as tall as the rows it goes to. ``kind`` is the report's: what the module is in the file.
+    module: the module's name in the file; name: the target's
+    slot: where the update goes
+    pieces: (row of the weight, update) pairs that make up the change; each update is as tall as its rows
+    kind: what the module is in the file, "LoKr", "LoRA", ...
     """
 
     module: str
@@ -40,7 +42,7 @@ class Match:
         return any(update.dora_axis for _, update in self.pieces)
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor | None = None) -> None:
-        """Add the change to ``weight``, whose unpatched numbers are ``base`` (its own where that is None)."""
+        """Add strength · change to ``weight`` in place. ``base``: its unpatched numbers, for DoRA; None: its own."""
         if weight.ndim == 1:  # a bias or a norm: updates have two axes
             weight, base = weight.unsqueeze(1), None if base is None else base.unsqueeze(1)
         for start, update in self.pieces:
@@ -48,60 +50,77 @@ class Match:
             update.add_to_(weight.narrow(*rows), strength, None if base is None else base.narrow(*rows))
 
 
-def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
-    """Every module of ``adapter`` that has a place in ``target``, and the report on all of them.
+@dataclass(frozen=True)
+class Refusal:
+    """Why a module has no place: ``reason`` is the same for all modules that fail alike, ``detail`` its own."""
 
-    A module's name is looked up among the target's own names and those of the name tables, and accepted only where
-    the update has the shape of the weight. Where no name at all is known, the file's names are tried below or without
-    a common prefix: accepted only if every module then finds a weight of its own, and reported as guessed.
+    reason: str
+    detail: str = ""
+
+
+def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
+    """The place of every module of ``adapter`` in ``target``.
+
+    A module's name is looked up among the target's own names and their aliases, and accepted only if the update has
+    the shape of the weight. If no name is known at all, the file's names are tried with a common prefix removed or
+    added: accepted only if every module then finds a weight of its own, and reported as a guess.
+
+    Returns (a match for each weight that a module goes to, the report on all modules).
+
+    >>> adapter = Adapter({"a": LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(3, 3)))})
+    >>> matches, report = resolve(adapter, Target({"a.weight": (6, 6)}))
+    >>> matches[0].weight, report.headline
+    ('a.weight', '1 of 1 modules applied')
     """
     report = Report(adapter)
-    found = {module: _place(module, weights, adapter.names[module], target) for module, weights in adapter.items()}
-    if not any(matches for matches, _, _ in found.values()):
+    places = {module: _place(module, weights, adapter.names[module], target) for module, weights in adapter.items()}
+    if all(isinstance(place, Refusal) for place in places.values()):
         guessed = _guess(adapter, target)
         if guessed:
-            found = {module: ([match], "", "") for module, match in guessed.items()}
+            places = {module: [match] for module, match in guessed.items()}
             report.notes.append(
                 "the names of this file are not known: its modules were matched by their endings, a guess"
             )
     matches: list[Match] = []
-    for module, (placed, reason, detail) in found.items():
-        matches += placed
-        note = "; ".join(adapter[module].notes)
-        where = ", ".join(dict.fromkeys(match.weight for match in placed))
-        report.add(module, APPLIED if placed else REFUSED, where=where, reason=reason, note=note, detail=detail)
-    matches += _place_others(adapter, target, report)
+    for module, place in places.items():
+        matches += _reported(report, module, place, note="; ".join(adapter[module].notes))
+    matches += _place_foreign(adapter, target, report)
     if report.refused:
         report.mismatch = _mismatch(adapter, target)
         report.notes += report.mismatch
     return matches, report
 
 
-def _place_others(adapter: Adapter, target: Target, report: Report) -> list[Match]:
-    """The matches of what is no LoKr but an update of the same form, reported like the rest."""
-    updates = other_updates(adapter)
+def _reported(report: Report, module: str, place: list[Match] | Refusal, **about: str) -> list[Match]:
+    """The module's matches, none if it was refused, after adding it to the report."""
+    if isinstance(place, Refusal):
+        report.add(module, REFUSED, reason=place.reason, detail=place.detail, **about)
+        return []
+    report.add(module, APPLIED, where=", ".join(dict.fromkeys(match.weight for match in place)), **about)
+    return place
+
+
+def _place_foreign(adapter: Adapter, target: Target, report: Report) -> list[Match]:
+    """The matches of foreign modules that have the form of a LoKr; all foreign modules are added to the report."""
+    updates = foreign_updates(adapter)
     matches: list[Match] = []
-    for module, kind in adapter.other_kinds.items():
-        if module not in updates:
-            report.add(module, REFUSED, kind=kind, reason=f"{kind} is not LoKr, and not applied by this library")
-            continue
-        name = adapter.other_names[module]
-        placed = [_place(module, weights, name, target, kind, on) for on, weights in updates[module].items()]
-        missing = next(((reason, detail) for found, reason, detail in placed if not found), None)
-        if missing:  # half a module's change is another change
-            report.add(module, REFUSED, kind=kind, reason=missing[0], detail=missing[1])
-            continue
-        found = [match for matches_of_one, _, _ in placed for match in matches_of_one]
-        report.add(module, APPLIED, kind=kind, where=", ".join(dict.fromkeys(match.weight for match in found)))
-        matches += found
+    for module, each in adapter.foreign.modules.items():
+        if module in updates:
+            # A module's weight and bias are applied together or not at all.
+            places = [_place(module, w, each.name, target, each.kind, on) for on, w in updates[module].items()]
+            refused = next((place for place in places if isinstance(place, Refusal)), None)
+            place = refused or [match for found in places for match in found]
+        else:
+            place = Refusal(f"{each.kind} is not LoKr, and not applied by this library")
+        matches += _reported(report, module, place, kind=each.kind)
     return matches
 
 
-def other_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
-    """Where the modules of a file that are no LoKr belong, by name alone: module -> slot, for a host's own loader."""
+def foreign_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
+    """Where the foreign modules of a file belong by name alone, for a host's own loader: module -> slot."""
     places = {}
-    for module, name in adapter.other_names.items():
-        for _, slots in target.candidates(name):
+    for module, each in adapter.foreign.modules.items():
+        for _, slots in target.candidates(each.name):
             if len(slots) == 1:
                 places[module] = slots[0]
                 break
@@ -110,23 +129,23 @@ def other_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
 
 def _place(
     module: str, weights: LoKrWeights, name: ModuleName, target: Target, kind: str = "LoKr", on: str = "weight"
-) -> tuple[list[Match], str, str]:
-    """(the matches of one module's weight or bias, or none, why, and with which shapes)."""
+) -> list[Match] | Refusal:
+    """The matches of a module's update, of its weight or of its bias (``on``)."""
     if not target.has(name.component):
         what = "text encoder" if name.component.startswith("te") else "diffusion model"
-        return [], f"it belongs to a {what}, which is not connected here", ""
-    reason, detail = "no such weight in this model", ""
+        return Refusal(f"it belongs to a {what}, which is not connected here")
+    refusal = Refusal("no such weight in this model")
     for known, slots in target.candidates(name):
         try:
             slots = [replace(slot, parameter=slot.parameter.replace("weight", on)) for slot in slots]
-            return [replace(_match(module, known, slot, weights, target), kind=kind) for slot in slots], "", ""
+            return [replace(_match(module, known, slot, weights, target), kind=kind) for slot in slots]
         except LoKrShapeError as error:
-            reason, detail = error.problem, f"expected {error.expected}, found {error.found}"
-    return [], reason, detail
+            refusal = Refusal(error.problem, f"expected {error.expected}, found {error.found}")
+    return refusal
 
 
 def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target) -> Match:
-    """``weights`` fitted to what ``slot`` names, or LoKrShapeError."""
+    """``weights`` fitted to the rows that ``slot`` names. Raises LoKrShapeError if they do not have that shape."""
     out, *rest = target.shape_of(slot)
     start = slot.rows[0] if slot.rows else 0
     if slot.source_rows is not None:
@@ -147,7 +166,7 @@ def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Ta
 
 
 def _guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:
-    """Every module matched by its ending, or None: one prefix is taken away from, or put before, all names alike."""
+    """Every module matched by its ending, None if that fails: one prefix is removed from, or added to, all names."""
     names = {module: adapter.names[module] for module in adapter}
     flattened = any(name.flattened for name in names.values())
     sign = "_" if flattened else "."
@@ -170,7 +189,7 @@ def _guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:
 
 
 def _prefixes(path: str, known: Iterable[str], sign: str) -> Iterator[tuple[str, str]]:
-    """(prefix to cut off ``path``, prefix to put before the rest) that lead to a known name, the shortest cut first."""
+    """(prefix to remove from ``path``, prefix to add to the rest) that lead to a known name, the shortest cut first."""
     pieces = path.split(sign)
     for count in range(len(pieces)):
         rest = sign.join(pieces[count:])
@@ -181,13 +200,13 @@ def _prefixes(path: str, known: Iterable[str], sign: str) -> Iterator[tuple[str,
 
 
 def _mismatch(adapter: Adapter, target: Target) -> list[str]:
-    """What a person may have mixed up, where something did not match."""
+    """A note on what a person may have confused, if the adapter looks like one for another model."""
     if not target.architectures:
         return []
     of_denoiser = {n.path: adapter[module].shape for module, n in adapter.names.items() if n.component in ("", "unet")}
-    said = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
+    stated = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
     guessed = guesses(of_denoiser)
     here = " with ".join(target.architectures)
     if guessed and not set(guessed).intersection(target.architectures):
         return [f"this looks like an adapter for {guessed[0]}; the model is {here}"]
-    return [f"the file names {said} as its base model; the model is {here}"] if said else []
+    return [f"the file names {stated} as its base model; the model is {here}"] if stated else []

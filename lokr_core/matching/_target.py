@@ -1,4 +1,4 @@
-"""What an adapter is for: a model's weights by all the names that adapters know them by."""
+"""What an adapter is applied to: a model's weights, under all names that adapters use for them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ..errors import LoKrShapeError
 from ..names import Architecture, Slot, aliases, detect
 
 
-class PartRow(NamedTuple):
-    """A row of the table of models inside a model: below which prefix they lie, and what they are.
+class SubModelRow(NamedTuple):
+    """A row of the table of models inside a model.
 
-    ``known_only``: the prefix is a common word, so it counts only where the weights below it are of an architecture
-    that the name tables know.
+    prefix: of its weights' names, a regular expression
+    component: the part of a pipeline that it is, "unet" or "te"
+    known_only: whether it counts only if the weights are of a known architecture: the prefix is a common word
     """
 
     prefix: str
@@ -29,22 +30,28 @@ class PartRow(NamedTuple):
 
 # Checkpoints of SD, SDXL and SD3 and ComfyUI's saves of them; ComfyUI's models and text encoders; A1111's; diffusers
 # pipelines. Text encoders count from 1 in the order in which they stand here.
-PARTS = (
-    PartRow(r"model\.diffusion_model\.", "unet"),
-    PartRow(r"diffusion_model\.", "unet"),
-    PartRow(r"(unet|transformer|prior)\.", "unet", known_only=True),
-    PartRow(r"cond_stage_model\.(transformer|model|wrapped\.transformer|wrapped\.model)\.", "te"),
-    PartRow(r"conditioner\.embedders\.\d\.(transformer|model|wrapped\.transformer|wrapped\.model)\.", "te"),
-    PartRow(r"(text_encoders\.)?clip_l\.transformer\.", "te"),
-    PartRow(r"(text_encoders\.)?clip_h\.transformer\.", "te"),
-    PartRow(r"(text_encoders\.)?clip_g\.transformer\.", "te"),
-    PartRow(r"(text_encoders\.)?\w+\.transformer\.", "te", known_only=True),
-    PartRow(r"text_encoder(_\d)?\.", "te", known_only=True),
+SUB_MODELS = (
+    SubModelRow(r"model\.diffusion_model\.", "unet"),
+    SubModelRow(r"diffusion_model\.", "unet"),
+    SubModelRow(r"(unet|transformer|prior)\.", "unet", known_only=True),
+    SubModelRow(r"cond_stage_model\.(transformer|model|wrapped\.transformer|wrapped\.model)\.", "te"),
+    SubModelRow(r"conditioner\.embedders\.\d\.(transformer|model|wrapped\.transformer|wrapped\.model)\.", "te"),
+    SubModelRow(r"(text_encoders\.)?clip_l\.transformer\.", "te"),
+    SubModelRow(r"(text_encoders\.)?clip_h\.transformer\.", "te"),
+    SubModelRow(r"(text_encoders\.)?clip_g\.transformer\.", "te"),
+    SubModelRow(r"(text_encoders\.)?\w+\.transformer\.", "te", known_only=True),
+    SubModelRow(r"text_encoder(_\d)?\.", "te", known_only=True),
 )
 
 
-class Part(NamedTuple):
-    """One model inside a target: ``names`` are relative to ``prefix``, the slots they point to are not."""
+class SubModel(NamedTuple):
+    """One model inside a target, such as a checkpoint's text encoder.
+
+    prefix: of its weights' names; component: "unet", "te" or "" if unknown; number: of a text encoder, from 1
+    architecture: None if unknown
+    names: module name behind the prefix, own or alias -> slots in the target
+    flat: the same names with "_" in place of dots -> dotted names
+    """
 
     prefix: str
     component: str
@@ -54,57 +61,63 @@ class Part(NamedTuple):
     flat: Mapping[str, list[str]]
 
     def takes(self, component: str) -> bool:
-        """Whether a module of that component of a file may be this part's. Which of several text encoders it is,
-        names and shapes tell: trainers do not agree on numbers."""
+        """Whether a file's module of that component may belong here. Trainers do not agree on the numbers of text
+        encoders, so names and shapes tell those apart."""
         return not component or not self.component or component[:2] == self.component[:2]
 
 
 class Target:
-    """Weight name -> shape, and every other name by which adapters know those weights.
+    """A model's weights by name, with the aliases that adapters use for them.
 
-    ``aliases`` are further names, of a host's own, looked up by a module's full name.
+    shapes: name of a parameter -> shape
+    aliases: further names of a host's own, looked up by a module's full name -> slots
+
+    >>> target = Target({"text_model.encoder.layers.0.mlp.fc1.weight": (8, 4)})
+    >>> slot = next(target.candidates(ModuleName("a", "text_model_encoder_layers_0_mlp_fc1", "te", True)))[1][0]
+    >>> target.shape_of(slot)
+    (8, 4)
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, tuple[Slot, ...]] | None = None):
-        # Norms count too: they tell architectures apart.
+        # Norms too: they tell architectures apart.
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.parts = list(_parts(self.shapes))
+        self.models = list(_sub_models(self.shapes))
         own = aliases or {}
-        self.parts.append(Part("", "", 0, None, own, _flat(own)))
+        self.models.append(SubModel("", "", 0, None, own, _flat(own)))
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Target:
-        """A model's parameters, or a state dict."""
+        """The target of a model's parameters, or of a state dict."""
         return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
     @property
     def architectures(self) -> list[str]:
-        """The titles of the architectures it is made of, as far as they are known."""
-        return [part.architecture.title for part in self.parts if part.architecture]
+        """The titles of the known architectures among its models."""
+        return [model.architecture.title for model in self.models if model.architecture]
 
     def has(self, component: str) -> bool:
         """Whether there is a model for modules of that component ("unet", "te1", ...)."""
-        # A host's own names are of the same models as the others.
-        models = [part for part in self.parts[:-1] if part.names] or self.parts[-1:]
-        return any(part.takes(component) for part in models if part.names)
+        # A host's aliases are of the same models, so they count only if there is nothing else.
+        models = [model for model in self.models[:-1] if model.names] or self.models[-1:]
+        return any(model.takes(component) for model in models if model.names)
 
     def candidates(self, name: ModuleName) -> Iterator[tuple[str, tuple[Slot, ...]]]:
-        """(a name the target knows, where it points to) for every way to read a module's name, the likeliest first."""
+        """(a name that the target knows, its slots) for every way to read a module's name, the likeliest first."""
         number = int(name.component[2:] or 1) if name.component.startswith("te") else 0
-        parts = [part for part in self.parts if part.takes(name.component)]
-        for part in sorted(parts, key=lambda part: part.number != number):
-            spellings = dict.fromkeys((name.path, name.full, *_without(name.path, part.prefix)))
+        models = [model for model in self.models if model.takes(name.component)]
+        for model in sorted(models, key=lambda model: model.number != number):
+            spellings = dict.fromkeys((name.path, name.full, *_without(name.path, model.prefix)))
             for path in spellings:
-                if path in part.names:
-                    yield path, part.names[path]
-            # Names with "_" for "." may stand for several dotted ones; their weights' shapes tell which.
+                if path in model.names:
+                    yield path, model.names[path]
+            # A name with "_" for "." may stand for several dotted ones; the shapes of their weights tell which.
             for path in spellings:
-                for known in part.flat.get(path.replace(".", "_"), ()):
+                for known in model.flat.get(path.replace(".", "_"), ()):
                     if known not in spellings:
-                        yield known, part.names[known]
+                        yield known, model.names[known]
 
     def shape_of(self, slot: Slot) -> tuple[int, ...]:
-        """Shape of the rows that ``slot`` names, (n, 1) for a bias. Raises LoKrShapeError where there is none."""
+        """Shape of the rows that ``slot`` names, (n, 1) for a bias. Raises LoKrShapeError if there are none."""
         shape = self.shapes.get(weight_name(slot))
         if not shape:
             raise LoKrShapeError("The model has no such parameter", expected=weight_name(slot))
@@ -113,7 +126,11 @@ class Target:
 
 
 def weight_name(slot: Slot) -> str:
-    """The name of the parameter that a slot is in."""
+    """The name of the parameter that a slot is part of.
+
+    >>> weight_name(Slot("blocks.0.attn", rows=(0, 8)))
+    'blocks.0.attn.weight'
+    """
     return f"{slot.module}.{slot.parameter}" if slot.module else slot.parameter
 
 
@@ -130,11 +147,11 @@ def _flat(names: Mapping[str, object]) -> dict[str, list[str]]:
     return flat
 
 
-def _parts(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Part]:
-    """The models that a target is made of, then what lies below none of the prefixes."""
+def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:
+    """The models inside a target, then one of all weights without such a prefix."""
     left = dict(shapes)
     number = 0
-    for row in PARTS:
+    for row in SUB_MODELS:
         pattern = re.compile(row.prefix)
         below: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
         for name, shape in left.items():
@@ -145,14 +162,14 @@ def _parts(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Part]:
             if row.known_only and detect(inside) is None:
                 continue
             number += row.component == "te"
-            yield _part(prefix, row.component, number if row.component == "te" else 0, inside)
+            yield _sub_model(prefix, row.component, number if row.component == "te" else 0, inside)
             for name in inside:
                 del left[prefix + name]
     if left:
-        yield _part("", "", 0, left)
+        yield _sub_model("", "", 0, left)
 
 
-def _part(prefix: str, component: str, number: int, shapes: Mapping[str, tuple[int, ...]]) -> Part:
+def _sub_model(prefix: str, component: str, number: int, shapes: Mapping[str, tuple[int, ...]]) -> SubModel:
     names = {}
     for name in shapes:
         module, _, parameter = name.rpartition(".")
@@ -160,4 +177,4 @@ def _part(prefix: str, component: str, number: int, shapes: Mapping[str, tuple[i
             names[module] = (Slot(prefix + module),)
     for name, slots in aliases(shapes).items():
         names.setdefault(name, tuple(replace(slot, module=prefix + slot.module) for slot in slots))
-    return Part(prefix, component, number, detect(shapes), names, _flat(names))
+    return SubModel(prefix, component, number, detect(shapes), names, _flat(names))

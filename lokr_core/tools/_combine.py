@@ -1,9 +1,8 @@
-"""Several adapters, each at its strength, as one: exactly where one LoKr can be their sum, else as the caller chooses.
+"""Several adapters, each at its strength, summed into one.
 
-A sum of Kronecker products is one product where one of its factors is the same in all (up to a number), as with files
-that were trained from one start. Otherwise it is none: then it is stored as the full difference, a LoKr whose W1 is the
-number 1, which is exact and as large as the weight; or as the nearest product, which is small and says how far off it
-is.
+A sum of Kronecker products is one product if one factor is the same in all (up to a number), as in files that were
+trained from one start. Any other sum is stored as the full difference, a LoKr with the number 1 as W1, which is exact
+and as large as the weight; or as the nearest product, which is small, and its error is reported.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ import torch
 from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights, ModuleName, check_strength
-from ..errors import LoKrShapeError, LoKrValueError
+from ..errors import LoKrValueError, blame
 from ..formats import module_names, split_keys
 from ..kronecker import Factor, nearest_kron
-from ..matching import other_updates
+from ..matching import foreign_updates
 
 EXACT, NEAREST, REFUSE = "full difference", "nearest LoKr", "refuse"
 OVERLAPS = (EXACT, NEAREST, REFUSE)
-"""What to do with updates of one module whose sum is no single LoKr."""
+"""What to do with updates of one module whose sum is not a single LoKr."""
 
 # Names of tensors that are columns (biases, norms) beside a module's matrix.
 _COLUMNS = ("diff_b", "b_norm")
-_SAME = 1e-6  # of the sum's norm: below it, what is missing is rounding
+_SAME = 1e-6  # of the sum's norm: a smaller error is rounding
 
 
 @dataclass(frozen=True)
 class Term:
-    """An adapter and its strength: one for all modules, or one per module (those it does not name are left out)."""
+    """An adapter and its strength: a number for all modules, or one per module (modules that it lacks are left out)."""
 
     adapter: Adapter
     strength: float | Mapping[str, float] = 1.0
@@ -46,8 +45,11 @@ class Term:
 
 @dataclass
 class Combined:
-    """The one adapter, and how many modules are as in their file (but for the strength), summed exactly, stored as full
-    differences, or as the nearest LoKr, ``worst`` being the largest error among these."""
+    """The sum, and how many modules of it are of each kind.
+
+    kept: in one file only; summed: exactly; differences: as full differences; nearest: as the nearest LoKr
+    worst: the largest relative error among the last
+    """
 
     adapter: Adapter
     kept: int = 0
@@ -58,13 +60,13 @@ class Combined:
 
     def text(self) -> str:
         """For a person."""
-        said = [
+        counts = [
             (self.kept, "modules as they are"),
             (self.summed, "summed exactly"),
             (self.differences, "as full differences"),
             (self.nearest, f"as the nearest LoKr, off by {self.worst:.2%} at most"),
         ]
-        return ", ".join(f"{count} {what}" for count, what in said if count) or "no modules"
+        return ", ".join(f"{count} {what}" for count, what in counts if count) or "no modules"
 
     def as_dict(self) -> dict:
         return {key: value for key, value in vars(self).items() if key != "adapter"}
@@ -82,15 +84,15 @@ class _Update(NamedTuple):
 def combine(terms: Sequence[Term], overlap: str = EXACT) -> Combined:
     """The sum of ``terms`` as one adapter: applied at strength 1, it does what they do together.
 
-    Modules are the same where they have the same name but for prefix and spelling; under unlike names (a diffusers
-    name here, an original name there) both are kept, and add up when they are applied. LoRA and full differences become
-    LoKr (with a W1 that is the number 1); biases and norms are added up as they are.
+    Two modules are the same if their names differ in prefix and spelling alone. A diffusers name and an original name
+    are two modules: both are kept, and add up when they are applied. LoRA and full differences become LoKr (with the
+    number 1 as W1); biases and norms are summed as they are.
 
-    overlap: one of ``OVERLAPS``, for updates of one module whose sum is no LoKr
+    overlap: one of ``OVERLAPS``, for updates of one module whose sum is not a LoKr
 
-    Raises LoKrValueError for a strength that is no finite number, for DoRA where it can't be a term (it depends on the
-    base weight: at a strength other than 1, or with another update of its module), for other algorithms at a strength
-    other than 1 or twice, and with ``REFUSE``; LoKrShapeError where updates of one module are of unlike shapes.
+    Raises LoKrValueError if a strength is not finite, if DoRA (which depends on the base weight) is at a strength other
+    than 1 or meets another update of its module, if another algorithm is at a strength other than 1 or in two terms,
+    and with ``REFUSE``; LoKrShapeError if updates of one module differ in shape.
 
     >>> one = Adapter({"a": LoKrWeights(Factor(torch.randn(2, 2)), Factor(torch.randn(3, 3)))})
     >>> both = combine([Term(one, 0.5), Term(one, 0.25)])
@@ -98,7 +100,7 @@ def combine(terms: Sequence[Term], overlap: str = EXACT) -> Combined:
     True
     """
     if overlap not in OVERLAPS:
-        raise LoKrValueError("There is no such way", expected=", ".join(OVERLAPS), found=overlap)
+        raise LoKrValueError("Unknown overlap", expected=", ".join(OVERLAPS), found=overlap)
     modules: dict[tuple[str, str], list[_Update]] = {}
     tensors: dict[str, Tensor] = {}
     for term in terms:
@@ -109,14 +111,11 @@ def combine(terms: Sequence[Term], overlap: str = EXACT) -> Combined:
         raise LoKrValueError(
             "There is nothing to combine", expected="an adapter at a strength other than 0", found=f"{len(terms)} terms"
         )
-    parts = split_keys(tensors)
+    foreign = split_keys(tensors).foreign
     combined = Combined(
         Adapter(
             {},
-            other=parts.other,
-            other_keys=parts.other_keys,
-            other_kinds=parts.other_kinds,
-            other_names=module_names(parts.other_kinds)[0],
+            foreign=foreign.named(module_names(foreign.modules)[0]),
             metadata=_metadata(terms),
             producer=", ".join(dict.fromkeys(term.adapter.producer for term in terms)),
         )
@@ -131,12 +130,12 @@ def _key(name: ModuleName) -> tuple[str, str]:
 
 
 def _updates(term: Term) -> Iterator[_Update]:
-    """What of a term is LoKr, or becomes one."""
+    """The updates of a term that are LoKr, or become one."""
     adapter = term.adapter
     found = [(name, adapter[module]) for module, name in adapter.names.items()]
-    for module, parts in other_updates(adapter).items():
+    for module, parts in foreign_updates(adapter).items():
         if _has_matrix(parts):
-            found.append((adapter.other_names[module], parts["weight"]))
+            found.append((adapter.foreign.modules[module].name, parts["weight"]))
     for name, weights in found:
         strength = term.of(name.full)
         if strength:
@@ -144,12 +143,12 @@ def _updates(term: Term) -> Iterator[_Update]:
 
 
 def _has_matrix(parts: Mapping[str, LoKrWeights]) -> bool:
-    """Whether a module's update is of a matrix: norms' and biases' are of a column."""
+    """Whether a module's update is of a matrix; those of norms and biases are of a single column."""
     return "weight" in parts and parts["weight"].shape[1] > 1
 
 
 def _add(updates: Sequence[_Update], overlap: str, combined: Combined) -> None:
-    """One module's sum into ``combined``."""
+    """Add one module's sum to ``combined``."""
     first = updates[0]
     for update in updates:
         _check_dora(update, len(updates))
@@ -163,6 +162,7 @@ def _add(updates: Sequence[_Update], overlap: str, combined: Combined) -> None:
 
 
 def _sum(updates: Sequence[_Update], overlap: str, combined: Combined) -> LoKrWeights:
+    """The sum of several updates of a module, counted in ``combined``."""
     fitted = _fitted(updates)
     alike = len({(w.w1.shape, w.w2.shape) for w in fitted}) == 1
     if alike:
@@ -177,7 +177,7 @@ def _sum(updates: Sequence[_Update], overlap: str, combined: Combined) -> LoKrWe
             return LoKrWeights(w1, w2)
     if overlap == REFUSE:
         raise LoKrValueError(
-            "Two adapters change this module, and their sum is no LoKr",
+            "Two adapters change this module, and their sum is not a LoKr",
             module=updates[0].name.full,
             expected="updates with one factor in common",
             found=f"the nearest LoKr is off by {error:.2%}" if alike else "factors of unlike shapes",
@@ -207,24 +207,21 @@ def _times(weights: LoKrWeights, strength: float) -> LoKrWeights:
 
 
 def _fitted(updates: Sequence[_Update]) -> list[LoKrWeights]:
-    """The updates with the axes of one weight: the one that has a kernel of its own tells them."""
+    """The updates with the axes of one weight, those of the update whose kernel is not flattened."""
     shape = max((update.weights.shape for update in updates), key=len)
     fitted = []
     for update in updates:
-        try:
+        with blame(file=update.adapter.path, module=update.name.full, hint="adapters for different models cannot be combined"):
             fitted.append(update.weights.fit(shape))
-        except LoKrShapeError as error:
-            error.module, error.file = update.name.full, update.adapter.path
-            error.hint = "adapters for different models can't be one"
-            raise
     return fitted
 
 
 def _add_tensors(term: Term, tensors: dict[str, Tensor]) -> None:
-    """What is no LoKr and becomes none: biases and norms times the strength, other algorithms as they are."""
-    adapter, known = term.adapter, other_updates(term.adapter)
-    for key, tensor in adapter.other.items():
-        module, name = adapter.other_keys.get(key, (key, ""))
+    """Add the tensors that stay foreign: biases and norms are scaled, other algorithms copied."""
+    adapter, known = term.adapter, foreign_updates(term.adapter)
+    owners = {key: (m, name) for m, each in adapter.foreign.modules.items() for key, name in each.keys.items()}
+    for key, tensor in adapter.foreign.tensors.items():
+        module, name = owners.get(key, (key, ""))
         strength = term.of(module)
         if not strength:
             continue
@@ -236,7 +233,7 @@ def _add_tensors(term: Term, tensors: dict[str, Tensor]) -> None:
             tensors[key] = tensor
         else:
             raise LoKrValueError(
-                "This can be stored as it is alone",
+                "This kind of update can only be stored unchanged",
                 file=adapter.path,
                 module=module,
                 expected="strength 1, in one of the adapters",
@@ -246,15 +243,15 @@ def _add_tensors(term: Term, tensors: dict[str, Tensor]) -> None:
 
 
 def _metadata(terms: Sequence[Term]) -> dict[str, str]:
-    """What all the files say alike, and what they were."""
+    """The metadata that all files share, and which files they were."""
     first, *rest = [term.adapter.metadata for term in terms]
     shared = {key: text for key, text in first.items() if all(other.get(key) == text for other in rest)}
-    sources = [{"file": term.adapter.path and term.adapter.path.name, "strength": _said(term)} for term in terms]
+    sources = [{"file": term.adapter.path and term.adapter.path.name, "strength": _strength_of(term)} for term in terms]
     return {**shared, "lokr_combined": json.dumps(sources)}
 
 
-def _said(term: Term) -> float | str:
-    """A term's strength, or that it differs by module."""
+def _strength_of(term: Term) -> float | str:
+    """A term's strength, "by module" if it differs."""
     if not isinstance(term.strength, Mapping):
         return term.strength
     strengths = set(term.strength.values())

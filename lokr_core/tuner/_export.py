@@ -45,7 +45,7 @@ def _weights(layer: LoKrLayer, name: str, tensors: Mapping[str, Tensor]) -> LoKr
     shapes, scaling = layer.shapes[name], layer.trained_scaling(name)
     w1, w2 = shapes.factors(tensors)
     if shapes.swapped:
-        w1, w2 = as_trained(w1, w2, [])
+        w1, w2 = as_trained(w1, w2)
     rank = w1.rank if w2.rank is None else w2.rank
     return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), None if rank is None else scaling * rank)
 

@@ -253,7 +253,7 @@ class LoKrLayer(nn.Module):
         tensors = {name: tensor.detach() for name, tensor in self._tensors(adapter_name).items()}
         w1, w2 = self.shapes[adapter_name].factors(tensors)
         if self.shapes[adapter_name].swapped:
-            w1, w2 = as_trained(w1, w2, [])
+            w1, w2 = as_trained(w1, w2)
         scale = self.dora_scale[adapter_name].detach() if adapter_name in self.dora else None
         scaling = self.scaling[adapter_name]
         rank = w1.rank if w2.rank is None else w2.rank

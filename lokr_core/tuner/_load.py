@@ -11,7 +11,7 @@ from torch import nn
 
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrError, LoKrValueError
-from ..formats import LAYOUTS, load_adapter, peft_layout, rename
+from ..formats import SPELLINGS, load_adapter, peft_layout, rename
 from ..matching import Target
 from ..peft import LoKrConfig
 from ._layer import LoKrLayer
@@ -37,17 +37,17 @@ def load_lokr_model(
     Raises LoKrMatchError where a module has no place in the model, LoKrValueError for a file with more than LoKr in it.
     """
     adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
-    if adapter.other:
+    if adapter.foreign.tensors:
         module, kind = next(iter(adapter.other_kinds.items()))
         raise LoKrValueError(
             "The file holds more than LoKr, which would be lost in training",
             file=adapter.path,
             module=module,
-            found=f"{kind}, {len(adapter.other)} tensors in all",
+            found=f"{kind}, {len(adapter.foreign.tensors)} tensors in all",
             hint="merge that part into the model first, or take it out of the file",
         )
     try:
-        renamed, _ = rename(adapter, LAYOUTS["peft"], Target.of(dict(model.named_parameters())))
+        renamed, _ = rename(adapter, SPELLINGS["peft"], Target.of(dict(model.named_parameters())))
     except LoKrError as error:
         error.file = error.file or adapter.path
         raise

@@ -100,7 +100,7 @@ def test_or_the_nearest_lokr_with_its_error_told(tmp_path):
 
 
 def test_or_are_refused():
-    with pytest.raises(LoKrValueError, match="their sum is no LoKr") as error:
+    with pytest.raises(LoKrValueError, match="their sum is not a LoKr") as error:
         combine([Term(Adapter({"a": lokr(0)})), Term(Adapter({"a": lokr(1)}))], REFUSE)
     assert error.value.module == "a"
 
@@ -167,7 +167,7 @@ def test_other_algorithms_are_kept_as_they_are_or_refused():
     adapter = parse_adapter({"a.lokr_w1": draw(3, 4), "a.lokr_w2": draw(4, 5), **loha})
     assert combine([Term(adapter)]).adapter.other.keys() == loha.keys()
     for terms in ([Term(adapter, 0.5)], [Term(adapter), Term(adapter)]):
-        with pytest.raises(LoKrValueError, match="as it is alone"):
+        with pytest.raises(LoKrValueError, match="only be stored unchanged"):
             combine(terms)
 
 

@@ -42,7 +42,7 @@ def test_a_hundred_thousand_keys_of_no_known_kind():
     start = time.process_time()
     parts = split_keys(tensors | keyed("lora_unet_x"))
     assert time.process_time() - start < 10
-    assert len(parts.other_kinds) == 100_000
+    assert len(parts.foreign.modules) == 100_000
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from lokr_core import (
     merge_adapter,
     save_adapter,
 )
-from lokr_core.formats import LAYOUTS
+from lokr_core.formats import SPELLINGS
 from lokr_core.tuner import load_lokr_model
 from tests.interchange.making import BOTH, FORMS, LOW, WHOLE, Layers, adapter_for
 
@@ -53,7 +53,8 @@ def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-6) -
     return float((found - expected).detach().norm() / expected.detach().norm()) < tolerance
 
 
-@pytest.mark.parametrize("format", [None, *LAYOUTS])
+@pytest.mark.every_value
+@pytest.mark.parametrize("format", [None, *SPELLINGS])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_trained_model_is_what_its_file_is(tmp_path, config, format):
     peft = format in ("peft", "diffusers")
@@ -75,6 +76,7 @@ def test_a_trained_model_is_what_its_file_is(tmp_path, config, format):
     assert near(again(x), expected)
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("format", ["kohya", "lycoris", "comfyui", "peft", "diffusers"])
 @pytest.mark.parametrize("form", FORMS)
 def test_any_file_goes_on_training_in_its_own_form(tmp_path, form, format):

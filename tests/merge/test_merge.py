@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lokr_core import Adapter, Factor, LoKrError, LoKrMatchError, LoKrValueError, LoKrWeights, merge_adapter
+from lokr_core.adapter import Foreign, ForeignModule, ModuleName
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -34,6 +35,7 @@ def holders(model: nn.Module) -> dict[str, object]:
     return {"module": model, "state_dict": model.state_dict(), "dict": dict(model.named_parameters())}
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("strength", [1.0, 0.3, -1.5])
 @pytest.mark.parametrize("holder", ["module", "state_dict", "dict"])
@@ -135,7 +137,8 @@ def test_nothing_matches(model, bits):
 def test_a_partial_match_is_merged_and_the_rest_refused_with_reasons(model, make_adapter, bits):
     some = make_adapter(1, ["linear", "block.0"])
     square = LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(2, 2)))
-    adapter = Adapter({**some, "conv1": square, "no.where": square}, other_kinds={"x": "LoRA"})
+    lora = Foreign(modules={"x": ForeignModule("LoRA", ModuleName("x", "x"))})
+    adapter = Adapter({**some, "conv1": square, "no.where": square}, foreign=lora)
     with merge_adapter(model, some):
         expected = bits(model)
     with merge_adapter(model, adapter) as handle:

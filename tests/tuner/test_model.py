@@ -242,7 +242,7 @@ BAD = {
     "nothing matches": (dict(target_modules=["to_g"]), LoKrMatchError, "near: to_q|to_v"),
     "a part of a name": (dict(target_modules=["o_q"]), LoKrMatchError, "no module"),
     "an unsupported kind": (dict(target_modules=["to_q", "norm"]), TypeError, "'norm', a LayerNorm"),
-    "no regex": (dict(target_modules="(to_q"), LoKrValueError, "no regular expression"),
+    "no regex": (dict(target_modules="(to_q"), LoKrValueError, "not a regular expression"),
     "no default": (dict(), LoKrValueError, "target_modules has to be given"),
     "all excluded": (dict(target_modules=["to_q"], exclude_modules=["to_q"]), LoKrMatchError, "excluded"),
     "no such layer": (dict(target_modules=["to_q"], layers_to_transform=[7]), LoKrMatchError, "layers_to_transform"),

@@ -10,13 +10,13 @@ from ..errors import LoKrFileError
 from ._keys import same_numbers
 
 
-def drop_repeated(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> list[str]:
-    """Take out of ``modules`` and ``names`` what is there already in another spelling, and say so.
+def drop_duplicates(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> list[str]:
+    """Remove from ``modules`` and ``names`` the second of two spellings of a module. Returns notes on it.
 
-    Two spellings are of one module where their names differ in prefix or "_" for "." alone and neither says that it
-    is of another part of the pipeline. Raises LoKrFileError where their numbers differ: both cannot be meant.
+    Two names are spellings of one module if they differ in prefix or "_" for "." alone and do not name two different
+    parts of the pipeline. Raises LoKrFileError if their numbers differ.
     """
-    repeated = []
+    dropped = []
     for first, second in list(_pairs(names)):
         if first not in modules or second not in modules:
             continue
@@ -28,18 +28,19 @@ def drop_repeated(modules: dict[str, LoKrWeights], names: dict[str, ModuleName])
                 found=f"{first} and {second}",
                 hint="the file was made by joining two adapters: use them one by one, each with its own strength",
             )
-        repeated.append((first, second))
+        dropped.append((first, second))
         del modules[second], names[second]
-    if not repeated:
+    if not dropped:
         return []
-    first, second = repeated[0]
+    first, second = dropped[0]
     return [
-        f"{len(repeated)} modules are in the file twice with the same numbers, such as {first} and {second}: each is "
+        f"{len(dropped)} modules are in the file twice with the same numbers, such as {first} and {second}: each is "
         "used once"
     ]
 
 
 def _pairs(names: dict[str, ModuleName]) -> Iterator[tuple[str, str]]:
+    """The full names of every two spellings of one module."""
     by_path: dict[str, list[ModuleName]] = defaultdict(list)
     for name in names.values():
         by_path[name.path.replace(".", "_")].append(name)
@@ -51,18 +52,14 @@ def _pairs(names: dict[str, ModuleName]) -> Iterator[tuple[str, str]]:
 
 
 def _one_module(one: ModuleName, other: ModuleName) -> bool:
-    spelled = one.path == other.path or one.flattened or other.flattened
+    same_path = one.path == other.path or one.flattened or other.flattened
     parts = {one.component, other.component} - {""}
-    return spelled and (len(parts) < 2 or parts in ({"te", "te1"},))
+    return same_path and (len(parts) < 2 or parts == {"te", "te1"})
 
 
 def _same(one: LoKrWeights, other: LoKrWeights) -> bool:
-    if one.scaling != other.scaling or (one.dora_scale is None) != (other.dora_scale is None):
+    """Whether both are the same numbers, in the same form."""
+    mine, theirs = one.tensors, other.tensors
+    if one.scaling != other.scaling or mine.keys() != theirs.keys():
         return False
-    if one.dora_scale is not None and not same_numbers(one.dora_scale, other.dora_scale):
-        return False
-    for mine, theirs in ((one.w1, other.w1), (one.w2, other.w2)):
-        mine, theirs = mine.tensors, theirs.tensors
-        if mine.keys() != theirs.keys() or not all(same_numbers(mine[part], theirs[part]) for part in mine):
-            return False
-    return True
+    return all(same_numbers(mine[name], theirs[name]) for name in mine)

@@ -1,0 +1,112 @@
+"""PEFT's configuration as it is found with a file, and the scaling that it gives a module."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..errors import LoKrFileError, LoKrValueError, blame
+from ..kronecker import Factor, rank_of
+from ._config import LoKrConfig
+from ._folder import read_entries
+from ._layout import CONFIG_NAME, METADATA_KEY, PREFIX, is_lokr, is_whole, matching_keys, names_module
+
+# All that a reader needs: other fields, and other values of them, may be a newer PEFT's.
+_FIELDS = ("r", "alpha", "rank_pattern", "alpha_pattern", "target_modules")
+_HINT = "get it again, or take it away: then alpha = r is assumed"
+
+
+@dataclass(frozen=True)
+class StoredConfig:
+    """A ``LoKrConfig`` and where it was found. ``prefix``: the part of a pipeline it is for, "transformer." or ""."""
+
+    config: LoKrConfig
+    source: str
+    prefix: str = ""
+
+    @property
+    def beside(self) -> bool:
+        """Whether it was found beside the file, not in its metadata."""
+        return self.source == CONFIG_NAME
+
+    def name_inside(self, module: str) -> str:
+        """A module's name inside the model that PEFT wrapped."""
+        return module.removeprefix(self.prefix).removeprefix(PREFIX)
+
+    def r_and_alpha(self, module: str, rank: int | None) -> tuple[int, float, list[str]]:
+        """(r, alpha, notes) of a module whose low-rank factors have ``rank``."""
+        config, name = self.config, self.name_inside(module)
+        key = config.rank_key(name, rank)
+        alphas = {pattern: config.alpha_pattern[pattern] for pattern in matching_keys(config.alpha_pattern, name)}
+        alpha = alphas.get(key, next(iter(alphas.values()), config.alpha))
+        notes = []
+        if len(set(alphas.values())) > 1 and key not in alphas:
+            notes.append(
+                f"several entries of {self.source}'s alpha_pattern match, and their order is lost: {alpha:g} taken"
+            )
+        return config.rank_pattern.get(key, config.r), alpha, notes
+
+    def scaling(self, module: str, w1: Factor, w2: Factor) -> tuple[float, list[str]]:
+        """(alpha / r, notes), for whole factors too. Raises LoKrFileError if r differs from the tensors' rank."""
+        r, alpha, notes = self.r_and_alpha(module, rank_of(w1, w2))
+        for name, factor in (("w1", w1), ("w2", w2)):
+            if factor.rank is not None and factor.rank != r:
+                raise LoKrFileError(
+                    f"PEFT's configuration contradicts the tensors: {name} has another rank",
+                    expected=f"r = {r} (from {self.source})",
+                    found=f"rank {factor.rank}",
+                    hint="put the adapter_config.json of this very adapter beside it, or take the wrong one away: "
+                    "then alpha = r is assumed",
+                )
+        if w2.rank is None and not is_whole(r, w2.shape):
+            notes.append(f"w2 is whole although {self.source} says r = {r}: is it this adapter's?")
+        return alpha / r, notes
+
+    def unexpected(self, modules: Iterable[str]) -> list[str]:
+        """The modules that ``target_modules`` does not name."""
+        targets = self.config.target_modules
+        if not targets or targets == "all-linear":
+            return []
+        return [module for module in modules if not names_module(targets, self.name_inside(module))]
+
+
+def stored_configs(metadata: Mapping[str, str]) -> list[StoredConfig]:
+    """The configurations that diffusers stores in a file's metadata, one for each part of the pipeline.
+
+    Raises LoKrFileError if one is not JSON, or a value is out of range.
+    """
+    if METADATA_KEY not in metadata:
+        return []
+    source = f"the file's {METADATA_KEY}"
+    by_prefix: dict[str, dict[str, object]] = defaultdict(dict)
+    with blame(hint=_HINT):
+        for key, value in read_entries(metadata[METADATA_KEY], source).items():
+            part, dot, name = key.rpartition(".")
+            by_prefix[part + dot][name] = value
+    found = [_stored(entries, source, prefix) for prefix, entries in by_prefix.items()]
+    return [config for config in found if config]
+
+
+def stored_config(text: str | bytes) -> StoredConfig | None:
+    """The text of an ``adapter_config.json``, None if it is for another method than LoKr.
+
+    Raises LoKrFileError if it is not JSON, or a value is out of range.
+    """
+    with blame(hint=_HINT):
+        return _stored(read_entries(text, CONFIG_NAME), CONFIG_NAME)
+
+
+def _stored(entries: Mapping[str, object], source: str, prefix: str = "") -> StoredConfig | None:
+    if not is_lokr(entries):
+        return None
+    try:
+        config = LoKrConfig(**{name: entries[name] for name in _FIELDS if name in entries})
+    except LoKrValueError as error:
+        raise LoKrFileError(
+            f"PEFT's configuration cannot be used: {error.problem}",
+            expected=error.expected,
+            found=f"{str(error.found)[:80]} in {source}",
+            hint=_HINT,
+        ) from None
+    return StoredConfig(config, source, prefix)
