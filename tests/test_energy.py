@@ -17,7 +17,7 @@ from lokr_core.formats import parse_adapter
 from lokr_core.inspection import draw_heat_map, inspect_adapter, outline
 from lokr_core.inspection._energy import Energy, HeatMap, Place, place_of
 from lokr_core.names import ARCHITECTURES, aliases, original_name
-from lokr_core.strengths import LAYOUTS, BlockStrengths, layout_of
+from lokr_core.strengths import BLOCK_LAYOUTS, BlockStrengths, block_layout_of
 from lokr_core.strengths._blocks import block_groups
 from tests.hosts import PROJECT
 
@@ -156,7 +156,7 @@ def test_the_picture_has_a_cell_per_value_the_largest_the_lightest():
 
 
 def test_layouts_are_of_architectures_that_there_are():
-    assert set(LAYOUTS) <= {architecture.title for architecture in ARCHITECTURES}
+    assert set(BLOCK_LAYOUTS) <= {architecture.title for architecture in ARCHITECTURES}
 
 
 @pytest.mark.parametrize(
@@ -182,27 +182,27 @@ def test_a_layout_has_as_many_blocks_as_diffusers_model(title, model, counts):
 
     diffusers = pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: the counts of blocks are not compared")
     arguments = inspect.signature(getattr(diffusers, model).__init__).parameters
-    groups = {group.name: len(group.blocks) for group in LAYOUTS[title].groups}
+    groups = {group.name: len(group.blocks) for group in BLOCK_LAYOUTS[title].groups}
     assert {name: groups[name] for name in counts} == {name: arguments[key].default for name, key in counts.items()}
 
 
 @pytest.mark.parametrize(("architecture", "title"), [("sd15", "Stable Diffusion 1.x"), ("sdxl", "SDXL")])
 def test_a_layout_has_the_blocks_of_the_model(architecture, title):
     groups = block_groups(name.rpartition(".")[0] for name in recorded(architecture)[1])
-    found = {group.name: (group.list, set(range(len(group.blocks)))) for group in LAYOUTS[title].groups[:-1]}
+    found = {group.name: (group.list, set(range(len(group.blocks)))) for group in BLOCK_LAYOUTS[title].groups[:-1]}
     assert found == groups
 
 
 def test_a_layout_takes_in_what_a_file_has_beyond_the_table():
-    groups = {group.name: len(group.blocks) for group in layout_of("Flux.1", [("SINGLE", "SINGLE50")]).groups}
+    groups = {group.name: len(group.blocks) for group in block_layout_of("Flux.1", [("SINGLE", "SINGLE50")]).groups}
     assert (groups["DOUBLE"], groups["SINGLE"], groups["OTHER"]) == (19, 51, 1)
-    unknown = layout_of(None, [("BLOCKS", "BLOCKS3"), ("TE1", "TE1 4")])
-    assert not unknown.known and [group.name for group in unknown.groups] == ["BLOCKS", "OTHER"]
+    unknown = block_layout_of(None, [("BLOCKS", "BLOCKS3"), ("TE1", "TE1 4")])
+    assert [group.name for group in unknown.groups] == ["BLOCKS", "OTHER"]
 
 
 def test_presets_are_those_that_fit_the_model():
     names = {
-        title: {preset.name for preset in LAYOUTS[title].presets}
+        title: {preset.name for preset in BLOCK_LAYOUTS[title].presets}
         for title in ("SDXL", "Flux.1", "Stable Diffusion 1.x")
     }
     assert "Flux: double blocks only" in names["Flux.1"] and "UNet: middle block only" not in names["Flux.1"]

@@ -1,23 +1,24 @@
 """What people write: strengths of blocks, schedules, tags in a prompt, lists of strengths."""
 
 from ._blocks import OTHER, PRESETS, BlockStrengths, short_name
-from ._layouts import LAYOUTS, layout_of
+from ._layouts import BLOCK_LAYOUTS, BlockLayout, block_layout_of
 from ._schedule import EASES, NOISE, STEPS, Schedule, keyframes, noise_percent, step_percent
 from ._tags import read_tags, tag_of
-from ._text import MOST, parse_strengths
+from ._text import MAX_STRENGTHS, parse_strengths
 
 __all__ = [
+    "BLOCK_LAYOUTS",
+    "BlockLayout",
     "BlockStrengths",
     "EASES",
-    "LAYOUTS",
-    "MOST",
+    "MAX_STRENGTHS",
     "NOISE",
     "OTHER",
     "PRESETS",
     "STEPS",
     "Schedule",
+    "block_layout_of",
     "keyframes",
-    "layout_of",
     "noise_percent",
     "parse_strengths",
     "read_tags",

@@ -1,7 +1,7 @@
 """A strength per block of a model, as text: ``IN:0.2, MID:1, OUT4-8:0.5``, ``double_blocks.*.img_attn=0.5``.
 
-The blocks are read off the model's own module names, so that every architecture has its own: a list of numbered modules
-with modules inside them is a group of blocks, whatever it is called.
+The blocks are read off the model's own module names, so this works for every architecture: any list of numbered modules
+with modules inside them is a group of blocks.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ..errors import LoKrValueError
 
-# Short names of lists of blocks; any other list goes by its own name, with or without "_blocks".
-ALIASES = {
+# List of blocks -> short name; the short name of any other list is its own, without "_blocks".
+_SHORT = {
     "input_blocks": "IN",
     "down_blocks": "IN",
     "middle_block": "MID",
@@ -43,7 +43,7 @@ _NUMBERED = re.compile(r"^([A-Za-z_]+(?:\.[A-Za-z_]+)*?)\.?(\d+)(?:-(\d+))?$")
 
 
 def block_groups(modules: Iterable[str]) -> dict[str, tuple[str, set[int]]]:
-    """The groups of blocks in a model: short name -> (the list's name, the numbers of its blocks).
+    """The groups of blocks in a model: short name -> (name of the list, numbers of its blocks).
 
     >>> block_groups(["double_blocks.0.img_attn.qkv", "double_blocks.1.img_attn.qkv", "img_in", "time_in.0"])
     {'DOUBLE': ('double_blocks', {0, 1})}
@@ -52,7 +52,7 @@ def block_groups(modules: Iterable[str]) -> dict[str, tuple[str, set[int]]]:
     lists = {}
     for path in paths:
         match = _BLOCK.match(path)
-        if path.startswith("mid_block."):  # diffusers' has no number
+        if path.startswith("mid_block."):  # without a number in diffusers
             lists["mid_block"] = {0}
         elif match:
             lists[match.group(1)] = set()
@@ -64,14 +64,18 @@ def block_groups(modules: Iterable[str]) -> dict[str, tuple[str, set[int]]]:
     groups: dict[str, tuple[str, set[int]]] = {}
     for name in sorted(lists, key=lambda name: name.count(".")):
         short = short_name(name)
-        # Of two lists with one short name, the inner one goes by its whole name.
+        # If two lists have the same short name, the inner one keeps its full name.
         groups[name if short in groups else short] = (name, lists[name])
     return groups
 
 
 def short_name(name: str) -> str:
-    """What a list of blocks is called for short: "input_blocks" is "IN", "double_blocks" is "DOUBLE"."""
-    return ALIASES.get(name) or name.rpartition(".")[2].removesuffix("_blocks").upper()
+    """The short name of a list of blocks.
+
+    >>> short_name("input_blocks"), short_name("double_blocks")
+    ('IN', 'DOUBLE')
+    """
+    return _SHORT.get(name) or name.rpartition(".")[2].removesuffix("_blocks").upper()
 
 
 def _relative(path: str) -> str:
@@ -80,11 +84,13 @@ def _relative(path: str) -> str:
 
 @dataclass(frozen=True)
 class BlockStrengths:
-    """(name, strength) entries. Of those that name a module the last counts; what none names keeps strength 1.
+    """Strengths of blocks and layers: (name, strength) entries.
+
+    The last entry that matches a module gives its strength, which is 1 if no entry does.
 
     A name is a group (``IN``, ``MID``, ``OUT``, ``DOUBLE``, ``blocks``, ...), one or some of its blocks (``IN3``,
-    ``OUT4-8``, ``double_blocks.0-9``), ``OTHER`` (what is in no group), ``ALL``, or a pattern of module names in which
-    ``*`` stands for anything and which takes in all that is below.
+    ``OUT4-8``, ``double_blocks.0-9``), ``OTHER`` (everything outside the groups), ``ALL``, or a pattern of module names
+    in which ``*`` matches anything and which includes all submodules.
 
     >>> of = BlockStrengths.parse("DOUBLE:0.5, double_blocks.*.img_attn=0.2").over(["double_blocks.0.img_attn.qkv"])
     >>> of("double_blocks.0.img_attn.qkv")
@@ -95,7 +101,10 @@ class BlockStrengths:
 
     @classmethod
     def parse(cls, text: str) -> BlockStrengths:
-        """Entries ``name:strength`` or ``name=strength``, commas or lines between; LoKrValueError shows a bad one."""
+        """Read entries ``name:strength`` or ``name=strength``, separated by commas, semicolons or lines.
+
+        Raises LoKrValueError with the entry if it is malformed.
+        """
         entries = []
         for piece in (piece.strip() for piece in text.replace("\n", ",").replace(";", ",").split(",")):
             if not piece:
@@ -106,37 +115,37 @@ class BlockStrengths:
             except ValueError:
                 strength = math.nan
             if not name.strip() or not sign or not math.isfinite(strength):
-                raise LoKrValueError("This is no strength of a block", expected="name:number, IN:0.5", found=piece)
+                raise LoKrValueError("Not a strength of a block", expected="name:number, IN:0.5", found=piece)
             entries.append((name.strip(), strength))
         return cls(tuple(entries))
 
     def over(self, modules: Iterable[str]) -> Callable[[str], float]:
-        """A function from a module's name to its factor, for the model with these modules.
+        """A function from a module's name to its factor, for the model with these ``modules``.
 
-        Raises LoKrValueError for names that are nothing in that model, with those that are.
+        Raises LoKrValueError, with the model's own names, if an entry matches no module.
         """
         modules = list(modules)
         groups = block_groups(modules)
         factors: dict[str, float] = {}
         unknown = []
         for name, strength in self.entries:
-            belongs = _rule(name, groups)
-            named = [path for path in modules if belongs(_relative(path))]
+            matches = _matcher(name, groups)
+            named = [path for path in modules if matches(_relative(path))]
             factors.update(dict.fromkeys(named, strength))
             if not named and name.upper() not in (ALL, OTHER):
                 unknown.append(name)
         if unknown:
             raise LoKrValueError(
-                f"This model has no such blocks: {', '.join(unknown)}",
-                expected=_names(groups),
+                f"Unknown blocks for this model: {', '.join(unknown)}",
+                expected=_known_names(groups),
                 found=", ".join(unknown),
                 hint="use these names, or a pattern of module names such as *attn*",
             )
         return lambda path: factors.get(path, 1.0)
 
 
-def _rule(name: str, groups: Mapping[str, tuple[str, set[int]]]) -> Callable[[str], bool]:
-    """Whether an entry's name takes in a module."""
+def _matcher(name: str, groups: Mapping[str, tuple[str, set[int]]]) -> Callable[[str], bool]:
+    """A function that tells whether an entry's ``name`` matches a module's path."""
     lists = {long for long, _ in groups.values()}
     if name.upper() == ALL:
         return lambda path: True
@@ -157,12 +166,13 @@ def _rule(name: str, groups: Mapping[str, tuple[str, set[int]]]) -> Callable[[st
 
 
 def _group(name: str, groups: Mapping[str, tuple[str, set[int]]]) -> tuple[str, set[int]] | None:
+    """The group with that short or full name, in any case. Returns None if no group has it."""
     for short, (long, numbers) in groups.items():
         if name.upper() == short or name.lower() == long.lower():
             return long, numbers
     return None
 
 
-def _names(groups: Mapping[str, tuple[str, set[int]]]) -> str:
+def _known_names(groups: Mapping[str, tuple[str, set[int]]]) -> str:
     named = [f"{short}{min(n)} to {short}{max(n)}" if len(n) > 1 else short for short, (_, n) in groups.items()]
     return ", ".join([*groups, *(text for text in named if " to " in text), OTHER, ALL])

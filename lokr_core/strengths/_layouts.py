@@ -1,6 +1,6 @@
-"""The blocks of known architectures, as a person sets their strengths: groups in the order in which a model runs them.
+"""The blocks of known architectures, for an editor of their strengths: groups in the order in which a model runs them.
 
-A model that is loaded tells its blocks itself (``blocks.block_groups``); this is for showing them before.
+``_blocks.block_groups`` reads the blocks of a loaded model off its names; these tables show them before it is loaded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ..errors import LoKrValueError
 from ._blocks import OTHER, PRESETS, BlockStrengths, short_name
 
-# Words of a list's name -> what a person reads.
-_WORDS = {
+# List of blocks -> its label in the editor.
+_LABELS = {
     "input_blocks": "Input blocks",
     "middle_block": "Middle block",
     "output_blocks": "Output blocks",
@@ -37,8 +37,8 @@ _UNET = (("input_blocks", 12), ("middle_block", 3), ("output_blocks", 12))
 _FLUX = (("double_blocks", 19), ("single_blocks", 38))
 _REFINERS = (("noise_refiner", 2), ("context_refiner", 2))
 
-# Architecture's title -> (list of blocks by its name in the model, how many). Of architectures that come in several
-# sizes, the one that most adapters are for.
+# Architecture's title -> (name of a list of blocks, number of blocks). Of an architecture's sizes, the one that most
+# adapters are for.
 _LISTS: dict[str, tuple[tuple[str, int], ...]] = {
     "Stable Diffusion 1.x": _UNET,
     "Stable Diffusion 2.x": _UNET,
@@ -69,8 +69,13 @@ _LISTS: dict[str, tuple[tuple[str, int], ...]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """A list of blocks: its short name ("IN"), its name in the model, what a person reads, and the name of each block
-    as its strength is written ("IN0", "IN1", ...)."""
+    """A list of blocks.
+
+    name: its short name ("IN")
+    list: its name in the model ("input_blocks"); "" for what is around the blocks
+    label: its name in the editor
+    blocks: the names by which strengths refer to its blocks ("IN0", "IN1", ...)
+    """
 
     name: str
     list: str
@@ -80,30 +85,31 @@ class Group:
 
 @dataclass(frozen=True)
 class Preset:
-    """Strengths of blocks under a name; ``text`` is what ``BlockStrengths.parse`` reads."""
+    """Named strengths of blocks; ``BlockStrengths.parse`` reads ``text``."""
 
     name: str
     text: str
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Groups in the order in which the model runs them, then what is around the blocks; and the presets that fit.
-
-    ``known``: whether the architecture is one of ``LAYOUTS``; else the groups are those of a file.
-    """
+class BlockLayout:
+    """The groups of an architecture in the order in which the model runs them, then what is around the blocks; and the
+    presets that fit."""
 
     architecture: str | None
-    known: bool
     groups: tuple[Group, ...]
     presets: tuple[Preset, ...]
 
 
-def layout_of(architecture: str | None, seen: Iterable[tuple[str, str]] = ()) -> Layout:
-    """The layout of the architecture with that title, and of the ("IN", "IN4") group and block pairs seen in a file.
+def block_layout_of(architecture: str | None, seen: Iterable[tuple[str, str]] = ()) -> BlockLayout:
+    """The layout of an architecture, extended by the blocks of a file.
 
-    A file may have more blocks than the table (the table has one size of each architecture), or be of an architecture
-    that is not in it.
+    architecture: a title; None or a title without a table starts from no groups
+    seen: (group, block) of a file's modules, such as ("IN", "IN4"): a file may have more blocks than the table, which
+        has one size of each architecture
+
+    >>> [group.blocks for group in block_layout_of(None, [("DOUBLE", "DOUBLE1")]).groups]
+    [('DOUBLE0', 'DOUBLE1'), ('OTHER',)]
     """
     groups = {short_name(name): (name, count) for name, count in _LISTS.get(architecture or "", ())}
     for group, block in seen:
@@ -111,17 +117,17 @@ def layout_of(architecture: str | None, seen: Iterable[tuple[str, str]] = ()) ->
         if number and not re.fullmatch(r"TE\d?", group):
             name, count = groups.get(group, (_list_of(group), 0))
             groups[group] = name, max(count, int(number.group(1)) + 1)
-    made = tuple(
-        Group(short, name, _WORDS.get(name, short.replace("_", " ").capitalize()), _blocks(short, count))
+    listed = tuple(
+        Group(short, name, _LABELS.get(name, short.replace("_", " ").capitalize()), _blocks(short, count))
         for short, (name, count) in groups.items()
     )
     around = Group(OTHER, "", "Around the blocks", (OTHER,))
-    return Layout(architecture, architecture in _LISTS, (*made, around), tuple(_presets(architecture, groups)))
+    return BlockLayout(architecture, (*listed, around), tuple(_presets(architecture, groups)))
 
 
 def _list_of(short: str) -> str:
-    """The list that a short name most likely stands for."""
-    return next((name for name in _WORDS if short_name(name) == short), short.lower())
+    """The name of the list that most likely has that short name."""
+    return next((name for name in _LABELS if short_name(name) == short), short.lower())
 
 
 def _blocks(short: str, count: int) -> tuple[str, ...]:
@@ -129,11 +135,11 @@ def _blocks(short: str, count: int) -> tuple[str, ...]:
 
 
 def _presets(architecture: str | None, groups: Mapping[str, tuple[str, int]]) -> Iterable[Preset]:
-    """The presets whose blocks there are."""
+    """The presets whose blocks all exist, except those for another architecture."""
     modules = [f"{name}.{n}.{step}.layer" for name, count in groups.values() for n in range(count) for step in (0, 1)]
     for name, text in PRESETS.items():
-        made_for = name.partition(":")[0]
-        if made_for in _LISTS and made_for != architecture:
+        intended = name.partition(":")[0]
+        if intended in _LISTS and intended != architecture:
             continue
         try:
             BlockStrengths.parse(text).over(modules)
@@ -142,4 +148,4 @@ def _presets(architecture: str | None, groups: Mapping[str, tuple[str, int]]) ->
         yield Preset(name, text)
 
 
-LAYOUTS: dict[str, Layout] = {architecture: layout_of(architecture) for architecture in _LISTS}
+BLOCK_LAYOUTS: dict[str, BlockLayout] = {architecture: block_layout_of(architecture) for architecture in _LISTS}

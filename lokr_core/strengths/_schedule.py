@@ -1,4 +1,4 @@
-"""Strength over sampling: a window, keyframes and an ease between them, all over a percentage of the run (0 to 1)."""
+"""Strength over a sampling run: a window, keyframes and an ease between them. Percentages of the run are 0 to 1."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ EASES: dict[str, Callable[[float], float]] = {
     "hold": lambda t: 0.0,
 }
 STEPS, NOISE = "steps", "noise"
-EDGE = 1e-5
-"""How near to an edge counts as on it: sigmas are kept in fp32."""
+_TOLERANCE = 1e-5
+"""Distance at which two percentages or sigmas count as equal: sigmas are fp32."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a strength is multiplied by, over a run.
+    """The factor of a strength over a run.
 
-    points: (percent, factor), percents ascending; where two are equal the factor jumps. The first holds before itself
-    and the last after. start, end: outside of them the factor is exactly 0. by: what a percentage is of, ``STEPS`` of
-    the run or ``NOISE``, a host's own measure of how far the noise is gone. cond, uncond: further factors for the
-    positive and the negative prompt.
+    points: (percent, factor) in ascending order; the factor jumps if two percents are equal, is the first one's before
+        the first point and the last one's after the last
+    ease: a key of ``EASES``, the curve between two points
+    start, end: the factor is exactly 0 outside of this window
+    by: ``STEPS`` if percentages count the run's steps, ``NOISE`` for the host's own measure of the noise removed
+    cond, uncond: additional factors for the positive and the negative prompt
+
+    Raises LoKrValueError if a number is not finite or out of range, or the order is wrong.
 
     >>> fade = Schedule(keyframes("0:0, 0.5:1"), start=0.1)
     >>> fade.at(0.25), fade.at(0.75), fade.at(0.05)
     (0.5, 1.0, 0.0)
-
-    Raises LoKrValueError for numbers that make no curve.
     """
 
     points: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
@@ -48,14 +50,14 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, known in (("ease", EASES), ("by", (STEPS, NOISE))):
             if getattr(self, name) not in known:
-                raise LoKrValueError(f"There is no such {name}", expected=", ".join(known), found=getattr(self, name))
+                raise LoKrValueError(f"Unknown {name}", expected=", ".join(known), found=getattr(self, name))
         for name in ("cond", "uncond"):
             _finite(getattr(self, name), f"the factor of {name}")
         start, end = (_percent(value, name) for value, name in ((self.start, "start"), (self.end, "end")))
         if start > end:
             raise LoKrValueError("A schedule starts before it ends", expected="start <= end", found=f"{start} > {end}")
         if not self.points:
-            raise LoKrValueError("A curve has at least one keyframe", found="none")
+            raise LoKrValueError("A schedule needs at least one keyframe", found="none")
         before = 0.0
         for percent, factor in self.points:
             _percent(percent, "a keyframe")
@@ -67,10 +69,10 @@ class Schedule:
             before = percent
 
     def at(self, percent: float) -> float:
-        """The curve's factor at ``percent`` of the run."""
-        if not self.start - EDGE <= percent <= self.end + EDGE:
+        """The factor at ``percent`` of the run."""
+        if not self.start - _TOLERANCE <= percent <= self.end + _TOLERANCE:
             return 0.0
-        number = bisect_right([point[0] for point in self.points], percent + EDGE)
+        number = bisect_right([point[0] for point in self.points], percent + _TOLERANCE)
         if number == 0:
             return self.points[0][1]
         (p, a), (q, b) = self.points[number - 1], self.points[min(number, len(self.points) - 1)]
@@ -80,14 +82,17 @@ class Schedule:
 
     @property
     def splits(self) -> bool:
-        """Whether the two prompts have strengths of their own."""
+        """Whether the positive and the negative prompt have different strengths."""
         return self.cond != self.uncond
 
 
 def keyframes(text: str) -> tuple[tuple[float, float], ...]:
-    """``"0:0, 0.3:1, 1:0.2"`` (commas or lines between) as (percent, factor) pairs. An empty text is 1 throughout.
+    """The (percent, factor) pairs of a text, separated by commas or lines. An empty text means 1 throughout.
 
-    Raises LoKrValueError naming the keyframe that is none.
+    Raises LoKrValueError with the keyframe that is malformed.
+
+    >>> keyframes("0:0, 0.3:1, 1:0.2")
+    ((0.0, 0.0), (0.3, 1.0), (1.0, 0.2))
     """
     points = []
     for piece in (piece.strip() for piece in text.replace("\n", ",").split(",")):
@@ -97,15 +102,15 @@ def keyframes(text: str) -> tuple[tuple[float, float], ...]:
         try:
             points.append((float(percent), float(factor)))
         except ValueError:
-            raise LoKrValueError("This is no keyframe", expected="percent:strength, as in 0.3:1", found=piece) from None
+            raise LoKrValueError("Not a keyframe", expected="percent:strength, as in 0.3:1", found=piece) from None
     return tuple(points) or ((0.0, 1.0),)
 
 
 def step_percent(sigma: float, sigmas: Sequence[float]) -> float:
-    """How far a run is at ``sigma``: 0 at its first step and 1 at its last, in equal parts between.
+    """The percentage of a run at ``sigma``: 0 at its first step, 1 at its last, the same distance between any two.
 
-    sigmas: the run's own, in order, with the one after the last step. A sampler that looks between two steps is
-    between their percentages.
+    sigmas: those of the run in order, including the one after the last step. A sigma between two steps gives a
+        percentage between theirs.
 
     >>> [step_percent(sigma, [8, 4, 1, 0]) for sigma in (8, 4, 2.5, 1, 0)]
     [0.0, 0.5, 0.75, 1.0, 1.0]
@@ -113,17 +118,17 @@ def step_percent(sigma: float, sigmas: Sequence[float]) -> float:
     steps = len(sigmas) - 1
     if steps < 2:
         return 0.0
-    sign = 1 if sigmas[0] >= sigmas[-1] else -1  # a run that adds noise goes the other way
-    before = max((i for i in range(steps + 1) if sign * (sigmas[i] - sigma) >= -EDGE * abs(sigma)), default=0)
+    sign = 1 if sigmas[0] >= sigmas[-1] else -1  # the sigmas of a run that adds noise ascend
+    before = max((i for i in range(steps + 1) if sign * (sigmas[i] - sigma) >= -_TOLERANCE * abs(sigma)), default=0)
     if before >= steps:
         return 1.0
     here, there = sigmas[before], sigmas[before + 1]
     part = 0.0 if here == there else min(1.0, max(0.0, (here - sigma) / (here - there)))
-    return min(1.0, (before + (0.0 if part < EDGE else part)) / (steps - 1))
+    return min(1.0, (before + (0.0 if part < _TOLERANCE else part)) / (steps - 1))
 
 
 def noise_percent(sigma: float, percent_to_sigma: Callable[[float], float]) -> float:
-    """The percentage whose sigma is ``sigma``: the inverse of a host's own function, which falls from 0 to 1."""
+    """The percentage at ``sigma``: the inverse of a host's ``percent_to_sigma``, which decreases on [0, 1]."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2

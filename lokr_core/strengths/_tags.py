@@ -1,4 +1,4 @@
-"""``<lokr:name:0.8:0.6>`` in a prompt."""
+"""Tags in a prompt: ``<lokr:name:0.8:0.6>``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from ..errors import LoKrValueError
 
 _TAG = re.compile(r"<\s*lokr\s*:([^<>]*)>", re.IGNORECASE)
-_NAMED = {"te": "te", "clip": "te", "unet": "unet", "model": "unet"}
+_OPTIONS = {"te": "te", "clip": "te", "unet": "unet", "model": "unet"}
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One tag: the adapter's name, its strengths for text encoder and denoiser, and the tag as it was written."""
+    """One tag: the adapter's name, its strengths for the text encoders and the denoiser, and the tag's own text."""
 
     name: str
     te: float
@@ -24,16 +24,16 @@ class Tag:
 
 
 def read_tags(prompt: str) -> tuple[str, list[Tag]]:
-    """The prompt without its tags, and the tags in their order.
+    """The prompt without its tags, and the tags in order of appearance.
 
-    ``<lokr:name>``, ``<lokr:name:both>``, ``<lokr:name:te:unet>``: A1111's order for LoRA, the text encoder first;
-    also by name: ``te=`` (or ``clip=``) and ``unet=`` (or ``model=``). A strength for the denoiser that is not said is
-    the text encoder's, as A1111 has it. The name ``lokr`` is in any case.
+    ``<lokr:name>``, ``<lokr:name:both>``, ``<lokr:name:te:unet>`` as A1111 does for LoRA, the text encoders' strength
+    first; or by name: ``te=`` (alias ``clip=``), ``unet=`` (alias ``model=``). The denoiser's strength defaults to the
+    text encoders'. ``lokr`` may be in any case.
+
+    Raises LoKrValueError with the tag if its name is missing or a strength is malformed.
 
     >>> read_tags("a lighthouse <lokr:style:0.8:0.6>, dusk")
     ('a lighthouse, dusk', [Tag(name='style', te=0.8, unet=0.6, text='<lokr:style:0.8:0.6>')])
-
-    Raises LoKrValueError that shows the tag, where a name or a number is none.
     """
     tags = [tag_of(match.group(1).split(":"), match.group()) for match in _TAG.finditer(prompt)]
     if not tags:
@@ -43,12 +43,15 @@ def read_tags(prompt: str) -> tuple[str, list[Tag]]:
 
 
 def tag_of(pieces: Iterable[str], text: str) -> Tag:
-    """The tag whose pieces between colons are the name and what follows it; ``text``: the tag as it was written.
+    """The tag with these pieces, its text split at the colons.
+
+    pieces: the name, then strengths
+    text: the whole tag, for errors
+
+    Raises LoKrValueError with ``text`` if the name is missing or a strength is malformed.
 
     >>> tag_of(["style", "0.8", "unet=0.6"], "<lokr:style:0.8:unet=0.6>").unet
     0.6
-
-    Raises LoKrValueError that shows ``text``.
     """
     name, *rest = (piece.strip() for piece in pieces)
     if not name:
@@ -57,13 +60,13 @@ def tag_of(pieces: Iterable[str], text: str) -> Tag:
     for piece in rest:
         key, sign, value = piece.partition("=")
         if sign:
-            if key.strip().lower() not in _NAMED:
-                raise LoKrValueError(f"A tag has no {key!r}", expected=", ".join(_NAMED), found=text)
-            named[_NAMED[key.strip().lower()]] = _number(value, text)
+            if key.strip().lower() not in _OPTIONS:
+                raise LoKrValueError(f"Unknown option of a tag: {key!r}", expected=", ".join(_OPTIONS), found=text)
+            named[_OPTIONS[key.strip().lower()]] = _number(value, text)
         else:
             numbers.append(_number(piece, text))
     if len(numbers) > 2:
-        raise LoKrValueError("A tag has two strengths at most", expected="<lokr:name:te:unet>", found=text)
+        raise LoKrValueError("A tag has at most two strengths", expected="<lokr:name:te:unet>", found=text)
     te = named.get("te", numbers[0] if numbers else 1.0)
     return Tag(name, te, named.get("unet", numbers[1] if len(numbers) > 1 else te), text)
 
@@ -75,6 +78,6 @@ def _number(value: str, text: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise LoKrValueError(
-            f"A tag's strength is no number: {value.strip()!r}", expected="<lokr:name:0.8> or so", found=text
+            f"A tag's strength is not a number: {value.strip()!r}", expected="for example <lokr:name:0.8>", found=text
         )
     return number

@@ -1,4 +1,4 @@
-"""Lists of strengths as people write them."""
+"""Lists of strengths, written as text."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import re
 from ..adapter import check_strength
 from ..errors import LoKrValueError
 
-MOST = 64
-"""Pictures in a grid, or strengths in a list."""
-
+MAX_STRENGTHS = 64
+"""Limit of strengths in a list, and of images in a grid."""
 
 _RANGE = re.compile(r"\s*([^\s:]+)\s*:\s*([^\s:]+)\s*:\s*([^\s:]+)\s*")
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
-    """Numbers with commas, semicolons or lines between, and ranges ``from:to:step`` that take both ends in.
+    """Numbers and ranges ``from:to:step`` (both ends included), separated by commas, semicolons or lines.
 
-    Raises LoKrValueError for what is no number, for none at all, and for more than ``MOST``.
+    Raises LoKrValueError if an entry is malformed, the text is empty, or there are more than ``MAX_STRENGTHS``.
 
     >>> parse_strengths("-1, 0:1:0.25")
     (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0)
@@ -26,10 +25,10 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     for piece in (piece.strip() for piece in re.split(r"[,;\n]", text)):
         if piece:
             strengths += _range(piece) if ":" in piece else [_finite(piece, piece)]
-        if len(strengths) > MOST:
-            raise LoKrValueError("These are too many strengths", expected=f"{MOST} at most", found=text)
+        if len(strengths) > MAX_STRENGTHS:
+            raise LoKrValueError("Too many strengths", expected=f"at most {MAX_STRENGTHS}", found=text)
     if not strengths:
-        raise LoKrValueError("There is no strength", expected="numbers such as 0, 0.5, 1 or 0:1:0.25", found=repr(text))
+        raise LoKrValueError("No strengths given", expected="numbers such as 0, 0.5, 1 or 0:1:0.25", found=repr(text))
     return tuple(strengths)
 
 
@@ -44,12 +43,11 @@ def _finite(text: str, piece: str) -> float:
 def _range(piece: str) -> list[float]:
     found = _RANGE.fullmatch(piece)
     if found is None:
-        raise LoKrValueError("This is no range of strengths", expected="from:to:step, 0:1:0.25", found=piece)
+        raise LoKrValueError("Not a range of strengths", expected="from:to:step, for example 0:1:0.25", found=piece)
     first, last, step = (_finite(number, piece) for number in found.groups())
     count = (last - first) / step if step else -1.0
-    if count < 0 or count > MOST:
-        raise LoKrValueError(
-            "This range has no end, or too many steps", expected=f"from:to:step of {MOST} steps at most", found=piece
-        )
-    # Rounded, for 0.1 + 0.2 is not what a person wrote; the end is in where it is met but for rounding.
+    if count < 0 or count > MAX_STRENGTHS:
+        expected = f"from:to:step with at most {MAX_STRENGTHS} steps"
+        raise LoKrValueError("This range is endless or too long", expected=expected, found=piece)
+    # Rounded, so that 0.1 + 0.2 gives 0.3; the tolerance includes an end that is met up to rounding.
     return [round(first + step * number, 10) for number in range(int(count + 1e-9) + 1)]

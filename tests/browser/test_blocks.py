@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lokr_core import LoKrValueError
-from lokr_core.strengths import LAYOUTS, PRESETS, BlockStrengths
+from lokr_core.strengths import BLOCK_LAYOUTS, PRESETS, BlockStrengths
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def blocks(front):
 
 def modules(architecture: str) -> dict[str, str]:
     """A layer in each block of an architecture, by the block's name."""
-    groups = [group for group in LAYOUTS[architecture].groups if group.list]
+    groups = [group for group in BLOCK_LAYOUTS[architecture].groups if group.list]
     return {
         f"{group.name}{number}": f"{group.list}.{number}.0.attn"
         for group in groups
@@ -144,7 +144,7 @@ def test_a_changed_text_changes_nothing_else(front, text):
 
 
 def test_every_name_that_the_editor_writes_is_known_to_the_model(front):
-    for architecture, layout in LAYOUTS.items():
+    for architecture, layout in BLOCK_LAYOUTS.items():
         layers = list(modules(architecture).values())
         for group in layout.groups:
             for block in group.blocks:

@@ -134,7 +134,7 @@ def test_block_strengths_multiply_the_loaders(server, mode):  # noqa: F811
 def test_unknown_blocks_are_named_with_those_that_exist(server):  # noqa: F811
     error = error_of(server, prompt_of(loader(STYLE), extra=blocks("IN:1, DOUBLE:0.5, OUT99:1"), **BLOCKS))
     assert error["node_type"] == "LoKrLoader"
-    assert "no such blocks: DOUBLE, OUT99" in error["exception_message"]
+    assert "Unknown blocks for this model: DOUBLE, OUT99" in error["exception_message"]
     assert "IN, MID, OUT" in error["exception_message"]
 
 
@@ -142,7 +142,7 @@ def test_unknown_blocks_are_named_with_those_that_exist(server):  # noqa: F811
 def test_a_block_strength_that_is_none_is_shown_before_anything_runs(server, text):  # noqa: F811
     answer = server.queue(prompt_of(loader(STYLE), extra=blocks(text), **BLOCKS))
     assert "prompt_id" not in answer
-    assert "This is no strength of a block" in json.dumps(answer)
+    assert "Not a strength of a block" in json.dumps(answer)
     assert text in json.dumps(answer)
 
 
@@ -162,7 +162,7 @@ BAD_CURVES = {
     "0.5:1, 0.2:0": "out of order",
     "0:nan": "finite",
     "0:1, 1.5:0": "from 0 to 1",
-    "0-1": "This is no keyframe",
+    "0-1": "Not a keyframe",
 }
 
 
@@ -201,11 +201,11 @@ def test_tags_in_a_prompt_are_loaded_and_taken_out(server):  # noqa: F811
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("<lokr:style:much>", "A tag's strength is no number: 'much'"),
+        ("<lokr:style:much>", "A tag's strength is not a number: 'much'"),
         ("<lokr:style:nan>", "no number"),
         ("<lokr:>", "names no adapter"),
         ("<lokr:style:1:1:1>", "two strengths at most"),
-        ("<lokr:style:weight=1>", "A tag has no 'weight'"),
+        ("<lokr:style:weight=1>", "Unknown option of a tag: 'weight'"),
         ("<lokr:stile:1>", "near: style.safetensors"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_grid_has_the_picture_of_each_strength_in_its_place(server):  # noqa: 
     ("inputs", "said"),
     [
         ({"x_strengths": "0, much"}, "numbers such as"),
-        ({"x_strengths": ""}, "There is no strength"),
+        ({"x_strengths": ""}, "No strengths given"),
         ({"x_strengths": "0:1:0.001"}, "too many steps"),
         ({"x_strengths": "0:1:0.1", "y_lokr": OTHER, "y_strengths": "0:1:0.1"}, "too many pictures"),
         ({"x_strengths": "1", "x_lokr": "stlye.safetensors"}, "near: style.safetensors"),

@@ -117,7 +117,7 @@ def test_blocks(painter: Painter):
     assert apart(some, text_only) > 0 < apart(some, painter("a pier <lokr:style:0.7>"))
     assert apart(painter("a pier <lokr:style:0.7:blocks=IN=0,OUT4-11=0.5:mode=merge>"), some) <= 1
     painter("a pier <lokr:style:0.7:blocks=DOUBLE=0>")
-    assert "no such blocks: DOUBLE" in painter.comments() and "IN0 to IN11" in painter.comments()
+    assert "Unknown blocks for this model: DOUBLE" in painter.comments() and "IN0 to IN11" in painter.comments()
 
 
 def test_hires_fix_has_a_prompt_and_tags_of_its_own(painter: Painter):
