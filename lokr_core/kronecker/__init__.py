@@ -8,7 +8,7 @@ from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
 from ._nearest import kron_norm, nearest_kron
-from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling
+from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling, is_finite
 
 __all__ = [
     "CONV",
@@ -30,6 +30,7 @@ __all__ = [
     "full_precision",
     "interleaved",
     "is_compiling",
+    "is_finite",
     "kron",
     "kron_norm",
     "materialize",
