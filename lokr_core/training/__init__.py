@@ -1,4 +1,4 @@
-"""A training loop for LoKr models that stops anywhere, goes on exactly, and runs in one process or many."""
+"""A training loop for LoKr models that resumes exactly after any interruption, in one process or many."""
 
 from ._command import Trained, add_arguments, run
 from ._loop import Batch, TrainSettings, train

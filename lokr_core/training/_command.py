@@ -1,4 +1,4 @@
-"""What ``lokr train`` and the examples have in common: options, processes, the bar, and what is said at the end."""
+"""What ``lokr train`` and the examples share: options, processes, the progress bar and the summary."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ADAPTER_NAME = "lokr.safetensors"
 
 _SETTINGS = {
     "steps": "how many in all",
-    "batch_size": "examples of a step, in all processes together",
+    "batch_size": "examples per step, over all processes",
     "learning_rate": "of AdamW",
     "weight_decay": "of AdamW",
     "seed": "of the order of examples, the noise and the adapter",
-    "save_every": "steps from one checkpoint to the next",
+    "save_every": "steps between checkpoints",
 }
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training made. ``first_loss`` and ``last_loss`` are means over a tenth of the steps."""
+    """The summary of a training. ``first_loss`` and ``last_loss`` are means over a tenth of the steps."""
 
     folder: str
     steps: int
@@ -47,12 +47,12 @@ class Trained:
             f"{self.parameters:,} parameters trained for {self.steps} steps{many}: "
             f"loss {self.first_loss:.4g} -> {self.last_loss:.4g}\n"
             f"in {self.folder}: the adapter, {PICTURE_NAME}, {LOSSES_NAME}, and {STATE_NAME}, from which the same "
-            "command goes on"
+            "command resumes"
         )
 
 
 def add_arguments(parser: argparse.ArgumentParser, out: str, format: str = "kohya", **defaults: object) -> None:
-    """The options of a training; ``defaults`` replace those of ``TrainSettings``."""
+    """Add the options of a training; ``defaults`` replace those of ``TrainSettings``."""
     settings = {**asdict(TrainSettings()), **defaults}
     parser.add_argument(
         "-o", "--out", type=Path, default=Path(out), metavar="DIR", help="folder (default: %(default)s)"
@@ -71,25 +71,26 @@ def run(
     options: argparse.Namespace,
     save: Callable[[bool], None] | None = None,
 ) -> Trained | None:
-    """Train ``model`` with a LoKr as the command line says, alone or in the processes of torchrun; None in all of
-    them but the first.
+    """Train ``model`` (a ``LoKrModel``) as ``add_arguments``' options say, in one process or torchrun's.
 
-    save: writes the adapter; called by every process and told whether it is the one that writes. By default
-        ``save_adapter`` to ``ADAPTER_NAME`` in ``options.format``
+    loss_of, examples: as in ``train``
+    save: writes the adapter; called in every process, with True in the one that writes. By default ``save_adapter`` to
+        ``ADAPTER_NAME`` in ``options.format``
+
+    Returns None in every process but the first. Raises what ``train`` and ``save`` raise.
     """
-    settings = TrainSettings(**{name: getattr(options, name) for name in _SETTINGS})
 
-    def save_as_said(is_first: bool) -> None:
-        adapter = model.to_adapter()  # gathers, so every process has to
+    def save_to_out(is_first: bool) -> None:
+        adapter = model.to_adapter()  # gathers, so every process calls it
         if is_first:
             save_adapter(adapter, options.out / ADAPTER_NAME, format=options.format, model=model.get_base_model())
 
-    save = save or save_as_said
+    settings = TrainSettings(**{name: getattr(options, name) for name in _SETTINGS})
     with processes() as group, progress_bar("training", " steps") as bar:
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         spread = group.spread(model, options.parallel)
         progress = bar if group.is_first else None
-        losses = train(spread, loss_of, examples, settings, options.out, save, group, progress)
+        losses = train(spread, loss_of, examples, settings, options.out, save or save_to_out, group, progress)
     if not group.is_first:
         return None
     tenth = max(1, len(losses) // 10)

@@ -25,9 +25,13 @@ STATE_NAME, LOSSES_NAME, PICTURE_NAME = "state.safetensors", "losses.json", "los
 class TrainSettings:
     """How to train.
 
-    ``batch_size`` counts the examples of a step in all processes together. ``seed`` decides the order of the examples
-    and each one's noise, whatever the number of processes. The state is saved after every ``save_every`` steps, and
-    after the last.
+    steps: how many in all
+    batch_size: examples per step, over all processes
+    learning_rate, weight_decay: of AdamW
+    seed: decides the order of the examples and each one's noise, whatever the number of processes
+    save_every: steps between checkpoints; the last step saves one as well
+
+    Raises LoKrValueError if a count is not a positive integer or the learning rate is not a positive number.
     """
 
     steps: int = 200
@@ -41,17 +45,23 @@ class TrainSettings:
         for name in ("steps", "batch_size", "save_every"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LoKrValueError(f"{name} must be a whole number of 1 at least", expected=">= 1", found=repr(value))
+                raise LoKrValueError(f"{name} must be a positive integer", expected=">= 1", found=repr(value))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise LoKrValueError("learning_rate must be above 0", expected="> 0", found=repr(self.learning_rate))
+            raise LoKrValueError("learning_rate must be positive", expected="> 0", found=repr(self.learning_rate))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process' examples of one step.
+    """This process' share of one step's examples.
 
-    ``indices`` are the examples' numbers, ``places`` their places in the whole batch. Random numbers drawn here belong
-    to a step and a place, so that they are the same for any number of processes and after any stop.
+    indices: the examples' numbers; places: their positions in the whole batch
+
+    Random numbers depend only on the seed, the step and the place, so any number of processes and any interruption
+    give the same ones.
+
+    >>> whole, second = Batch(3, [4, 1], [0, 1], seed=5), Batch(3, [1], [1], seed=5)
+    >>> torch.equal(whole.randn(8, 8)[1:], second.randn(8, 8))
+    True
     """
 
     step: int
@@ -64,15 +74,15 @@ class Batch:
         return [torch.Generator().manual_seed(_mixed(self.seed, self.step, place)) for place in self.places]
 
     def randn(self, *shape: int) -> Tensor:
-        """Normal numbers (examples, *shape)."""
+        """Standard normal numbers (examples, *shape)."""
         return torch.stack([torch.randn(shape, generator=generator) for generator in self._generators])
 
     def randint(self, high: int) -> Tensor:
-        """Whole numbers from 0 to high - 1, one for each example."""
+        """An integer in 0 … high - 1 per example: (examples,)."""
         return torch.cat([torch.randint(high, (1,), generator=generator) for generator in self._generators])
 
     def rand(self) -> Tensor:
-        """Numbers in 0..1, one for each example."""
+        """A uniform number in [0, 1) per example: (examples,)."""
         return torch.cat([torch.rand(1, generator=generator) for generator in self._generators])
 
 
@@ -86,85 +96,123 @@ def train(
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train what of ``model`` requires gradients with AdamW, and return the loss of every step.
+    """Train the parameters of ``model`` that require gradients with AdamW; returns the loss of every step.
 
-    model: as ``Processes.spread`` gives it
-    loss_of: the mean loss of a batch; called with the model and the batch
-    examples: how many there are; each epoch goes through all of them in an order of its own
-    out: folder for the state, the losses and their plot. A training that it holds goes on from its last state, to the
-        same numbers that it would have come to without the stop
-    save: writes the adapter, wherever and in whichever format; called with every checkpoint, by every process, and
-        told whether it is the one that writes
-    progress: told (steps done, in all)
+    model: as ``Processes.spread`` returns it
+    loss_of: the mean loss of a batch, given the model and the batch
+    examples: how many there are; each epoch visits all of them, in an order of its own
+    out: folder for the state, the losses and their plot. If it holds a state, training resumes from it and gives the
+        numbers that an uninterrupted run gives
+    save: writes the adapter; called at every checkpoint in every process, with True in the one that writes
+    progress: called with (steps done, steps in all)
 
-    Torch's global random generator is seeded, alike in all processes. Raises LoKrValueError where the batch cannot be
-    shared out or a loss is not finite, LoKrFileError where ``out`` holds a training of another model or with other
-    settings.
+    Seeds torch's global generator, alike in all processes. Raises LoKrValueError if the number of processes does not
+    divide the batch size, there are no examples or a loss is not finite; LoKrFileError if ``out`` holds a state of
+    another model or other settings.
     """
     processes = processes or Processes.current()
-    progress = progress or (lambda done, total: None)
-    if settings.batch_size % processes.count:
-        raise LoKrValueError(
-            "The batch cannot be shared out evenly",
-            expected=f"a batch_size that {processes.count} processes divide",
-            found=settings.batch_size,
-        )
-    if examples < 1:
-        raise LoKrValueError("There is nothing to train on", expected="1 example at least", found=examples)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _adamw(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    # Rank and module dropout draw one mask for a whole batch, so every process has to draw the same.
+    _check_sizes(settings, examples, processes)
+    optimizer = _adamw([p for p in model.parameters() if p.requires_grad], settings)
+    # Rank and module dropout draw one mask for the whole batch, so every process must draw the same.
     torch.manual_seed(settings.seed)
-    state, losses = out / STATE_NAME, []
-    same = {"seed": settings.seed, "batch_size": settings.batch_size, "examples": examples}
-    if state.exists():
-        losses = list(load_state(state, model, optimizer, processes, same)["losses"])
-    elif processes.is_first:
-        out.mkdir(parents=True, exist_ok=True)
-
-    def checkpoint() -> None:
-        """Write the adapter, the losses and their plot, and the state to go on from."""
-        # The state last: a stop in between repeats these steps, and so writes the rest again.
-        save(processes.is_first)
-        if processes.is_first:
-            with replacing(out / LOSSES_NAME) as temporary:
-                temporary.write_text(json.dumps(losses))
-            with replacing(out / PICTURE_NAME) as temporary:
-                plot_losses(losses, temporary)
-        save_state(state, model, optimizer, processes, {**same, "losses": losses})
-        processes.wait()
-
+    checkpoint = _Checkpoint(out, model, optimizer, processes, settings, examples)
+    losses = checkpoint.load()
     model.train()
     for batch in _batches(settings, examples, len(losses), processes):
-        loss = loss_of(model, batch)
-        mean = processes.mean(loss)
-        if not math.isfinite(mean):
-            raise LoKrValueError(
-                f"The loss of step {batch.step + 1} is not a finite number",
-                found=mean,
-                hint="go on from the last state with a lower learning rate",
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(mean)
+        losses.append(_step(model, loss_of, batch, optimizer, processes))
         if len(losses) % settings.save_every == 0 or len(losses) == settings.steps:
-            checkpoint()
-        progress(len(losses), settings.steps)
+            save(processes.is_first)
+            checkpoint.save(losses)
+        if progress:
+            progress(len(losses), settings.steps)
     return losses
 
 
-def _adamw(parameters: list[nn.Parameter], **settings: float) -> torch.optim.AdamW:
-    """Its one pass over each parameter where this torch has it for their device: a LoKr has many small ones, and four
-    times as much time goes into a dozen calls for each (measured on a CPU)."""
+def _check_sizes(settings: TrainSettings, examples: int, processes: Processes) -> None:
+    if settings.batch_size % processes.count:
+        raise LoKrValueError(
+            "batch_size must be a multiple of the number of processes",
+            expected=f"a multiple of {processes.count}",
+            found=settings.batch_size,
+        )
+    if examples < 1:
+        raise LoKrValueError("No examples to train on", expected="at least 1", found=examples)
+
+
+def _adamw(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW, fused if this torch supports it on the parameters' device.
+
+    A LoKr has many small parameters: unfused, a dozen calls for each take four times as long (measured on a CPU).
+    """
+    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     try:
-        return torch.optim.AdamW(parameters, fused=True, **settings)
+        return torch.optim.AdamW(parameters, fused=True, **options)
     except RuntimeError:
-        return torch.optim.AdamW(parameters, **settings)
+        return torch.optim.AdamW(parameters, **options)
+
+
+def _step(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Batch], Tensor],
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    processes: Processes,
+) -> float:
+    """One step of the optimizer; returns the mean loss over all processes."""
+    loss = loss_of(model, batch)
+    mean = processes.mean(loss)
+    if not math.isfinite(mean):
+        raise LoKrValueError(
+            f"The loss of step {batch.step + 1} is not a finite number",
+            found=mean,
+            hint="resume from the last checkpoint with a lower learning rate",
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return mean
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The files in ``out`` that a training resumes from, and its losses."""
+
+    out: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    processes: Processes
+    settings: TrainSettings
+    examples: int
+
+    @property
+    def _same(self) -> dict[str, int]:
+        """What must not change between two runs."""
+        return {"seed": self.settings.seed, "batch_size": self.settings.batch_size, "examples": self.examples}
+
+    def load(self) -> list[float]:
+        """Restore the state, if there is one; returns the losses so far."""
+        path = self.out / STATE_NAME
+        if path.exists():
+            return list(load_state(path, self.model, self.optimizer, self.processes, self._same)["losses"])
+        if self.processes.is_first:
+            self.out.mkdir(parents=True, exist_ok=True)
+        return []
+
+    def save(self, losses: list[float]) -> None:
+        """Write the losses, their plot and the state."""
+        if self.processes.is_first:
+            with replacing(self.out / LOSSES_NAME) as temporary:
+                temporary.write_text(json.dumps(losses))
+            with replacing(self.out / PICTURE_NAME) as temporary:
+                plot_losses(losses, temporary)
+        # The state last: if interrupted before it, these steps are repeated and the other files written again.
+        progress = {**self._same, "losses": losses}
+        save_state(self.out / STATE_NAME, self.model, self.optimizer, self.processes, progress)
+        self.processes.wait()
 
 
 def _batches(settings: TrainSettings, examples: int, done: int, processes: Processes) -> Iterator[Batch]:
-    """The batches of the steps that are left, each process' own share of them."""
+    """This process' share of the remaining steps' batches."""
     size = settings.batch_size
     order, epoch = [], -1
     for step in range(done, settings.steps):
@@ -179,7 +227,7 @@ def _batches(settings: TrainSettings, examples: int, done: int, processes: Proce
 
 
 def _mixed(*numbers: int) -> int:
-    """One seed out of several numbers: near ones give streams that have nothing in common (splitmix64)."""
+    """One seed from several numbers, by splitmix64: nearby numbers give unrelated streams."""
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & _MASK

@@ -1,4 +1,4 @@
-"""What diffusion models are trained on: the error of their guess at the noise, as in diffusers' training scripts."""
+"""The losses that diffusion models are trained with, as in diffusers' training scripts."""
 
 from __future__ import annotations
 
@@ -16,63 +16,70 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 def noise_loss(latents: Tensor, prompts: Tensor, scheduler: Any) -> Loss:
-    """The loss of a UNet that guesses the noise in ``latents`` (n, channels, height, width) under ``prompts`` (n,
-    tokens, width), at a step of diffusers' ``scheduler`` drawn at random (DDPM; as in ``train_dreambooth.py``)."""
+    """The loss of a UNet that predicts noise (DDPM, as in ``train_dreambooth.py``).
+
+    latents: (n, channels, height, width); prompts: (n, tokens, width)
+    scheduler: diffusers'; its time steps are drawn at random
+    """
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-        """The mean square between the noise and the model's guess of it."""
+        """The mean square error of the predicted noise."""
         clean = latents[batch.indices]
         noise = batch.randn(*clean.shape[1:])
         steps = batch.randint(scheduler.config.num_train_timesteps)
         noisy = scheduler.add_noise(clean, noise, steps)
         device = next(model.parameters()).device
-        guess = model(noisy.to(device), steps.to(device), prompts[batch.indices].to(device)).sample
-        return F.mse_loss(guess.float(), noise.to(device))
+        predicted = model(noisy.to(device), steps.to(device), prompts[batch.indices].to(device)).sample
+        return F.mse_loss(predicted.float(), noise.to(device))
 
     return loss_of
 
 
 def flow_matching_loss(latents: Tensor, prompts: Tensor) -> Loss:
-    """The loss of a Flux transformer that guesses the velocity from ``latents`` (n, channels, height, width) to noise
-    (rectified flow; the time is a sigmoid of a normal number, as in ``train_dreambooth_lora_flux.py``)."""
-    tokens = _packed(latents)
-    places = _places(latents.shape[2] // 2, latents.shape[3] // 2)
+    """The loss of a Flux transformer that predicts the velocity from ``latents`` to noise.
+
+    latents: (n, channels, height, width); prompts: (n, tokens, width)
+
+    Rectified flow; the time is the sigmoid of a normal number, as in ``train_dreambooth_lora_flux.py``.
+    """
+    images = F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)  # (n, tokens, 4 · channels), of 2 × 2 positions
+    positions = _positions(latents.shape[2] // 2, latents.shape[3] // 2)
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-        """The mean square between the velocity and the model's guess of it."""
-        clean = tokens[batch.indices]
+        """The mean square error of the predicted velocity."""
+        clean = images[batch.indices]
         noise = batch.randn(*clean.shape[1:])
-        time = batch.randn(1).sigmoid()
+        time = batch.randn(1).sigmoid()  # (examples, 1)
         noisy = (1 - time[..., None]) * clean + time[..., None] * noise
         device = next(model.parameters()).device
         prompt = prompts[batch.indices].to(device)
-        guess = model(
+        predicted = model(
             hidden_states=noisy.to(device),
             timestep=time.flatten().to(device),
             guidance=torch.full((len(clean),), 3.5, device=device),
             pooled_projections=prompt.mean(1),
             encoder_hidden_states=prompt,
             txt_ids=torch.zeros(prompt.shape[1], 3, device=device),
-            img_ids=places.to(device),
+            img_ids=positions.to(device),
         ).sample
-        return F.mse_loss(guess.float(), (noise - clean).to(device))
+        return F.mse_loss(predicted.float(), (noise - clean).to(device))
 
     return loss_of
 
 
-def _packed(latents: Tensor) -> Tensor:
-    """(n, channels, height, width) -> (n, tokens, 4 · channels), a token for 2 × 2 places."""
-    return F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
-
-
-def _places(height: int, width: int) -> Tensor:
-    """(0, row, column) of each token."""
+def _positions(height: int, width: int) -> Tensor:
+    """(0, row, column) of each token: (height · width, 3)."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).float()
 
 
 def prompt_embedding(captions: Sequence[str], width: int, tokens: int = 8) -> Tensor:
-    """(captions, tokens, width): numbers in place of a text encoder's, the same for the same word at the same place."""
+    """Random numbers in place of a text encoder's output, a function of each word: (captions, tokens, width).
+
+    >>> red, blue = prompt_embedding(["a red house", "A blue house"], 4)
+    >>> torch.equal(red[0], blue[0]), torch.equal(red[1], blue[1])
+    (True, False)
+    """
     rows = []
     for caption in captions:
         words = (caption.lower().split() + [""] * tokens)[:tokens]

@@ -1,4 +1,4 @@
-"""One process or several: what torchrun and accelerate start, as the loop sees it."""
+"""The processes that torchrun or accelerate started, as the training loop sees them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import LoKrValueError
 
 @dataclass(frozen=True)
 class Processes:
-    """The group of processes that train together, or the only one there is."""
+    """This process among those that train together: its rank, their count and its device."""
 
     rank: int = 0
     count: int = 1
@@ -25,71 +25,82 @@ class Processes:
 
     @classmethod
     def current(cls, device: torch.device | str = "cpu") -> Processes:
-        """Those of torch's process group, wherever it comes from."""
+        """From torch's process group, whoever created it; a single process if there is none."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls(device=torch.device(device))
         return cls(dist.get_rank(), dist.get_world_size(), torch.device(device))
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
     def share(self, items: list) -> list:
-        """This process' part of a batch: as many items as every other's."""
+        """This process' part of ``items``, equally long in each.
+
+        >>> Processes(rank=1, count=2).share([5, 6, 7, 8])
+        [7, 8]
+        """
         size = len(items) // self.count
         return items[self.rank * size : (self.rank + 1) * size]
 
     def mean(self, value: Tensor) -> float:
-        """The mean of all processes' ``value``, the same number in each."""
+        """The mean over all processes of a scalar, the same number in each."""
         value = value.detach().clone()
         if self.count > 1:
             dist.all_reduce(value)
         return float(value) / self.count
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Return when all processes have called it."""
         if self.count > 1:
             dist.barrier()
 
     def spread(self, model: nn.Module, how: str = "ddp") -> nn.Module:
-        """``model`` for training in all processes: "ddp" keeps it whole in each and averages gradients, "fsdp" shards
-        its parameters (``fully_shard``, torch 2.6). In one process it is ``model`` itself. On ``self.device`` after.
+        """``model`` on ``self.device``, wrapped for training in all processes; itself if there is only one.
 
-        With "fsdp" the blocks that the model names in ``_no_split_modules`` are gathered one at a time.
+        how: "ddp" keeps the whole model in each process and averages the gradients; "fsdp" shards its parameters
+            (``fully_shard``, torch 2.6) and gathers one block at a time, of the classes in ``_no_split_modules``
+
+        Raises LoKrValueError if ``how`` is unknown, ImportError if this torch lacks ``fully_shard``.
         """
         model = model.to(self.device)
         if self.count == 1:
             return model
-        if how == "ddp":
-            # Module dropout leaves layers without gradients; DDP has to be told to look for them.
-            drops = any(any(getattr(module, "module_dropout", {}).values()) for module in model.modules())
-            return nn.parallel.DistributedDataParallel(model, find_unused_parameters=drops)
-        if how != "fsdp":
-            raise LoKrValueError("There is no such way to spread a model", expected="ddp, fsdp", found=repr(how))
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(self.device.type, (self.count,))
-        blocks = set(getattr(model, "_no_split_modules", None) or ())
-        for module in reversed(list(model.modules())):  # blocks may lie in blocks, and the inner ones come first
-            if type(module).__name__ in blocks:
-                fully_shard(module, mesh=mesh)
-        return fully_shard(model, mesh=mesh)
+        if how == "fsdp":
+            return _shard(model, self.device, self.count)
+        if how != "ddp":
+            raise LoKrValueError("Unknown way to spread a model", expected="ddp, fsdp", found=repr(how))
+        # Module dropout leaves layers without gradients, which DDP looks for only on request.
+        drops = any(any(getattr(module, "module_dropout", {}).values()) for module in model.modules())
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=drops)
 
 
-# gloo's threads let go of a collective's tensors only after its result is there, and take the interpreter's lock for
-# it. One that asks for it while the interpreter shuts down ends the whole process with SIGABRT (seen in 3 % of the
-# trainings with FSDP2 and torch 2.13); destroying the group does not wait for them. Seconds.
-_LETTING_GO = 0.2
+def _shard(model: nn.Module, device: torch.device, count: int) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (count,))
+    blocks = set(getattr(model, "_no_split_modules", None) or ())
+    for module in reversed(list(model.modules())):  # inner blocks before the blocks around them
+        if type(module).__name__ in blocks:
+            fully_shard(module, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+# gloo's threads release a collective's tensors only after its result has arrived, under the interpreter's lock. A
+# thread that takes the lock while the interpreter shuts down aborts the process with SIGABRT (3 % of the trainings with
+# FSDP2 and torch 2.13), and destroying the group does not wait for the threads. Seconds.
+_RELEASE_TIME = 0.2
 
 
 @contextmanager
 def processes(device: torch.device | str | None = None) -> Iterator[Processes]:
-    """The processes that torchrun started, as a group while the block runs; one process where it did not.
+    """The processes that torchrun started, as a process group while the block runs; else this process alone.
 
-    device: where to train; by default this process' GPU where there is one, else the CPU. A process group that exists
-    already (accelerate's) is used and left as it is.
+    device: where to train; this process' GPU by default, or the CPU
+
+    A process group that already exists (accelerate's) is used and not destroyed.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device is None:
@@ -107,4 +118,4 @@ def processes(device: torch.device | str | None = None) -> Iterator[Processes]:
             waits = dist.get_backend() == "gloo"
             dist.destroy_process_group()
             if waits:
-                time.sleep(_LETTING_GO)
+                time.sleep(_RELEASE_TIME)

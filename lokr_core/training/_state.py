@@ -1,8 +1,7 @@
-"""What a training needs to go on as if it had never stopped, in one safetensors file.
+"""What a training resumes from, in one safetensors file.
 
-The model's trainable parameters and the optimizer's state are gathered by torch's own helpers
-(``torch.distributed.checkpoint.state_dict``), so a file written by one process is read by many and the other way
-round.
+torch's own helpers (``torch.distributed.checkpoint.state_dict``) gather the trainable parameters and the optimizer's
+state, so any number of processes reads what any other number wrote.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,14 +26,15 @@ _MODEL, _OPTIMIZER, _RANDOM = "model.", "optimizer.", "random."
 def save_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, progress: Mapping[str, Any]
 ) -> None:
-    """Write the state whole or not at all; called by every process, written by the first.
+    """Write the state atomically: the first process writes, but every process has to call it.
 
-    progress: what the loop itself has to know, as JSON has it.
+    progress: the loop's own state, of JSON's types
+
+    Raises LoKrError if torch is older than 2.2, LoKrFileError if the file cannot be written.
     """
-    get_state_dict, _, options = _helpers()
-    parameters, state = get_state_dict(
-        model, optimizer, options=options(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    )
+    torch_state = _torch_state()
+    options = torch_state.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    parameters, state = torch_state.get_state_dict(model, optimizer, options=options)
     if not processes.is_first:
         return
     tensors: dict[str, Tensor] = {_MODEL + name: tensor for name, tensor in parameters.items()}
@@ -49,60 +50,76 @@ def save_state(
 def load_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, same: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put ``model``, ``optimizer`` and the random generators in the state of the file; returns its ``progress``.
+    """Restore ``model``, ``optimizer`` and the random generators from the file; returns its ``progress``.
 
-    The optimizer keeps its own hyperparameters. Raises LoKrFileError for a file that is none, or is of another model,
-    or whose ``progress`` has not the entries of ``same``: then nothing is changed.
+    same: entries that ``progress`` must have
+
+    The optimizer keeps its own hyperparameters. Raises LoKrFileError if the file is not a training checkpoint, or of
+    another model or other settings; nothing is changed then.
     """
-    _, set_state_dict, options = _helpers()
     tensors, metadata = load_tensors(path)
     try:
         entries = json.loads(metadata[_KEY])
         groups, progress = entries["groups"], entries["progress"]
     except (KeyError, TypeError, ValueError):
         raise LoKrFileError(
-            "This is no state of a training", file=path, expected=f"{_KEY} in its metadata", hint="start anew"
+            "Not a training checkpoint", file=path, expected=f"{_KEY} in its metadata", hint="start anew"
         ) from None
     parameters = {key[len(_MODEL) :]: t for key, t in tensors.items() if key.startswith(_MODEL)}
     _check_parameters(parameters, model, path)
-    if {name: progress.get(name) for name in same} != same:
-        raise LoKrFileError(
-            "This folder holds a training with other settings",
-            file=path,
-            expected=same,
-            found={name: progress.get(name) for name in same},
-            hint="go on with its settings, or train into another folder",
-        )
-    state: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
-    for key, tensor in tensors.items():
-        if key.startswith(_OPTIMIZER):
-            name, _, value = key[len(_OPTIMIZER) :].rpartition(":")
-            state[name][value] = tensor
-    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=parameters,
-        optim_state_dict={"state": state, "param_groups": groups},
-        options=options(full_state_dict=True, ignore_frozen_params=True, strict=False),
-    )
-    for group, values in zip(optimizer.param_groups, own, strict=True):
-        group.update(values)  # a lower learning rate from here on, say
-    # The generators of all processes are alike (see ``train``).
+    _check_settings(progress, same, path)
+    _restore(model, optimizer, parameters, tensors, groups)
+    # The generators are alike in all processes (see ``train``).
     torch.set_rng_state(tensors[_RANDOM + "cpu"])
     if processes.device.type == "cuda" and _RANDOM + "cuda" in tensors:
         torch.cuda.set_rng_state(tensors[_RANDOM + "cuda"], processes.device)
     return progress
 
 
-def _helpers() -> tuple[Any, Any, Any]:
+def _restore(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    groups: list[dict[str, Any]],
+) -> None:
+    state: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+    for key, tensor in tensors.items():
+        if key.startswith(_OPTIMIZER):
+            name, _, value = key[len(_OPTIMIZER) :].rpartition(":")
+            state[name][value] = tensor
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    torch_state = _torch_state()
+    torch_state.set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=parameters,
+        optim_state_dict={"state": state, "param_groups": groups},
+        options=torch_state.StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False),
+    )
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)  # for example a lower learning rate
+
+
+def _torch_state() -> ModuleType:
+    """torch's helpers; imported late because that takes a second. Raises LoKrError if torch is older than 2.2."""
     try:
         from torch.distributed.checkpoint import state_dict
     except ImportError:
-        raise LoKrError(
-            "This torch is too old to save a training", expected="torch 2.2", found=torch.__version__
-        ) from None
-    return state_dict.get_state_dict, state_dict.set_state_dict, state_dict.StateDictOptions
+        raise LoKrError("This torch cannot save a training", expected="torch 2.2", found=torch.__version__) from None
+    return state_dict
+
+
+def _check_settings(progress: Mapping[str, Any], same: Mapping[str, Any], path: Path) -> None:
+    found = {name: progress.get(name) for name in same}
+    if found != same:
+        raise LoKrFileError(
+            "This folder holds a training with other settings",
+            file=path,
+            expected=same,
+            found=found,
+            hint="resume it with its own settings, or train into another folder",
+        )
 
 
 def _check_parameters(parameters: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
@@ -112,10 +129,10 @@ def _check_parameters(parameters: Mapping[str, Tensor], model: nn.Module, path: 
     if found != expected:
         name = next(name for name in (*expected, *found) if found.get(name) != expected.get(name))
         raise LoKrFileError(
-            "This state is of another model or configuration",
+            "This training checkpoint is of another model or configuration",
             file=path,
             module=name,
             expected=expected.get(name, "no such parameter"),
             found=found.get(name, "no such parameter"),
-            hint="train with the settings it was begun with, or into another folder",
+            hint="train with the settings it was started with, or into another folder",
         )

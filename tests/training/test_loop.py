@@ -95,10 +95,10 @@ def test_noise_belongs_to_a_place_in_the_batch_and_not_to_the_process(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"steps": 0}, "steps must be a whole number"),
-        ({"batch_size": 1.5}, "batch_size must be a whole number"),
+        ({"steps": 0}, "steps must be a positive integer"),
+        ({"batch_size": 1.5}, "batch_size must be a positive integer"),
         ({"save_every": -1}, "save_every"),
-        ({"learning_rate": math.nan}, "learning_rate must be above 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive"),
     ],
 )
 def test_settings_that_are_none(fields, said):
@@ -126,7 +126,7 @@ def test_a_folder_with_another_training_is_left_as_it_is(tmp_path):
     assert "'seed': 0" in str(error.value) and "'seed': 1" in str(error.value)
     assert (tmp_path / "state.safetensors").read_bytes() == before
     save_tensors({"a": torch.ones(1)}, tmp_path / "state.safetensors")
-    with pytest.raises(LoKrFileError, match="no state of a training"):
+    with pytest.raises(LoKrFileError, match="Not a training checkpoint"):
         run(tmp_path)
 
 
@@ -143,7 +143,7 @@ def test_a_learning_rate_may_be_lowered_on_the_way(tmp_path):
 
 
 def test_nothing_to_train_on(tmp_path):
-    with pytest.raises(LoKrError, match="nothing to train on"):
+    with pytest.raises(LoKrError, match="No examples to train on"):
         train(network(), loss_of, 0, SETTINGS, tmp_path, print)
 
 
