@@ -1,7 +1,8 @@
-"""What people do with adapters besides applying them: merge into a checkpoint file, combine several."""
+"""Tools for adapter files: merge one into a checkpoint file, combine several into one."""
 
-from ._checkpoint import apply_to_file, check_file, version
+from ._checkpoint import apply_to_file, check_file
 from ._combine import EXACT, OVERLAPS, Term, combine
+from ._version import version
 
 __all__ = [
     "EXACT",

@@ -1,6 +1,6 @@
-"""Adapters and checkpoint files: what of an adapter matches, and a new checkpoint with it merged in.
+"""Adapters and checkpoint files: which modules of an adapter match, and a new checkpoint with it merged in.
 
-A checkpoint streams through: at any time one of its tensors is in memory, besides the adapter.
+A checkpoint is streamed: only one of its tensors is in memory at a time, besides the adapter.
 """
 
 from __future__ import annotations
@@ -9,38 +9,36 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
-from importlib import metadata as packages
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from .._files import DTYPES, Header, TensorInfo, is_finite, read_header, replacing
+from .._files import DTYPES, Header, read_header, replacing
 from ..adapter import Adapter, check_strength
 from ..display import Progress, human_bytes
 from ..errors import LoKrFileError, LoKrValueError
 from ..formats import load_adapter
+from ..kronecker import is_finite
 from ..matching import Match, Report, Target, resolve
+from ._version import version
 
 MERGES_KEY = "lokr.merges"
-"""The key of ``__metadata__`` that lists, as JSON, the adapters merged into a checkpoint, the first one first."""
+"""The key of ``__metadata__`` that lists, as JSON, the adapters merged into a checkpoint, the oldest first."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _WEIGHTS = frozenset(DTYPES[name] for name in ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"))
 _CHUNK = 1 << 24  # bytes copied at a time
-_SCALES = ("scale_weight", "weight_scale", "weight_scale_2", "absmax")  # beside a weight that is quantized with scales
+_SCALES = ("scale_weight", "weight_scale", "weight_scale_2", "absmax")  # tensors beside a quantized weight
 
 
 def check_file(model: str | os.PathLike, adapter: Adapter | str | os.PathLike) -> Report:
-    """What of ``adapter`` belongs to the checkpoint ``model``: its header is read, no tensor. Raises LoKrFileError."""
+    """Which modules of ``adapter`` match the checkpoint ``model``, by its header alone. Raises LoKrFileError."""
     return resolve(_adapter(adapter), _target(read_header(model)))[1]
-
-
-def _target(header: Header) -> Target:
-    return Target({name: info.shape for name, info in header.tensors.items()})
 
 
 def apply_to_file(
@@ -52,50 +50,40 @@ def apply_to_file(
     progress: Progress | None = None,
     overwrite_input: bool = False,
 ) -> Report:
-    """Write the checkpoint ``model`` with ``adapter`` merged in to ``out``, and report what became of each module.
+    """Write the checkpoint ``model`` with ``adapter`` merged in to ``out``, and report what happened to each module.
 
-    model, out: ``.safetensors`` files; ``out`` appears whole or, after any exception, not at all
-    dtype: of the floating tensors in ``out``; what each had in ``model`` where it is None
-    progress: told (bytes read, bytes in all)
+    model, out: ``.safetensors`` files; ``out`` is written atomically
+    dtype: of the floating tensors in ``out``; None keeps that of each tensor
+    progress: called with (bytes read, total bytes)
     overwrite_input: whether ``out`` may be ``model`` itself
 
-    A changed weight is the very one that ``merge_adapter`` gives; with ``dtype``, it is merged in fp32 and rounded
-    once. Metadata is kept, and ``MERGES_KEY`` in it notes the merge.
+    A merged weight equals that of ``merge_adapter``; with ``dtype`` it is merged in fp32 and rounded once. Metadata is
+    kept, and the merge is added to its ``MERGES_KEY``.
 
-    Raises LoKrMatchError where no module belongs to the checkpoint, LoKrFileError for files that cannot be read or
-    written, or weights quantized with scales, LoKrValueError where a merged number leaves the dtype's range.
+    Raises LoKrMatchError if no module matches the checkpoint, LoKrFileError if a file cannot be read or written or a
+    weight is quantized, LoKrValueError if a merged weight leaves the dtype's range.
     """
     strength, adapter, model, out = check_strength(strength), _adapter(adapter), Path(model), Path(out)
     header = read_header(model)
     _check_out(out, model, adapter, overwrite_input)
     matches, report = resolve(adapter, _target(header))
     report.raise_if_nothing_matched()
-    by_weight: dict[str, list[Match]] = defaultdict(list)
+    updates: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
-        by_weight[match.weight].append(match)
-    _check_weights(header, by_weight, model)
+        updates[match.weight].append(match)
+    _check_weights(header, updates, model)
     dtypes = {n: dtype if dtype and i.dtype in _WEIGHTS else i.dtype for n, i in header.tensors.items()}
-    # Wide dtypes first and otherwise the model's own order: tensors stay aligned, as safetensors itself writes them.
-    order = sorted(header.tensors, key=lambda n: (-dtypes[n].itemsize, header.tensors[n].start))
-    head = _encode_header(header, order, dtypes, _noted(header.metadata, adapter, strength, report))
-    total = sum(info.stop - info.start for info in header.tensors.values())
-    tell = progress or (lambda done, total: None)
-    done = 0
+    metadata = _with_merge(header.metadata, adapter, strength, report)
+    total, done = sum(info.stop - info.start for info in header.tensors.values()), 0
     try:
         with replacing(out) as temporary, model.open("rb") as source, temporary.open("wb") as sink:
-            sink.write(head)
-            for name in order:
-                info = header.tensors[name]
-                if name in by_weight:
-                    merged = _merge(source, info, name, by_weight[name], strength, dtypes[name], model)
-                    sink.write(_bytes_of(merged))
-                elif dtypes[name] != info.dtype:
-                    sink.write(_bytes_of(_read(source, info, model).to(dtypes[name])))
-                else:
-                    for size in _copy(source, info, sink, model):
-                        tell(done + size, total)
-                done += info.stop - info.start
-                tell(done, total)
+            merged = _Merged(model, source, header, updates, strength, dtypes)
+            sink.write(merged.header_bytes(metadata))
+            for data, size in merged.chunks():
+                sink.write(data)
+                done += size
+                if progress:
+                    progress(done, total)
     except OSError as error:
         raise LoKrFileError(f"The file cannot be written: {error.strerror or error}", file=out) from error
     return report
@@ -105,32 +93,120 @@ def _adapter(adapter: Adapter | str | os.PathLike) -> Adapter:
     return adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
 
 
+def _target(header: Header) -> Target:
+    return Target({name: info.shape for name, info in header.tensors.items()})
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """The checkpoint with its updates, made tensor by tensor while it is read."""
+
+    path: Path
+    file: BufferedReader
+    header: Header
+    updates: Mapping[str, list[Match]]
+    strength: float
+    dtypes: Mapping[str, torch.dtype]
+
+    def order(self) -> list[str]:
+        """The tensors in the order of the output: wide dtypes first, as safetensors does, so that all are aligned."""
+        tensors = self.header.tensors
+        return sorted(tensors, key=lambda name: (-self.dtypes[name].itemsize, tensors[name].start))
+
+    def header_bytes(self, metadata: Mapping[str, str]) -> bytes:
+        """The 8 bytes of length and the JSON header, padded so that the tensors begin at a multiple of 8."""
+        entries: dict[str, object] = {"__metadata__": dict(metadata)}
+        start = 0
+        for name in self.order():
+            shape, dtype = self.header.tensors[name].shape, self.dtypes[name]
+            stop = start + prod(shape) * dtype.itemsize
+            entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
+            start = stop
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    def chunks(self) -> Iterator[tuple[bytes | memoryview, int]]:
+        """(bytes to write, number of bytes read for them), for all tensors of the output."""
+        for name in self.order():
+            info = self.header.tensors[name]
+            if name in self.updates:
+                yield _bytes_of(self._weight(name)), info.stop - info.start
+            elif self.dtypes[name] != info.dtype:
+                yield _bytes_of(self._read(name).to(self.dtypes[name])), info.stop - info.start
+            else:
+                self.file.seek(info.start)
+                for start in range(info.start, info.stop, _CHUNK):
+                    size = min(_CHUNK, info.stop - start)
+                    chunk = self.file.read(size)
+                    if len(chunk) != size:
+                        raise self._changed()
+                    yield chunk, size
+
+    def _weight(self, name: str) -> Tensor:
+        """A weight with its updates, in the output's dtype. Raises LoKrValueError if it leaves that dtype's range."""
+        weight, dtype = self._read(name), self.dtypes[name]
+        if dtype != weight.dtype:
+            weight = weight.to(torch.float64 if torch.float64 in (dtype, weight.dtype) else torch.float32)
+        matches = self.updates[name]
+        # DoRA needs the unmodified weight; keep a copy if several updates are added.
+        base = weight.clone() if len(matches) > 1 and any(match.needs_base for match in matches) else None
+        for match in matches:
+            match.add_to_(weight, self.strength, base)
+        weight = weight.to(dtype)
+        if not is_finite(weight) and is_finite(self._read(name)):
+            raise LoKrValueError(
+                f"A merged weight leaves the range of {_NAMES[dtype]}",
+                file=self.path,
+                module=name,
+                found=f"strength {self.strength:g}",
+                hint="use a lower strength, or --dtype bf16 or fp32",
+            )
+        return weight
+
+    def _read(self, name: str) -> Tensor:
+        # Read, not mapped: mapped pages of a large file would count as memory of this process.
+        info = self.header.tensors[name]
+        data = torch.empty(info.stop - info.start, dtype=torch.uint8)
+        self.file.seek(info.start)
+        if self.file.readinto(data.numpy()) != data.numel():
+            raise self._changed()
+        return data.view(info.dtype).reshape(info.shape)
+
+    def _changed(self) -> LoKrFileError:
+        return LoKrFileError("The file was changed while it was read", file=self.path)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
 def _check_out(out: Path, model: Path, adapter: Adapter, overwrite_input: bool) -> None:
-    """Refuse, before anything is read, an ``out`` that is an input, or that cannot be written."""
+    """Raise LoKrFileError if ``out`` is an input or cannot be written, before any tensor is read."""
     for path, what in ((model, "model"), (adapter.path, "adapter")):
         if path is not None and out.exists() and path.exists() and out.samefile(path):
             if what == "model" and overwrite_input:
                 continue
             allow = ", or allow it: overwrite_input=True, --overwrite-model" if what == "model" else ""
-            hint = "give another name" + allow
+            hint = "choose another name" + allow
             raise LoKrFileError(f"The output is the {what} itself", file=out, hint=hint)
     if out.is_dir():
         raise LoKrFileError("The output is a folder", file=out, expected="the name of a .safetensors file")
     if not out.parent.is_dir():
-        raise LoKrFileError("The output's folder does not exist", file=out, hint=f"make {out.parent} first")
+        raise LoKrFileError("The output's folder does not exist", file=out, hint=f"create {out.parent} first")
     needed, free = model.stat().st_size, shutil.disk_usage(out.parent).free
     if needed > free:
         raise LoKrFileError(
-            "There is not enough room for the output",
+            "Not enough disk space for the output",
             file=out,
             expected=f"{human_bytes(needed)}, as large as the model",
             found=f"{human_bytes(free)} free",
         )
 
 
-def _check_weights(header: Header, by_weight: Mapping[str, list[Match]], model: Path) -> None:
-    """Refuse weights whose stored numbers are not the weight: what is added to them would be scaled as well."""
-    for name in by_weight:
+def _check_weights(header: Header, names: Iterable[str], model: Path) -> None:
+    """Raise LoKrFileError if a weight is quantized: its scale would apply to the update as well."""
+    for name in names:
         scales = [f"{name.rpartition('.')[0]}.{scale}" for scale in _SCALES] + [f"{name}.{s}" for s in _SCALES]
         scale = next((s for s in scales if s in header.tensors), None)
         if scale or header.tensors[name].dtype not in _WEIGHTS:
@@ -144,86 +220,15 @@ def _check_weights(header: Header, by_weight: Mapping[str, list[Match]], model: 
             )
 
 
-def _merge(
-    source: BinaryIO,
-    info: TensorInfo,
-    name: str,
-    matches: list[Match],
-    strength: float,
-    dtype: torch.dtype,
-    model: Path,
-) -> Tensor:
-    """A weight with its updates, in ``dtype``."""
-    weight = _read(source, info, model)
-    if dtype != info.dtype:
-        weight = weight.to(torch.float64 if torch.float64 in (dtype, info.dtype) else torch.float32)
-    # DoRA refers to the base, which the second of several updates would no longer find.
-    base = weight.clone() if len(matches) > 1 and any(match.needs_base for match in matches) else None
-    for match in matches:
-        match.add_to_(weight, strength, base)
-    weight = weight.to(dtype)
-    if not is_finite(weight) and is_finite(_read(source, info, model)):
-        raise LoKrValueError(
-            f"A merged weight leaves the range of {_NAMES[dtype]}",
-            file=model,
-            module=name,
-            found=f"strength {strength:g}",
-            hint="use a lower strength, or --dtype bf16 or fp32",
-        )
-    return weight
-
-
-def _read(source: BinaryIO, info: TensorInfo, model: Path) -> Tensor:
-    # Read, not mapped: mapped pages of a large file would count as this process's memory.
-    data = torch.empty(info.stop - info.start, dtype=torch.uint8)
-    source.seek(info.start)
-    if source.readinto(data.numpy()) != data.numel():
-        raise LoKrFileError("The file was changed while it was read", file=model)
-    return data.view(info.dtype).reshape(info.shape)
-
-
-def _copy(source: BinaryIO, info: TensorInfo, sink: BinaryIO, model: Path):
-    """A tensor's bytes from file to file; yields how many have been copied."""
-    source.seek(info.start)
-    left = info.stop - info.start
-    while left:
-        chunk = source.read(min(left, _CHUNK))
-        if not chunk:
-            raise LoKrFileError("The file was changed while it was read", file=model)
-        sink.write(chunk)
-        left -= len(chunk)
-        yield info.stop - info.start - left
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
-
-
-def _encode_header(
-    header: Header, order: list[str], dtypes: Mapping[str, torch.dtype], metadata: Mapping[str, str]
-) -> bytes:
-    """The 8 bytes of length and the JSON header, padded so that the tensors begin at a multiple of 8."""
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    at = 0
-    for name in order:
-        shape, dtype = header.tensors[name].shape, dtypes[name]
-        stop = at + prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [at, stop]}
-        at = stop
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _noted(metadata: Mapping[str, str], adapter: Adapter, strength: float, report: Report) -> dict[str, str]:
-    """``metadata`` with this merge at the end of the list of merges."""
+def _with_merge(metadata: Mapping[str, str], adapter: Adapter, strength: float, report: Report) -> dict[str, str]:
+    """``metadata`` with this merge appended to the list at ``MERGES_KEY``."""
     try:
         merges = list(json.loads(metadata.get(MERGES_KEY, "[]")))
     except (TypeError, ValueError):
         merges = []
     merges.append(
         {
-            "adapter": adapter.path.name if adapter.path else "unnamed",  # no folders: they say who and where
+            "adapter": adapter.path.name if adapter.path else "unnamed",  # without its folders, which are private
             "strength": strength,
             "modules": len(report.applied),
             "of": len(report.entries),
@@ -231,11 +236,3 @@ def _noted(metadata: Mapping[str, str], adapter: Adapter, strength: float, repor
         }
     )
     return {**metadata, MERGES_KEY: json.dumps(merges)}
-
-
-def version() -> str:
-    """This package's version, "unknown" where it was copied and not installed."""
-    try:
-        return packages.version("comfyui-lokr")
-    except packages.PackageNotFoundError:
-        return "unknown"
