@@ -1,6 +1,6 @@
 """Where in a model an adapter acts: ‖ΔW‖ per block and kind of layer, from its factors alone.
 
-‖scaling · W1 ⊗ W2‖ = |scaling| · ‖W1‖ · ‖W2‖; the norm over several modules is the root of the sum of their squares.
+‖scaling · W1 ⊗ W2‖ = |scaling| · ‖W1‖ · ‖W2‖. The norm over several modules is the root of the sum of the squares.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..adapter import ModuleName
 from ..names import original_name
 from ..strengths import OTHER, short_name
 
-# What a layer does, told by a word of its name behind the block's; the first row that fits counts.
+# (kind of layer, words in its name after the block's); the first row with a match counts.
 KINDS: tuple[tuple[str, str], ...] = (
     ("cross-attention", r"attn2|cross_attn|crossattn|encoder_attn"),
     ("attention", r"attn|attention|qkv|to_[qkv]|to_out|[qkvo]_proj|out_proj"),
@@ -29,14 +29,18 @@ KINDS: tuple[tuple[str, str], ...] = (
 _KINDS = [(kind, re.compile(rf"(?:^|_)(?:\w*_)?(?:{words})(?:_|$)")) for kind, words in KINDS]
 OTHER_KIND = "other"
 
-# The first list of numbered modules in a flattened name; a number at the end is a layer's own.
+# The first numbered module of a flattened name that has modules inside: (list, number, rest).
 _BLOCK = re.compile(r"([A-Za-z]\w*?)_(\d+)_(?:\d+_)*(?=[A-Za-z])(.*)")
 _ORDER = ("IN", "MID", "OUT", "DOUBLE", "SINGLE")
 
 
 class Place(NamedTuple):
-    """Where a module sits: its group of blocks ("IN"), its block ("IN4", as a block's strength is written) and what
-    kind of layer it is."""
+    """Where a module is.
+
+    group: a group of blocks ("IN")
+    block: its block, as strengths refer to it ("IN4")
+    kind: its kind of layer, one of ``KINDS``
+    """
 
     group: str
     block: str
@@ -44,7 +48,9 @@ class Place(NamedTuple):
 
 
 def place_of(name: ModuleName, architecture: str | None = None) -> Place:
-    """The place of a file's module in a model of that architecture (a title, as ``guess`` gives it).
+    """The place of a file's module in a model.
+
+    architecture: the model's title, as ``guess`` returns it
 
     >>> place_of(ModuleName("x", "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", "unet"), "SDXL")
     Place(group='IN', block='IN4', kind='cross-attention')
@@ -62,7 +68,7 @@ def place_of(name: ModuleName, architecture: str | None = None) -> Place:
 
 
 class Energy(NamedTuple):
-    """One module's ‖ΔW‖ and its place; ``base`` is ‖W‖ of the weight it is for, where that is known."""
+    """One module's place and ‖ΔW‖; ``base``: ‖W‖ of its weight, None if unknown."""
 
     place: Place
     norm: float
@@ -71,7 +77,7 @@ class Energy(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockEnergy:
-    """‖ΔW‖ over the modules of a block (over ‖W‖ where the model is known), and how many they are."""
+    """‖ΔW‖ over the modules of a block, and their number; ‖ΔW‖ / ‖W‖ if the model is known."""
 
     block: str
     group: str
@@ -81,9 +87,10 @@ class BlockEnergy:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """‖ΔW‖ by block (rows) and kind of layer (columns), None where there is no module.
+    """‖ΔW‖ by block (rows) and kind of layer (columns).
 
-    ``relative``: the values are ‖ΔW‖/‖W‖ of the model's weights.
+    values: (rows, columns), None for cells without a module
+    relative: the values are ‖ΔW‖ / ‖W‖
     """
 
     rows: list[str]
@@ -94,7 +101,7 @@ class HeatMap:
 
     @classmethod
     def of(cls, energies: Iterable[Energy]) -> HeatMap:
-        """The map over ``energies``; relative where each of them knows its base."""
+        """The map of ``energies``; relative if all of them know their base."""
         energies = list(energies)
         relative = bool(energies) and all(energy.base is not None for energy in energies)
         cells: dict[tuple[str, str], list[Energy]] = defaultdict(list)
@@ -105,26 +112,27 @@ class HeatMap:
         ordered = sorted(rows, key=lambda block: _order(rows[block][0].place))
         used = {energy.place.kind for energy in energies}
         columns = [kind for kind in (*(kind for kind, _ in KINDS), OTHER_KIND) if kind in used]
-        values = [[_norm(cells.get((row, column), ()), relative) for column in columns] for row in ordered]
+        values = [
+            [_norm(cells[row, column], relative) if (row, column) in cells else None for column in columns]
+            for row in ordered
+        ]
         blocks = [
             BlockEnergy(row, rows[row][0].place.group, _norm(rows[row], relative), len(rows[row])) for row in ordered
         ]
         return cls(ordered, columns, values, blocks, relative)
 
 
-def _norm(energies: Iterable[Energy], relative: bool) -> float | None:
-    if not energies:
-        return None
+def _norm(energies: Iterable[Energy], relative: bool) -> float:
     norm = sqrt(sum(energy.norm**2 for energy in energies))
     if not relative:
         return norm
-    base = sqrt(sum(energy.base**2 for energy in energies))
+    base = sqrt(sum((energy.base or 0.0) ** 2 for energy in energies))
     return norm / base if base else 0.0
 
 
 def _order(place: Place) -> tuple:
-    """Rows as a model is built: its blocks, what is around them, then text encoders."""
-    encoder = place.group.startswith("TE") and place.group[2:].isdigit() or place.group == "TE"
+    """Sort key of rows: the denoiser's blocks in a model's order, what is around them, then the text encoders."""
+    encoder = re.fullmatch(r"TE\d*", place.group) is not None
     known = _ORDER.index(place.group) if place.group in _ORDER else len(_ORDER)
     number = re.search(r"\d+$", place.block)
     around = place.block.endswith(OTHER)

@@ -74,7 +74,7 @@ def view_of(shapes: Mapping[str, Shape]) -> View | None:
     for architecture in ARCHITECTURES:
         for side, names in ((ORIGINAL, architecture.original), (DIFFUSERS, architecture.diffusers)):
             weights = _canonical(modules, names) if names else None
-            if weights is not None and _fits(weights, names):
+            if names and weights is not None and _fits(weights, names):
                 return View(architecture, side, weights)
     return None
 

@@ -166,11 +166,12 @@ def _translated(view: View) -> Iterator[Named]:
                 yield ORIGINAL, f"{name}.{part}", (Slot(weight.module, parameter=weight.parameter),)
         if len(members) < count:  # the missing parts' sizes are unknown
             continue
-        slots, start = [], 0
+        split: list[Slot] = []
+        start = 0
         for _, weight in sorted(members.items()):
-            slots.append(Slot(weight.module, source_rows=(start, weight.shape[0]), parameter=weight.parameter))
+            split.append(Slot(weight.module, source_rows=(start, weight.shape[0]), parameter=weight.parameter))
             start += weight.shape[0]
-        yield other, name, tuple(slots)
+        yield other, name, tuple(split)
 
 
 def _whole(weight: Weight, rule: Rule, side: str) -> tuple[Slot, ...]:

@@ -109,12 +109,12 @@ class BlockStrengths:
         for piece in (piece.strip() for piece in text.replace("\n", ",").replace(";", ",").split(",")):
             if not piece:
                 continue
-            name, sign, number = re.fullmatch(r"([^:=]*)([:=]?)(.*)", piece).groups()
+            name, *number = re.split("[:=]", piece, maxsplit=1)
             try:
-                strength = float(number)
-            except ValueError:
+                strength = float(number[0])
+            except (IndexError, ValueError):
                 strength = math.nan
-            if not name.strip() or not sign or not math.isfinite(strength):
+            if not name.strip() or not math.isfinite(strength):
                 raise LoKrValueError("Not a strength of a block", expected="name:number, IN:0.5", found=piece)
             entries.append((name.strip(), strength))
         return cls(tuple(entries))

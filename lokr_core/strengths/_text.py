@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-from ..adapter import check_strength
 from ..errors import LoKrValueError
 
 MAX_STRENGTHS = 64
 """Limit of strengths in a list, and of images in a grid."""
 
+_EXAMPLES = "numbers such as 0, 0.5, 1 or 0:1:0.25"
 _RANGE = re.compile(r"\s*([^\s:]+)\s*:\s*([^\s:]+)\s*:\s*([^\s:]+)\s*")
 
 
@@ -28,16 +29,18 @@ def parse_strengths(text: str) -> tuple[float, ...]:
         if len(strengths) > MAX_STRENGTHS:
             raise LoKrValueError("Too many strengths", expected=f"at most {MAX_STRENGTHS}", found=text)
     if not strengths:
-        raise LoKrValueError("No strengths given", expected="numbers such as 0, 0.5, 1 or 0:1:0.25", found=repr(text))
+        raise LoKrValueError("No strengths given", expected=_EXAMPLES, found=repr(text))
     return tuple(strengths)
 
 
 def _finite(text: str, piece: str) -> float:
     try:
-        return check_strength(text)
-    except LoKrValueError as error:
-        error.expected, error.found = "numbers such as 0, 0.5, 1 or 0:1:0.25", piece
-        raise
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise LoKrValueError("A strength must be a finite number", expected=_EXAMPLES, found=piece)
+    return number
 
 
 def _range(piece: str) -> list[float]:

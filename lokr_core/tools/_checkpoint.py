@@ -169,7 +169,7 @@ class _Merged:
         info = self.header.tensors[name]
         data = torch.empty(info.stop - info.start, dtype=torch.uint8)
         self.file.seek(info.start)
-        if self.file.readinto(data.numpy()) != data.numel():
+        if self.file.readinto(data.numpy().data) != data.numel():
             raise self._changed()
         return data.view(info.dtype).reshape(info.shape)
 
