@@ -1,14 +1,60 @@
-"""Real hosts for the tests: used where there are any, skipped loudly where not."""
+"""Which tests run, in how many processes, and the real hosts: used where there are any, skipped loudly where not."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 
+from tests.covering import mark_exhaustive
 from tests.hosts import A1111, ComfyUI, find_a1111, find_comfyui
+
+settings.register_profile("exhaustive", max_examples=300, deadline=None)
+settings.register_profile("default", max_examples=20, deadline=None)
+settings.load_profile("default")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; torch would start a thread per core in each
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_exhaustive(items)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Each reason for which tests were skipped, once, with their number."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"SKIPPED {count}: {reason}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One worker per core for all tests; none for the files, folders or tests that a command names, which start at
+    once and can be debugged."""
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """One worker for all tests of a file, so that its fixtures are made once, and for all tests with one web UI."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if file.startswith("tests/webui/"):
+                return "Forge" if "forge" in nodeid else "A1111"
+            return "tests/browser" if file.startswith("tests/browser/") else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

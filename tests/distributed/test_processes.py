@@ -7,6 +7,9 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,15 +25,9 @@ SCRIPT = PROJECT / "tests" / "distributed" / "training.py"
 STEPS, SAVE_EVERY = 24, 5
 
 pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="NO GLOO HERE: nothing of training in several processes is tested",
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available() or not hasattr(os, "fork"),
+    reason="NO GLOO OR NO FORK HERE: nothing of training in several processes is tested",
 )
-
-
-def command(out: Path, count: int, *arguments: str, script: Path = SCRIPT) -> list[str]:
-    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
-    options = ["--out", str(out), "--steps", str(STEPS), "--save-every", str(SAVE_EVERY), *arguments]
-    return [sys.executable, *many, str(script), *options]
 
 
 def environment() -> dict[str, str]:
@@ -38,21 +35,60 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def trained(out: Path, count: int, *arguments: str, script: Path = SCRIPT) -> tuple[list[float], dict]:
-    """(the loss of every step, the adapter's tensors) of a training from its start to its end."""
-    done = subprocess.run(
-        command(out, count, *arguments, script=script), env=environment(), capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+@dataclass(frozen=True)
+class Trainings:
+    """Runs scripts in one process or several; see forks.py."""
+
+    server: subprocess.Popen
+
+    def exit_codes(self, out: Path, count: int, *arguments: str, script: Path = SCRIPT) -> list[int]:
+        """Those of a training's processes; what they print is in OUT/log."""
+        out.mkdir(parents=True, exist_ok=True)
+        options = ["--out", str(out), "--steps", str(STEPS), "--save-every", str(SAVE_EVERY), *arguments]
+        job = {"script": str(script), "arguments": options, "count": count, "log": str(out / "log")}
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def run(self, out: Path, count: int, *arguments: str, script: Path = SCRIPT) -> tuple[list[float], dict]:
+        """(the loss of every step, the adapter's tensors) of a training from its start to its end."""
+        codes = self.exit_codes(out, count, *arguments, script=script)
+        assert not any(codes), (out / "log").read_text()[-4000:]
+        return result(out)
+
+
+def result(out: Path) -> tuple[list[float], dict]:
     return json.loads((out / "losses.json").read_text()), load_tensors(out / "lokr.safetensors")[0]
+
+
+@pytest.fixture(scope="module")
+def trainings() -> Iterator[Trainings]:
+    modules = ["lokr_core.training", "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp"]
+    modules += ["torch.distributed.device_mesh", "diffusers.models.unets.unet_2d_condition"]
+    command = [sys.executable, Path(__file__).with_name("forks.py"), *modules]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True) as server:
+        yield Trainings(server)
+        server.stdin.close()
 
 
 DROPOUT = ("--dropout", "0.2")  # so that random generators count as well
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> tuple[list[float], dict]:
-    return trained(tmp_path_factory.mktemp("alone"), 1, *DROPOUT)
+def whole(trainings, tmp_path_factory) -> Callable[[str, int], tuple[list[float], dict]]:
+    """A training that nothing interrupts, by its way to spread the model and its number of processes."""
+
+    @cache
+    def trained(how: str, count: int) -> tuple[list[float], dict]:
+        return trainings.run(tmp_path_factory.mktemp("whole"), count, "--parallel", how, *DROPOUT)
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def alone(whole) -> tuple[list[float], dict]:
+    return whole("ddp", 1)
 
 
 def assert_same(found: tuple[list[float], dict], expected: tuple[list[float], dict], loss: float, weight: float):
@@ -66,41 +102,37 @@ def assert_same(found: tuple[list[float], dict], expected: tuple[list[float], di
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_processes_train_what_one_does(tmp_path, alone, how):
+def test_two_processes_train_what_one_does(alone, whole, how):
     if how == "fsdp":
         pytest.importorskip("torch.distributed.fsdp", reason="NO FSDP2 HERE")
-    found = trained(tmp_path, 2, "--parallel", how, *DROPOUT)
+    found = whole(how, 2)
     assert found[0][-1] < 0.9 * found[0][0], "it learns"
     assert_same(found, alone, 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize(("how", "count"), [("ddp", 1), ("ddp", 2), ("fsdp", 2)])
-def test_killed_and_started_again_it_comes_to_the_same_numbers(tmp_path, alone, how, count):
+def test_killed_and_started_again_it_comes_to_the_same_numbers(tmp_path, trainings, whole, how, count):
     options = ("--parallel", how, *DROPOUT)
-    whole = alone if count == 1 else trained(tmp_path / "whole", count, *options)
-    out = tmp_path / "killed"
     step = random.randrange(SAVE_EVERY, STEPS)
-    killed = command(out, count, *options, "--die-at", str(step))
-    assert subprocess.run(killed, env=environment(), capture_output=True, timeout=240).returncode != 0
-    kept = len(json.loads((out / "losses.json").read_text()))
+    assert any(trainings.exit_codes(tmp_path, count, *options, "--die-at", str(step)))
+    kept = len(json.loads((tmp_path / "losses.json").read_text()))
     assert kept == step // SAVE_EVERY * SAVE_EVERY
-    assert_same(trained(out, count, *options), whole, 0.0, 0.0)
+    assert_same(trainings.run(tmp_path, count, *options), whole(how, count), 0.0, 0.0)
 
 
-def test_the_dreambooth_example_shards_a_unet(tmp_path):
+def test_the_dreambooth_example_shards_a_unet(tmp_path, trainings):
     pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: it makes the UNet")
     pytest.importorskip("torch.distributed.fsdp", reason="NO FSDP2 HERE")
     script, options = PROJECT / "examples" / "train_dreambooth.py", ("--steps", "3", "--batch-size", "2")
-    alone = trained(tmp_path / "1", 1, *options, script=script)
-    assert_same(trained(tmp_path / "2", 2, *options, "--parallel", "fsdp", script=script), alone, 1e-5, 1e-5)
+    alone = trainings.run(tmp_path / "1", 1, *options, script=script)
+    found = trainings.run(tmp_path / "2", 2, *options, "--parallel", "fsdp", script=script)
+    assert_same(found, alone, 1e-5, 1e-5)
 
 
-def test_a_state_of_one_process_goes_on_in_two_and_back(tmp_path, alone):
-    first = [*command(tmp_path, 1, *DROPOUT), "--steps", "7"]
-    subprocess.run(first, env=environment(), check=True, capture_output=True, timeout=240)
-    second = [*command(tmp_path, 2, "--parallel", "fsdp", *DROPOUT), "--steps", "13"]
-    subprocess.run(second, env=environment(), check=True, capture_output=True, timeout=240)
-    assert_same(trained(tmp_path, 1, *DROPOUT), alone, 1e-5, 1e-5)
+def test_a_state_of_one_process_goes_on_in_two_and_back(tmp_path, trainings, alone):
+    trainings.run(tmp_path, 1, *DROPOUT, "--steps", "7")
+    trainings.run(tmp_path, 2, "--parallel", "fsdp", *DROPOUT, "--steps", "13")
+    assert_same(trainings.run(tmp_path, 1, *DROPOUT), alone, 1e-5, 1e-5)
 
 
 def test_accelerate_trains_in_two_processes_what_it_does_in_one(tmp_path):
@@ -110,13 +142,8 @@ def test_accelerate_trains_in_two_processes_what_it_does_in_one(tmp_path):
         out = tmp_path / str(count)
         out.mkdir()
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if count == 2 else []
-        done = subprocess.run(
-            [sys.executable, *launch, str(script), str(out)],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        command = [sys.executable, *launch, str(script), str(out)]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
-        found[count] = json.loads((out / "losses.json").read_text()), load_tensors(out / "lokr.safetensors")[0]
+        found[count] = result(out)
     assert_same(found[2], found[1], 1e-5, 1e-5)

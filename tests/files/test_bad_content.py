@@ -108,6 +108,7 @@ def test_a_core_of_the_wrong_shape(save, shape):
     assert "core" in error.problem and str(shape) in error.found and "(2, 2, *kernel)" in error.expected
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ["lokr_w1", "lokr_w2_a", "lokr_w2_b", "dora_scale"])

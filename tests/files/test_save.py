@@ -73,6 +73,7 @@ def test_round_trip(path, form, dora, dtype):
         assert torch.equal(original, stored)
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("alpha", [None, 0.0, 3.0, -3.0, 7.7, 1e10])
 @pytest.mark.parametrize("scaling", [1.0, 0.3, -2.0, 0.0, 1e-3, 4.0])
 @pytest.mark.parametrize("form", FORMS)

@@ -116,6 +116,7 @@ def test_no_prefix_is_hidden_by_another(number):
     assert (name.component, name.flattened, list(namings)) == (row.component, row.flattened, [row.naming])
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("prefix", ["mynet_", "my_lora_", "diffusion_model_", "größe_", "x_"])
 @pytest.mark.parametrize("root", ROOTS)
 def test_a_prefix_that_is_the_trainers_setting(prefix, root):

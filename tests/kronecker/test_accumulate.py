@@ -23,6 +23,7 @@ def budgets(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("budgets")
+@pytest.mark.every_pair
 @pytest.mark.parametrize("form1", FORMS1)
 @pytest.mark.parametrize("form2", FORMS2)
 @pytest.mark.parametrize("lead", [(7,), (2, 3), (0,)])
@@ -43,6 +44,7 @@ def test_linear(make_factor, form1, form2, lead, where):
 
 
 @pytest.mark.usefixtures("budgets")
+@pytest.mark.every_pair
 @pytest.mark.parametrize("form1", FORMS1)
 @pytest.mark.parametrize("form2", [*FORMS2, "tucker"])
 @pytest.mark.parametrize("where", ["whole", "slice"])

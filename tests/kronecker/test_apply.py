@@ -52,6 +52,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.every_pair
 @pytest.mark.parametrize("form1", FORMS1)
 @pytest.mark.parametrize("form2", FORMS2)
 @pytest.mark.parametrize("name", CONVOLUTIONS)

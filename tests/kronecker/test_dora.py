@@ -33,6 +33,7 @@ def case(make_factor, product, axis, kernel, form="low-rank", dtype=torch.float6
     return w1, w2, base, scale.double() + 0.5
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("axis", ["out", "in"])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("form", ["whole", "low-rank"])

@@ -29,6 +29,7 @@ def test_the_measure_sees_a_copy():
     assert peak(lambda: weight.add_(weight.clone())) == pytest.approx(weight.nbytes, rel=0.01)
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", WEIGHTS)
 @pytest.mark.parametrize("factors", [torch.float32, torch.float16])
 @pytest.mark.parametrize("form", ["whole", "low-rank"])
@@ -57,6 +58,7 @@ def test_an_eighth_of_a_convolution(make_factor, form, dtype):
     assert peak(add_kron_, weight, w1, w2) <= weight.nbytes / 8
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dtype", WEIGHTS)
 @pytest.mark.parametrize("axis", ["out", "in"])
 @pytest.mark.parametrize("form", ["whole", "low-rank"])

@@ -18,6 +18,7 @@ def bits(model: nn.Module) -> dict[str, bytes]:
     return {name: t.detach().contiguous().numpy().tobytes() for name, t in model.state_dict().items()}
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dora", DORAS)
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("seed", [1, 2])
@@ -38,6 +39,7 @@ def test_a_model_of_every_layer(everything, index, make_adapter, seed, dora, gra
     assert bits(everything) == before
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("name", ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"])
 @pytest.mark.parametrize("dora", DORAS)
 @pytest.mark.parametrize("grad", [True, False])
@@ -80,6 +82,7 @@ def test_a_transformer_layers_fast_path_does_not_pass_the_adapter_by(make_lokr):
             assert relative(live, model(x)) <= 1e-12
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 @pytest.mark.parametrize("dora", list(itertools.product(DORAS, repeat=2)))
 @pytest.mark.parametrize("grad", [True, False])

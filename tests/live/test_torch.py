@@ -226,6 +226,7 @@ def test_an_input_passed_by_name(everything, make_adapter):
             assert torch.equal(everything.linear(input=x), everything.linear(x))
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 def test_compiled_in_one_graph(make_lokr, backend, kind):

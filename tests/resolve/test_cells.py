@@ -18,6 +18,7 @@ def places(matches) -> dict[str, set]:
     return found
 
 
+@pytest.mark.every_value
 @pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("architecture", [*TABLE.values(), *FURTHER])
 def test_every_module_is_found_at_its_own_place(architecture, naming):

@@ -95,6 +95,7 @@ FORMS = {
 }
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("dora", [None, "out", "in"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", LAYERS)

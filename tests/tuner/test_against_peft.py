@@ -59,6 +59,7 @@ def assert_equal(found: dict, expected: dict, tolerance: float = 1e-9) -> None:
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
+@pytest.mark.every_pair
 @pytest.mark.parametrize("effective", [False, True], ids=["", "effective"])
 @pytest.mark.parametrize("factor", [-1, 4, 5])
 @pytest.mark.parametrize("both", [False, True], ids=["", "both"])
