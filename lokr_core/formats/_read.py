@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._files import is_finite
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError, blame
-from ..kronecker import Factor, core_name
+from ..kronecker import Factor, core_name, is_finite
 from ..peft import CONFIG_NAME, PREFIX, StoredConfig, as_trained, is_reversed, stored_config, stored_configs
 from ._duplicates import drop_duplicates
 from ._keys import SortedKeys, describe, split_keys

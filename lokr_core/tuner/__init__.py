@@ -1,10 +1,11 @@
 """Training LoKr adapters: PEFT's surface, computed from the factors."""
 
 from ..peft import LoKrConfig
+from ._create import get_lokr_model
 from ._kinds import Conv1d, Conv2d, Conv3d, Linear
 from ._layer import LoKrLayer
 from ._load import load_lokr_model
-from ._model import LoKrModel, get_lokr_model
+from ._model import LoKrModel
 
 __all__ = [
     "Conv1d",

@@ -1,67 +1,75 @@
-"""From a ``LoKrModel`` to an ``Adapter``, which ``save_adapter`` writes in any format."""
+"""An adapter in a model's layers as an ``Adapter``, and as PEFT's folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from .._files import save_tensors
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrValueError
-from ..peft import as_trained
-from ._folder import PREFIX
+from ..peft import PREFIX, WEIGHTS_NAME, LoKrConfig
 from ._layer import LoKrLayer
 from ._shapes import AdapterShapes
 
-if TYPE_CHECKING:
-    from ._model import LoKrModel
+_RANK_OF_WHOLE = 1 << 20
+"""A rank at which PEFT leaves both factors of any layer whole."""
 
 
-def to_adapter(model: LoKrModel, adapter_name: str | None = None) -> Adapter:
-    """An adapter in training (the active one) as an ``Adapter``, under the module names of the wrapped model.
+def to_adapter(model: nn.Module, name: str, tensors: dict[str, Tensor]) -> Adapter:
+    """The adapter ``name`` in the layers of ``model``, under the model's module names.
 
-    Its tensors are the parameters themselves, detached; where those are sharded they are gathered, and every process
-    has to call. Raises LoKrValueError where modules or biases are trained whole, which adapter files do not hold.
+    tensors: the adapter's, by PEFT's keys
+
+    Raises LoKrValueError if modules or biases were trained whole, which adapter files do not hold.
     """
-    name = model.active_adapters[0] if adapter_name is None else adapter_name
-    tensors = model.adapter_state_dict(name)
+    rest = dict(tensors)
     modules: dict[str, LoKrWeights] = {}
-    for path, layer in model.get_base_model().named_modules():
-        if isinstance(layer, LoKrLayer) and name in layer:
-            found = {kind: tensors.pop(f"{PREFIX}{path}.{kind}", None) for kind in layer.adapter_layer_names}
-            modules[path] = _weights(layer, name, {kind: t for kind, t in found.items() if t is not None})
-    if tensors:
+    for path, layer in _layers(model, name):
+        found = {kind: rest.pop(f"{PREFIX}{path}.{kind}", None) for kind in layer.adapter_layer_names}
+        found = {kind: tensor for kind, tensor in found.items() if tensor is not None}
+        modules[path] = layer.shapes[name].weights(found, layer.trained_scaling(name))
+    if rest:
         raise LoKrValueError(
             "Whole modules or biases were trained beside the adapter, and an adapter's file does not hold them",
-            module=next(iter(tensors)).removeprefix(PREFIX),
-            found=f"{len(tensors)} tensors that are no LoKr",
+            module=next(iter(rest)).removeprefix(PREFIX),
+            found=f"{len(rest)} tensors that are not LoKr",
             hint="save_pretrained keeps them, in PEFT's layout",
         )
     return Adapter(modules, producer="lokr_core")
 
 
-def _weights(layer: LoKrLayer, name: str, tensors: Mapping[str, Tensor]) -> LoKrWeights:
-    shapes, scaling = layer.shapes[name], layer.trained_scaling(name)
-    w1, w2 = shapes.factors(tensors)
-    if shapes.swapped:
-        w1, w2 = as_trained(w1, w2)
-    rank = w1.rank if w2.rank is None else w2.rank
-    return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), None if rank is None else scaling * rank)
+def check_described(model: nn.Module, name: str, config: LoKrConfig) -> None:
+    """Raises LoKrValueError if ``config`` does not give the shapes of the adapter's factors: a reader would create
+    others. That may be so for an adapter loaded from another trainer's file."""
+    for path, layer in _layers(model, name):
+        described = AdapterShapes.of(layer.get_base_layer(), config, layer.r[name])
+        if layer.shapes[name] != described:
+            raise LoKrValueError(
+                "PEFT's layout cannot hold the factors that this adapter was loaded with",
+                module=path,
+                expected=described.tensors,
+                found=layer.shapes[name].tensors,
+                hint='save_adapter(model, path, format="kohya") writes them as they are',
+            )
 
 
-def check_described(model: LoKrModel, name: str) -> None:
-    """LoKrValueError where the adapter's configuration does not give the shapes that its factors have, as it may be for
-    one loaded from another trainer's file: a reader of the configuration would make others."""
-    config = model.peft_config[name]
-    for path, layer in model.get_base_model().named_modules():
-        if isinstance(layer, LoKrLayer) and name in layer:
-            described = AdapterShapes.of(layer.get_base_layer(), config, layer.r[name])
-            if layer.shapes[name] != described:
-                raise LoKrValueError(
-                    "PEFT's layout cannot hold the factors that this adapter was loaded with",
-                    module=path,
-                    expected=described.tensors,
-                    found=layer.shapes[name].tensors,
-                    hint='save_adapter(model, path, format="kohya") writes them as they are',
-                )
+def save_folder(model: nn.Module, name: str, config: LoKrConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write the adapter as PEFT does: ``adapter_config.json``, and ``tensors`` as ``adapter_model.safetensors``."""
+    # For each module the rank with which PEFT creates factors of the same form, and the scaling.
+    modules = {
+        path: (_RANK_OF_WHOLE if config.full_matrix else layer.r[name], layer.trained_scaling(name))
+        for path, layer in _layers(model, name)
+    }
+    replace(config, inference_mode=True).save_pretrained(folder, modules)
+    save_tensors(tensors, folder / WEIGHTS_NAME, {"format": "pt"})
+
+
+def _layers(model: nn.Module, name: str) -> Iterator[tuple[str, LoKrLayer]]:
+    """(path, layer) of the layers that have the adapter."""
+    for path, module in model.named_modules():
+        if isinstance(module, LoKrLayer) and name in module:
+            yield path, module

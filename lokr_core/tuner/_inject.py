@@ -1,4 +1,4 @@
-"""Putting an adapter into a model's layers: planned and checked first, then done."""
+"""Adding an adapter to a model's layers: planned and checked first, then done."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LoKrValueError
-from ..peft import LoKrConfig
-from ._folder import PREFIX, adapter_parameters, check_fits
+from ..peft import PREFIX, LoKrConfig, matching_keys, names_module
+from ._all_layers import freeze_all_but, replace_module, wrappers
 from ._kinds import layer_class
 from ._layer import LoKrLayer
 from ._modules_to_save import ModulesToSaveWrapper
+from ._parameters import adapter_parameters, check_fits
 from ._shapes import AdapterShapes
-from ._target_modules import matching_modules, names_module, pattern_matches, pattern_value
+from ._target_modules import matching_modules, resolve_targets
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A module that is to get an adapter, and what its numbers are to be."""
+    """A module that gets an adapter, and the adapter's numbers and shapes."""
 
     module: nn.Module
     r: int
@@ -39,13 +40,15 @@ def inject(
     fp32: bool = False,
     on_meta: bool = False,
 ) -> list[str]:
-    """Add the adapter ``name`` to ``model``, in place; the names of the modules that have it.
+    """Add the adapter ``name`` to ``model``, in place.
 
-    config: with its ``target_modules`` resolved; tensors: the values, by PEFT's keys, read from ``file``
-    fp32: parameters that would be fp16 or bf16 like the base's weights are fp32; on_meta: without memory and values
+    config: its ``target_modules`` are resolved in place
+    tensors: the values, by PEFT's keys, read from ``file``; None: initial values
+    fp32: use fp32 for parameters that would be fp16 or bf16; on_meta: create them on the meta device
 
-    Raises, with the model unchanged: LoKrMatchError where nothing is named or the tensors do not fit, TypeError for
-    a module that cannot have an adapter, LoKrValueError for a name that is taken or is none.
+    The first adapter freezes the model's own parameters. Returns the names of the modules that have it. Raises, with
+    the model unchanged: LoKrMatchError if no module matches or the tensors do not fit, TypeError for a module that
+    cannot have an adapter, LoKrValueError for a name that is taken or has a dot.
     """
     if not name or "." in name:
         raise LoKrValueError(
@@ -53,6 +56,7 @@ def inject(
         )
     if any(isinstance(module, LoKrLayer) and name in module.shapes for module in model.modules()):
         raise LoKrValueError(f"There is an adapter {name!r} already", hint="choose another name, or delete it")
+    config.target_modules = resolve_targets(model, config)
     plan = _plan(model, config, _ranks(tensors or {}))
     saved = _modules_to_save(model, config)
     if tensors is not None:
@@ -60,6 +64,7 @@ def inject(
     if any(target.alpha == 0 for target in plan.values()):
         warnings.warn("alpha is 0: the adapter changes nothing, and its factors get no gradients", stacklevel=4)
 
+    first = not wrappers(model)
     device = torch.device("meta") if on_meta or tensors is not None else None
     for path, target in plan.items():
         layer = target.module
@@ -74,25 +79,24 @@ def inject(
             replace_module(model, path, ModulesToSaveWrapper(module, name).train(module.training))
     if tensors is not None:
         _load(model, name, config, tensors)
+    if first:
+        freeze_all_but(model, adapter_parameters(model, name, config).values())
     return list(plan)
 
 
 def _plan(model: nn.Module, config: LoKrConfig, ranks: Mapping[str, int]) -> dict[str, _Target]:
-    """What is to be adapted, and how. ``ranks``: those that a file's tensors tell, by module."""
+    """The modules to adapt. ``ranks``: of a file's tensors, by module."""
     plan = {}
     for path, module in matching_modules(model, config, config.target_modules).items():
-        r = pattern_value(config.rank_pattern, path, config.r)
-        # PEFT saves patterns sorted, so where several match a file's own rank tells which came first.
-        if ranks.get(path) in [v for pattern, v in config.rank_pattern.items() if pattern_matches(pattern, path)]:
-            r = ranks[path]
-        alpha = pattern_value(config.alpha_pattern, path, config.alpha)
+        r = config.rank_pattern.get(config.rank_key(path, ranks.get(path)), config.r)
+        alpha = next((config.alpha_pattern[key] for key in matching_keys(config.alpha_pattern, path)), config.alpha)
         layer = module.get_base_layer() if isinstance(module, LoKrLayer) else module
         plan[path] = _Target(module, r, alpha, AdapterShapes.of(layer, config, r))
     return plan
 
 
 def _ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The rank of each module that has a low-rank factor, from the axis that has it in either form."""
+    """The rank of each module with a low-rank factor: the first axis of b, in either form."""
     ranks = {}
     for key, tensor in tensors.items():
         path, _, kind = key.removeprefix(PREFIX).rpartition(".")
@@ -102,6 +106,7 @@ def _ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _modules_to_save(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Module]:
+    """The modules of the model that ``modules_to_save`` names, by name."""
     wanted = config.modules_to_save or ()
     inside = tuple(n + "." for n, m in model.named_modules() if isinstance(m, (LoKrLayer, ModulesToSaveWrapper)))
     named = {n: m for n, m in model.named_modules() if n and not n.startswith(inside) and names_module(wanted, n)}
@@ -114,7 +119,7 @@ def _modules_to_save(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Modul
 def _expected(
     model: nn.Module, plan: Mapping[str, _Target], saved: Mapping[str, nn.Module], config: LoKrConfig
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor that a file of such an adapter holds, by its key."""
+    """The shape of each tensor in a file of such an adapter, by key."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path, target in plan.items():
         shapes |= {f"{path}.{kind}": shape for kind, shape in target.shapes.tensors.items()}
@@ -145,9 +150,3 @@ def _load(model: nn.Module, name: str, config: LoKrConfig, tensors: Mapping[str,
     for key, tensor in adapter_parameters(model, name, config).items():
         if key.rpartition(".")[2] not in LoKrLayer.adapter_layer_names:
             tensor.copy_(tensors[key])
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put ``module`` into the place of the one at ``path``."""
-    parent, _, child = path.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -15,7 +15,7 @@ from .._layers import convolution, kernel_axes, untouched
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
 from ..kronecker import CONV, Factor, add_dora_, add_kron_, is_compiling
-from ..peft import LoKrConfig, as_trained
+from ..peft import LoKrConfig
 from ._dora import trainable_dora_ratio
 from ._function import add_kron, as_computed
 from ._shapes import AdapterShapes
@@ -251,13 +251,9 @@ class LoKrLayer(nn.Module):
     def lokr_weights(self, adapter_name: str) -> LoKrWeights:
         """The adapter as the engines and the formats of this library take it, detached, in W1 ⊗ W2's order."""
         tensors = {name: tensor.detach() for name, tensor in self._tensors(adapter_name).items()}
-        w1, w2 = self.shapes[adapter_name].factors(tensors)
-        if self.shapes[adapter_name].swapped:
-            w1, w2 = as_trained(w1, w2)
-        scale = self.dora_scale[adapter_name].detach() if adapter_name in self.dora else None
-        scaling = self.scaling[adapter_name]
-        rank = w1.rank if w2.rank is None else w2.rank
-        return LoKrWeights(w1, w2, scaling, scale, None if rank is None else scaling * rank)
+        if adapter_name in self.dora:
+            tensors["dora_scale"] = self.dora_scale[adapter_name].detach()
+        return self.shapes[adapter_name].weights(tensors, self.scaling[adapter_name])
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """dW = scaling * (W1 ⊗ W2), of the base weight's shape, built whole and differentiable.

@@ -1,4 +1,4 @@
-"""From any trainer's file to a ``LoKrModel`` that goes on training."""
+"""From any trainer's file to a ``LoKrModel`` that continues the training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..adapter import Adapter, LoKrWeights
-from ..errors import LoKrError, LoKrValueError
+from ..errors import LoKrValueError, blame
 from ..formats import SPELLINGS, load_adapter, peft_layout, rename
 from ..matching import Target
 from ..peft import LoKrConfig
@@ -26,31 +26,29 @@ def load_lokr_model(
     is_trainable: bool = True,
     **fields,
 ) -> LoKrModel:
-    """``model`` with an adapter of any trainer in its layers, to go on training from where that stopped.
+    """``model`` with an adapter of any trainer in its layers, to continue its training.
 
     adapter: an ``Adapter`` or a file of PEFT, LyCORIS, kohya, ComfyUI and so on; its names are looked up in the model
-    fields: of ``LoKrConfig``, such as ``rank_dropout``, that a file does not tell and that do not change its tensors
+    fields: of ``LoKrConfig``, such as ``rank_dropout``, that files do not hold and that do not change the tensors
 
-    Parameters keep the file's forms and are fp32 at least; the model computes what its trainer's did. An update of a
+    Parameters keep the file's forms and are at least fp32; the model computes what its trainer's did. An update of a
     fused weight that the model has in parts is cut into updates of the parts.
 
-    Raises LoKrMatchError where a module has no place in the model, LoKrValueError for a file with more than LoKr in it.
+    Raises LoKrMatchError if a module does not belong to the model, LoKrValueError if the file holds more than LoKr.
     """
     adapter = adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
-    if adapter.foreign.tensors:
-        module, kind = next(iter(adapter.other_kinds.items()))
+    foreign = adapter.foreign
+    if foreign.tensors:
+        module, each = next(iter(foreign.modules.items()))
         raise LoKrValueError(
             "The file holds more than LoKr, which would be lost in training",
             file=adapter.path,
             module=module,
-            found=f"{kind}, {len(adapter.foreign.tensors)} tensors in all",
+            found=f"{each.kind}, {len(foreign.tensors)} tensors in all",
             hint="merge that part into the model first, or take it out of the file",
         )
-    try:
+    with blame(file=adapter.path):
         renamed, _ = rename(adapter, SPELLINGS["peft"], Target.of(dict(model.named_parameters())))
-    except LoKrError as error:
-        error.file = error.file or adapter.path
-        raise
     updates = {module.path: module.weights for module in renamed.values()}
     config = _config(updates, is_trainable, fields)
     wrapped = LoKrModel(model, config, adapter_name, autocast_adapter_dtype=True)
@@ -62,7 +60,7 @@ def load_lokr_model(
 
 
 def _config(updates: Mapping[str, LoKrWeights], is_trainable: bool, fields: Mapping[str, object]) -> LoKrConfig:
-    """A configuration that names the modules, and PEFT's own where it has one for these updates."""
+    """A configuration for these updates: PEFT's if its layout can hold them, else one that names their modules."""
     try:
         _, entries = peft_layout(updates, updates)
     except LoKrValueError:
@@ -73,22 +71,17 @@ def _config(updates: Mapping[str, LoKrWeights], is_trainable: bool, fields: Mapp
 
 @torch.no_grad()
 def _install(layer: LoKrLayer, name: str, weights: LoKrWeights, config: LoKrConfig) -> None:
-    """Put the update into the layer in the form that it has, in place of what the configuration made."""
-    w1, w2 = weights.w1, weights.w2
-    (l, m), (k, n, *kernel) = w1.shape, w2.shape
-    tensors = {"dora_scale": weights.dora_scale}
-    for kind, factor in (("lokr_w1", w1), ("lokr_w2", w2)):
-        tensors |= {kind: factor.whole, f"{kind}_a": factor.a, f"{kind}_b": factor.b}
-    if w2.b is not None and w2.t is None:
-        tensors["lokr_w2_b"] = w2.b.flatten(1)
-    shapes = AdapterShapes(l, k, m, n, tuple(kernel), w1.rank, w2.rank, tucker=w2.t is not None)
+    """Replace the parameters that the configuration gave the layer by the update, in the form that it has."""
+    (l, m), (k, n, *kernel) = weights.w1.shape, weights.w2.shape
+    shapes = AdapterShapes(l, k, m, n, tuple(kernel), weights.w1.rank, weights.w2.rank, tucker=weights.is_tucker)
     described = AdapterShapes.of(layer.get_base_layer(), config, layer.r[name])
     if described == replace(shapes, tucker_tail=described.tucker_tail):
         shapes = described
-    else:  # the configuration has no such form, and ``save_pretrained`` will say so
+    else:  # the configuration cannot describe this form, and ``save_pretrained`` will say so
         layer.r[name] = weights.rank or 1
-    if w2.t is not None:
-        tensors["lokr_t2"] = w2.t.unsqueeze(-1) if shapes.tucker_tail else w2.t
+    tensors = weights.tensors
+    if shapes.tucker and shapes.tucker_tail:
+        tensors["lokr_t2"] = tensors["lokr_t2"].unsqueeze(-1)
     for kind in layer.adapter_layer_names:
         parameters, tensor = getattr(layer, kind), tensors.get(kind)
         if name in parameters:

@@ -11,9 +11,9 @@ from ..errors import LoKrValueError
 
 
 class ModulesToSaveWrapper(nn.Module):
-    """Wraps a module of the model; each adapter trains a copy of its own, the original stays as it is.
+    """Wraps a module of the model; each adapter trains a copy of it, and the original stays as it is.
 
-    The names are PEFT's (``utils/other.py``), so its state dict's keys are too.
+    Attributes are PEFT's (``utils/other.py``), so that the keys of the state dict are too.
     """
 
     def __init__(self, original_module: nn.Module, adapter_name: str):
@@ -25,7 +25,7 @@ class ModulesToSaveWrapper(nn.Module):
         self.update(adapter_name)
 
     def update(self, adapter_name: str) -> None:
-        """A copy for one more adapter."""
+        """Add a copy for an adapter."""
         self.modules_to_save[adapter_name] = copy.deepcopy(self.original_module)
         self.original_module.requires_grad_(False)
 
@@ -33,7 +33,7 @@ class ModulesToSaveWrapper(nn.Module):
         return adapter_name in self.modules_to_save
 
     def set_adapter(self, adapter_names: Sequence[str], inference_mode: bool = False) -> None:
-        """Use the copy of the one of these adapters that has one; LoKrValueError where several have."""
+        """Use the copy of these adapters. Raises LoKrValueError if several have one."""
         present = [name for name in adapter_names if name in self.modules_to_save]
         if len(present) > 1:
             raise LoKrValueError("Several active adapters train the same module whole", found=", ".join(present))
@@ -42,7 +42,7 @@ class ModulesToSaveWrapper(nn.Module):
             module.requires_grad_(name == self._active and not inference_mode)
 
     def enable_adapters(self, enabled: bool) -> None:
-        """Use the active adapter's copy, or the original."""
+        """Use the active adapter's copy; False: the original."""
         self._disabled = not enabled
         for name, module in self.modules_to_save.items():
             module.requires_grad_(enabled and name == self._active)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from .._layers import kernel_axes, shape_of
-from ..kronecker import Factor, factorization, kron
-from ..peft import LoKrConfig
-
-WHOLE = 1 << 20
-"""A rank at which PEFT leaves both factors of any layer whole."""
+from ..adapter import LoKrWeights
+from ..kronecker import Factor, factorization, kron, rank_of
+from ..peft import LoKrConfig, as_trained, is_whole, reversed_kron
 
 
 @dataclass(frozen=True)
 class AdapterShapes:
     """The factors of one layer's dW, as PEFT's ``tuners/lokr/layer.py`` and LyCORIS' ``modules/lokr.py`` lay them out.
 
-    out = l * k, columns = m * n; W1 (l, m), W2 (k, n, *kernel). ``r1``, ``r2``: the factors' ranks, None for a whole
-    one. ``swapped``: dW is W2 ⊗ W1, PEFT's product for a Conv1d whose W2 is whole. ``tucker_tail``: the 1 that PEFT
-    puts behind the kernel of a Conv1d's Tucker core.
+    l, k, m, n, kernel: out = l · k, columns = m · n; W1 (l, m), W2 (k, n, *kernel)
+    r1, r2: the factors' ranks, None if whole; tucker: whether W2 is in Tucker form
+    swapped: whether dW is W2 ⊗ W1, PEFT's product for a Conv1d with a whole W2
+    tucker_tail: whether the core of W2 has a last axis of 1, as PEFT's of a Conv1d
     """
 
     l: int
@@ -39,14 +37,18 @@ class AdapterShapes:
 
     @classmethod
     def of(cls, layer: nn.Module, config: LoKrConfig, r: int) -> AdapterShapes:
-        """For a Linear or a convolution with rank ``r``."""
+        """For a Linear or a convolution, with rank ``r``.
+
+        >>> AdapterShapes.of(nn.Linear(6, 4), LoKrConfig(), 1).tensors
+        {'lokr_w1': (2, 2), 'lokr_w2_a': (2, 1), 'lokr_w2_b': (1, 3)}
+        """
         out, columns, *kernel = shape_of(layer)
         l, k = factorization(out, config.decompose_factor, config.order)
         m, n = factorization(columns, config.decompose_factor, config.order)
         if config.unbalanced:
             l, k = k, l
-        whole1 = config.full_matrix or not (config.decompose_both and r < max(l, m) / 2)
-        whole2 = config.full_matrix or r >= max(k, n) / 2
+        whole1 = config.full_matrix or not config.decompose_both or is_whole(r, (l, m))
+        whole2 = config.full_matrix or is_whole(r, (k, n))
         effective = config.use_effective_conv or (config.use_effective_conv2d and len(kernel) < 3)
         conv1d, peft = kernel_axes(layer) == 1, config.order == "peft"
         return cls(
@@ -77,23 +79,25 @@ class AdapterShapes:
         return shapes
 
     def factors(self, tensors: Mapping[str, Tensor]) -> tuple[Factor, Factor]:
-        """W1 and W2 of the tensors by name, with W2's kernel axes; views, so that gradients reach the tensors."""
-        if self.r1 is None:
-            w1 = Factor(whole=tensors["lokr_w1"])
-        else:
-            w1 = Factor(a=tensors["lokr_w1_a"], b=tensors["lokr_w1_b"])
-        if self.r2 is None:
-            return w1, Factor(whole=tensors["lokr_w2"])
-        a, b = tensors["lokr_w2_a"], tensors["lokr_w2_b"]
-        if self.tucker:
-            t = tensors["lokr_t2"]
-            return w1, Factor(a=a, b=b, t=t.squeeze(-1) if self.tucker_tail else t)
-        return w1, Factor(a=a, b=b.unflatten(1, (self.n, *self.kernel)) if self.kernel else b)
+        """W1 (l, m) and W2 (k, n, *kernel) of the tensors by name; views, so gradients reach the tensors."""
+        w1, w2 = Factor.from_tensors(tensors, "lokr_w1"), Factor.from_tensors(tensors, "lokr_w2")
+        if self.tucker and self.tucker_tail:
+            return w1, replace(w2, t=w2.t.squeeze(-1))
+        if self.r2 is not None and not self.tucker and self.kernel:
+            return w1, replace(w2, b=w2.b.unflatten(1, (self.n, *self.kernel)))
+        return w1, w2
+
+    def weights(self, tensors: Mapping[str, Tensor], scaling: float) -> LoKrWeights:
+        """The layer's update for the engines and formats of this library, as the usual product W1 ⊗ W2.
+
+        tensors: by name, ``dora_scale`` among them with DoRA
+        """
+        w1, w2 = self.factors(tensors)
+        if self.swapped:
+            w1, w2 = as_trained(w1, w2)
+        rank = rank_of(w1, w2)
+        return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), None if rank is None else scaling * rank)
 
     def delta(self, w1: Factor, w2: Factor) -> Tensor:
         """dW / scaling, (out, columns, *kernel), built whole and differentiable."""
-        first, second = w1.materialize(), w2.materialize()
-        if not self.swapped:
-            return kron(first, second)
-        product = torch.einsum("knx,lm->klnmx", second, first)
-        return product.reshape(self.k * self.l, self.n * self.m, *self.kernel)
+        return (reversed_kron if self.swapped else kron)(w1.materialize(), w2.materialize())

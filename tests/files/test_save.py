@@ -13,6 +13,7 @@ import torch
 from lokr_core import Adapter, Factor, LoKrValueError, LoKrWeights, load_adapter, save_adapter
 from lokr_core import _files as files_module
 from lokr_core._files import read_header, replacing, save_tensors
+from lokr_core.adapter import Foreign
 
 LINEAR, CONV = (8, 6), (8, 6, 3, 3)
 
@@ -115,7 +116,7 @@ def test_everything_else_is_kept(path):
     w1, w2, _ = factors("low-rank")
     other = {"b.w_norm": torch.randn(3), "b.i": torch.arange(3), "c": torch.randn(2).half(), "d": torch.zeros(0, 2)}
     names = ["lora_unet_a", "x.y.0"]
-    adapter = Adapter({name: LoKrWeights(w1, w2) for name in names}, other=other, metadata={"a": "1", "b": "2"})
+    adapter = Adapter({name: LoKrWeights(w1, w2) for name in names}, foreign=Foreign(other), metadata={"a": "1", "b": "2"})
     found = again(adapter, path, metadata={"b": "3", "c": "4"})
     assert list(found) == names, "one tensor in two modules is stored for both"
     assert found.other.keys() == other.keys()
@@ -127,7 +128,7 @@ def test_everything_else_is_kept(path):
 def test_dtype_is_for_all_but_alphas_and_integers(path, dtype):
     w1, w2, _ = factors("low-rank")
     weights = LoKrWeights(w1, w2, 0.05, torch.rand(8, 1), alpha=0.1)
-    adapter = Adapter({"layer": weights}, other={"x": torch.ones(2), "i": torch.arange(2)})
+    adapter = Adapter({"layer": weights}, foreign=Foreign({"x": torch.ones(2), "i": torch.arange(2)}))
     again(adapter, path, dtype=dtype)
     stored = {key: info.dtype for key, info in read_header(path).tensors.items()}
     assert stored.pop("i") == torch.int64 and stored.pop("layer.alpha") in (torch.float32, torch.float64)

@@ -119,7 +119,7 @@ def one(weights: LoKrWeights, name: str = "base_model.model.layer", **fields) ->
     [
         (lokr((8, 12), dora_scale=torch.ones(8, 1)), "PEFT's LoKr has no DoRA"),
         (LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(4, 4, 1, 3, 3))), "PEFT's LoKr has no Conv3d"),
-        (LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(4, 4, 3))), "factors of a Conv1d the other way round"),
+        (LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(4, 4, 3))), "factors of a Conv1d in reverse"),
         (LoKrWeights(Factor(torch.ones(2, 16)), Factor(torch.ones(16, 2))), "one decompose_factor for all modules"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lokr_core import LoKrConfig, LoKrFileError, LoKrLayer, LoKrMatchError, LoKrModel, LoKrValueError, get_lokr_model
+from lokr_core.peft import TARGETS_BY_MODEL_TYPE
 
 peft = pytest.importorskip("peft", reason="NO PEFT HERE: nothing is compared with it")
 
@@ -82,10 +83,8 @@ def test_the_same_layers_are_adapted_and_the_same_parameters_trained(name):
 
 
 def test_a_default_for_a_models_architecture_is_pefts():
-    from lokr_core.tuner._target_modules import _BY_MODEL_TYPE
-
     theirs = peft.utils.TRANSFORMERS_MODELS_TO_LOKR_TARGET_MODULES_MAPPING
-    assert {kind: set(theirs[kind]) for kind in _BY_MODEL_TYPE} == _BY_MODEL_TYPE
+    assert {kind: set(theirs[kind]) for kind in TARGETS_BY_MODEL_TYPE} == TARGETS_BY_MODEL_TYPE
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
@@ -184,6 +183,21 @@ def test_adapters_come_go_and_change():
         model.set_adapter("b")
     assert torch.equal(model.unload()(X), plain)
     assert adapted(base) == set()
+
+
+def test_layers_that_were_switched_off_are_used_and_trained_again():
+    base = net()
+    plain = base(X)
+    model = LoKrModel(base, LoKrConfig(r=2, init_weights=False, target_modules=["to_q"], modules_to_save=["head"]))
+    theirs = peft.LoKrModel(net(), peft.LoKrConfig(r=2, target_modules=["to_q"], init_weights=False), "default")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    live = model(X)
+    for each in (model, theirs):
+        each.disable_adapter_layers()
+        assert torch.equal(each(X), plain) and not any(p.requires_grad for p in each.parameters())
+        each.enable_adapter_layers()
+    assert torch.equal(model(X), live)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
 
 
 def test_several_adapters_are_saved_in_folders_of_their_names(tmp_path):

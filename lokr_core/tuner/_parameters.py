@@ -1,25 +1,19 @@
-"""An adapter of a model as named tensors, in PEFT's layout: ``adapter_model.safetensors``."""
+"""The parameters of a model that belong to an adapter, under PEFT's keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from .._files import load_tensors
-from ..errors import LoKrFileError, LoKrMatchError
-from ..peft import LoKrConfig
+from ..errors import LoKrMatchError
+from ..peft import PREFIX, LoKrConfig
 from ._layer import LoKrLayer
 from ._modules_to_save import ModulesToSaveWrapper
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""What PEFT's keys begin with: its own wrappers around the model."""
-
 
 def adapter_parameters(model: nn.Module, adapter_name: str, config: LoKrConfig) -> dict[str, Tensor]:
-    """What is saved of an adapter: PEFT's key (without the adapter's name) -> the parameter itself."""
+    """What is saved of an adapter: PEFT's key, without the adapter's name -> the parameter itself."""
     found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, LoKrLayer) and adapter_name in module.shapes:
@@ -37,23 +31,27 @@ def adapter_parameters(model: nn.Module, adapter_name: str, config: LoKrConfig) 
     return found
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder's ``adapter_model.safetensors``. Raises LoKrFileError where it has none."""
-    path = folder / WEIGHTS_NAME
-    if not path.is_file():
-        pickled = (folder / "adapter_model.bin").is_file()
-        raise LoKrFileError(
-            "There are no adapter weights in this folder",
-            file=folder,
-            expected=WEIGHTS_NAME,
-            found="adapter_model.bin, a pickle" if pickled else "no such file",
-            hint="save it again with safe_serialization=True" if pickled else "give the folder of save_pretrained",
-        )
-    return load_tensors(path)[0]
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors detached, and whole where they are sharded (every process has to call)."""
+    detached = {key: tensor.detach() for key, tensor in tensors.items()}
+    return {key: t.full_tensor() if hasattr(t, "full_tensor") else t for key, t in detached.items()}
+
+
+def train_biases(model: nn.Module, configs: Iterable[LoKrConfig]) -> None:
+    """Train the biases of the base that the first of ``configs`` with a ``bias`` names."""
+    kind = next((config.bias for config in configs if config.bias != "none"), None)
+    if kind is None:
+        return
+    layers = {path for path, module in model.named_modules() if isinstance(module, LoKrLayer)}
+    for name, parameter in model.named_parameters():
+        path, _, last = name.rpartition(".")
+        named = kind == "all" or path.removesuffix(".base_layer") in layers
+        if last == "bias" and named and "modules_to_save" not in path and "original_module" not in path:
+            parameter.requires_grad_(True)
 
 
 def check_fits(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], file: object) -> None:
-    """LoKrMatchError where names or shapes of a file's tensors are not those that the model's adapter would have."""
+    """Raises LoKrMatchError if names or shapes of a file's tensors differ from those that an adapter would have."""
     missing, strange = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     wrong = [key for key in sorted(set(expected) & set(tensors)) if tuple(tensors[key].shape) != expected[key]]
     if not (missing or strange or wrong):

@@ -1,0 +1,82 @@
+"""All adapter layers of a model at once: switched on and off, merged, replaced by the base's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from ..display import progress_bar
+from ._layer import LoKrLayer
+from ._modules_to_save import ModulesToSaveWrapper
+
+_WRAPPERS = (LoKrLayer, ModulesToSaveWrapper)
+
+
+def lokr_layers(model: nn.Module) -> list[LoKrLayer]:
+    """The layers with LoKr adapters."""
+    return [module for module in model.modules() if isinstance(module, LoKrLayer)]
+
+
+def wrappers(model: nn.Module) -> list[LoKrLayer | ModulesToSaveWrapper]:
+    """The layers with LoKr adapters and the modules that are trained whole."""
+    return [module for module in model.modules() if isinstance(module, _WRAPPERS)]
+
+
+def freeze_all_but(model: nn.Module, trained: Iterable[Tensor]) -> None:
+    """Freeze all parameters but ``trained``, which stay as they are."""
+    kept = set(map(id, trained))
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in kept and parameter.requires_grad)
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards, restore what is switched on, and which parameters are trained."""
+    switches = [(module, module.disable_adapters) for module in wrappers(model)]
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, was_disabled in switches:
+            module.enable_adapters(not was_disabled)
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+
+
+def merge_layers(model: nn.Module, adapter_names: Sequence[str] | None, safe_merge: bool) -> None:
+    """Merge adapters into the weights of all layers. If a layer raises, those merged before it are restored."""
+    merged: list[LoKrLayer] = []
+    try:
+        for layer in lokr_layers(model):
+            before = layer.merged
+            layer.merge(safe_merge, adapter_names)
+            if layer.merged and not before:
+                merged.append(layer)
+    except BaseException:
+        for layer in merged:
+            layer.unmerge()
+        raise
+
+
+def take_out(model: nn.Module, adapter_names: Sequence[str] | None, show_progress: bool = False) -> nn.Module:
+    """``model`` with the layers replaced by their base layers, after merging the adapters; None: merge nothing."""
+    found = [(path, module) for path, module in model.named_modules() if isinstance(module, _WRAPPERS)]
+    with progress_bar("merging", " layers") as show:
+        for done, (path, module) in enumerate(found, 1):
+            if isinstance(module, ModulesToSaveWrapper):
+                replace_module(model, path, module.original_module if adapter_names is None else module.current)
+                continue
+            if adapter_names is not None:
+                module.merge(adapter_names=[name for name in adapter_names if name not in module.merged_adapters])
+            replace_module(model, path, module.base_layer)
+            if show_progress:
+                show(done, len(found))
+    return model
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at ``path``."""
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
