@@ -84,6 +84,12 @@ def with_input(x: Tensor, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return args, {**kwargs, first: x}
 
 
+def dequantized(weight: Tensor) -> Tensor:
+    """The numbers that a weight stands for: a quantised tensor class dequantises itself, all others are returned."""
+    is_plain = type(weight) in (Tensor, nn.Parameter) or not hasattr(weight, "dequantize")
+    return weight if is_plain else weight.dequantize()
+
+
 def base_weight(module: nn.Module, parameter: str, weight_of: WeightOf | None) -> Tensor:
     """The numbers of the base weight, dequantised, in the shape that the layer's attributes tell.
 
@@ -92,8 +98,7 @@ def base_weight(module: nn.Module, parameter: str, weight_of: WeightOf | None) -
     weight = weight_of(module) if weight_of is not None else None
     if weight is None:
         weight = getattr(module, parameter, None)
-        if weight is not None and hasattr(weight, "dequantize") and type(weight) not in (Tensor, nn.Parameter):
-            weight = weight.dequantize()
+        weight = None if weight is None else dequantized(weight)
     shape = shape_of(module) if parameter == "weight" else None
     found = "no weight" if weight is None else f"{tuple(weight.shape)} {weight.dtype} on {weight.device}"
     usable = weight is not None and weight.is_floating_point() and not weight.is_meta

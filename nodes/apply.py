@@ -1,23 +1,26 @@
-"""An adapter onto a MODEL and a CLIP, merged or live."""
+"""An adapter onto a MODEL and a CLIP: merged, as patches that ComfyUI adds to the weights, or live, by hooks."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import comfy.lora
+import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import PatcherInjection
+from comfy.weight_adapter import WeightAdapterBase
 
-from ..lokr_core.adapter import Adapter, check_strength
-from ..lokr_core.errors import LoKrMatchError
-from ..lokr_core.matching import Report
-from .bridge import Plan, patches_of, plan_of
-from .live import Live, seat_for
-from .loaded import remember
+from ..lokr_core.adapter import Adapter, LoKrWeights, check_strength
+from ..lokr_core.errors import LoKrShapeError
+from ..lokr_core.kronecker import Factor
+from ..lokr_core.live import unsupported
+from ..lokr_core.matching import Match, Report, Target
+from .bridge import Plan, plan_of
+from .live import Live
+from .loaded import Loaded, remember
 from .mode import LIVE, MERGE, How, choose
-
-__all__ = ["apply_adapter"]
 
 
 def apply_adapter(
@@ -30,78 +33,144 @@ def apply_adapter(
 ):
     """Clones of ``model`` and ``clip`` with ``adapter`` in force, and the report: (model, clip, report).
 
-    Either may be None. A strength of 0 leaves its part as it is. Blocks and schedules are the model's alone. Raises
-    LoKrMatchError where nothing matches, LoKrValueError for blocks that the model has not.
+    Either may be None. A strength of 0 leaves its part as it is. Blocks and schedules act on the model only. Raises
+    LoKrMatchError if nothing matches, LoKrValueError if ``how`` names blocks that the model does not have.
     """
     how = how or How(MERGE)
     reports, modes = [], {}
     if model is not None:
         plan = plan_of(adapter, model.model, comfy.lora.model_lora_keys_unet)
-        model, modes["model"] = _apply(model, model, plan, strength_model, how)
+        model, modes["model"] = _apply(model, plan, strength_model, how)
         reports.append(plan.report)
     if clip is not None:
         plan = plan_of(adapter, clip.cond_stage_model, comfy.lora.model_lora_keys_clip)
-        clip, modes["clip"] = _apply(clip, clip.patcher, plan, strength_clip, replace(how, blocks=None, schedule=None))
+        clip, modes["clip"] = _apply(clip, plan, strength_clip, replace(how, blocks=None, schedule=None))
         reports.append(plan.report)
     report = Report.merged(adapter, reports)
     report.raise_if_nothing_matched()
-    notes = [f"{part}: {note}" for part, said in modes.items() for note in said]
-    report.notes += notes if len(set(map(tuple, modes.values()))) > 1 else next(iter(modes.values()), [])
+    report.modes = modes
     return model, clip, report
 
 
-def _apply(owner, patcher: ModelPatcher, plan: Plan, strength: float, how: How) -> tuple[object, list[str]]:
-    """A clone of ``owner``, a MODEL or a CLIP that holds ``patcher``, with the plan in force, and what to say of it."""
-    strength = check_strength(strength)
-    factor_of = _one
-    if how.blocks is not None:
-        modules = (name.rpartition(".")[0] for name in plan.target.shapes)
-        factor_of = how.blocks.over(dict.fromkeys(modules))
+def _apply(owner, plan: Plan, strength: float, how: How) -> tuple[object, tuple[str, str]]:
+    """A clone of ``owner``, a MODEL or a CLIP, with the plan in force, and its entry of ``Report.modes``."""
+    strength, factor_of = check_strength(strength), _factors(plan.target, how)
     if not plan.matches and not plan.handed:
-        return owner, []
+        return owner, ("", "")
     if strength == 0:
-        return owner, ["strength 0: not applied"]
-    mode, why = choose(how, patcher)
-    notes = [f"{mode}: {why}"]
+        return owner, ("", "strength 0: not applied")
     owner = owner.clone()
-    patcher = owner.patcher if patcher is not owner and hasattr(owner, "patcher") else owner
-    merged = plan.matches
-    if mode == LIVE and plan.matches:
-        followed = _put_live(patcher, plan, strength, factor_of, how)
-        merged = [match for match in plan.matches if (match.module, match.kind) not in followed]
-        if merged:
-            notes.append(f"{len(merged)} modules are merged all the same, since live can't follow their layers")
-    _merge(patcher, patches_of(merged, plan.target), strength, factor_of)
-    _merge(patcher, [plan.handed], strength, factor_of)
-    remember(patcher, plan, strength, factor_of, how.schedule is not None)
+    patcher = owner if isinstance(owner, ModelPatcher) else owner.patcher
+    mode, why = choose(how, patcher)
+    # Live first: what it does not support is merged.
+    refused = unsupported(patcher.model, plan.matches) if mode == LIVE else {match.module for match in plan.matches}
+    merged = [match for match in plan.matches if match.module in refused]
+    if len(merged) < len(plan.matches):
+        live = Live(plan.adapter, plan.target, strength, factor_of, how.schedule)
+        live.listen(patcher)
+        # A clone of an injected patcher inherits is_injected, which is not true of this injection.
+        patcher.is_injected = False
+        patcher.set_injections(live.key, [PatcherInjection(inject=live.inject, eject=live.eject)])
+    if mode == LIVE and merged:
+        why += f"; {len(merged)} modules are merged all the same, since live mode does not support their layers"
+    for patches, factor in _by_factor([*patches_of(merged, plan.target), plan.handed], factor_of):
+        patcher.add_patches(patches, strength * factor)
     if how.schedule is not None and plan.handed:
-        notes.append("the schedule does not reach what was handed to ComfyUI's own loader")
-    return owner, notes
+        why += "; the schedule does not reach what was handed to ComfyUI's own loader"
+    strengths = plan.strengths(strength, factor_of)
+    remember(patcher, Loaded(plan.adapter, strengths, len(plan.handed), how.schedule is not None))
+    return owner, (mode, why)
 
 
-def _put_live(
-    patcher: ModelPatcher, plan: Plan, strength: float, factor_of: Callable, how: How
-) -> set[tuple[str, str]]:
-    """Put the plan's matches on ``patcher``, live; (module, kind) of all that live can follow."""
-    try:
-        report = seat_for(patcher.model, plan.adapter, plan.target).handle.report
-    except LoKrMatchError:
-        return set()
-    Live(plan.adapter, plan.target, strength, factor_of, how.schedule).put_on(patcher)
-    return {(entry.module, entry.kind) for entry in report.applied}
+def _factors(target: Target, how: How) -> Callable[[str], float]:
+    """A function from a module of the target to the factor that ``how.blocks`` gives it."""
+    if how.blocks is None:
+        return lambda module: 1.0
+    return how.blocks.over(dict.fromkeys(name.rpartition(".")[0] for name in target.shapes))
 
 
-def _merge(patcher: ModelPatcher, layers: list[dict], strength: float, factor_of: Callable[[str], float]) -> None:
-    """Add patches, each at its module's own strength. None are no change: ComfyUI would load the model anew for it."""
+def patches_of(matches: list[Match], target: Target) -> list[dict]:
+    """ComfyUI's key -> patch; a second dict holds what a second module adds to the same rows, and so on."""
+    layers: list[dict] = []
+    for match in matches:
+        for start, update in match.pieces:
+            rows = (0, start, update.shape[0])
+            key = match.weight if rows[2] == target.shapes[match.weight][0] else (match.weight, rows)
+            layer = next((layer for layer in layers if key not in layer), None)
+            if layer is None:
+                layers.append(layer := {})
+            layer[key] = LoKrPatch.of(match.module, update)
+    return layers
+
+
+def _by_factor(layers: list[dict], factor_of: Callable[[str], float]) -> Iterator[tuple[dict, float]]:
+    """The patches as (patches of one factor, the factor). Nothing for a factor of 0 and for an empty dict, since
+    ``add_patches`` makes ComfyUI load the model anew."""
     for layer in layers:
         by_factor: dict[float, dict] = defaultdict(dict)
         for key, patch in layer.items():
             name = key if isinstance(key, str) else key[0]
             by_factor[factor_of(name.rpartition(".")[0])][key] = patch
-        for factor, patches in by_factor.items():
-            if factor:
-                patcher.add_patches(patches, strength * factor)
+        yield from ((patches, factor) for factor, patches in by_factor.items() if factor)
 
 
-def _one(module: str) -> float:
-    return 1.0
+class LoKrPatch(WeightAdapterBase):
+    """One module's update, added into the copy of a weight that ComfyUI is about to use.
+
+    ComfyUI moves a patch by rebuilding it as ``type(self)(self.loaded_keys, weights)`` with every tensor inside
+    ``weights`` (nested tuples) replaced, so these two are all the state it has.
+    """
+
+    name = "lokr"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple):
+        self.loaded_keys = loaded_keys
+        self.weights = weights
+
+    @classmethod
+    def of(cls, module: str, lokr: LoKrWeights) -> LoKrPatch:
+        w1, w2 = ((f.whole, f.a, f.b, f.t) for f in (lokr.w1, lokr.w2))
+        return cls({module}, (w1, w2, lokr.dora_scale, lokr.scaling))
+
+    @property
+    def lokr(self) -> LoKrWeights:
+        w1, w2, dora_scale, scaling = self.weights
+        return LoKrWeights(Factor(*w1), Factor(*w2), scaling, dora_scale)
+
+    def calculate_weight(
+        self,
+        weight,
+        key,
+        strength,
+        strength_model,
+        offset,
+        function,
+        intermediate_dtype=torch.float32,
+        original_weight=None,
+    ):
+        """ComfyUI's call: ``weight`` is its own copy (or the slice of it that ``offset`` names), changed in place."""
+        order = _row_order(function, weight.shape[0])
+        view = weight.unsqueeze(1) if weight.ndim == 1 else weight  # a bias or a norm: updates have two axes
+        if order is None:
+            self.lokr.add_to_(view, strength)
+            return weight
+        order = order.to(weight.device)
+        own = torch.empty_like(view)
+        own[order] = view
+        view.copy_(self.lokr.add_to_(own, strength)[order])
+        return weight
+
+
+def _row_order(function: Callable, rows: int) -> torch.Tensor | None:
+    """For each row of the host's weight, the row of the update that it takes; None if all stay in place.
+
+    A key of ComfyUI's may carry a function that brings an update into the order of its own weight, as for the halves
+    of ``norm_out.linear``. Applied to the numbers of the rows, it shows where each row goes.
+    """
+    numbers = torch.arange(rows)
+    order = function(numbers.unsqueeze(1)).flatten()
+    if torch.equal(order, numbers):
+        return None
+    if not torch.equal(order.sort().values, numbers):
+        raise LoKrShapeError("ComfyUI maps this weight by more than an order of rows", found=function)
+    return order

@@ -8,8 +8,6 @@ from ..lokr_core.errors import LoKrError
 from ..lokr_core.strengths import PRESETS, BlockStrengths
 from .inputs import CATEGORY, Blocks
 
-__all__ = ["LoKrBlockStrengths"]
-
 
 class LoKrBlockStrengths(io.ComfyNode):
     @classmethod

@@ -1,4 +1,4 @@
-"""ComfyUI's model and clip <-> lokr_core's target: names in, patches out."""
+"""ComfyUI's names of a model's weights <-> lokr_core's target, and what an adapter does to the model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ import comfy.lora_convert
 from comfy.utils import swap_scale_shift
 
 from ..lokr_core.adapter import Adapter
-from ..lokr_core.matching import Match, Report, Target, other_places, resolve, weight_name
+from ..lokr_core.matching import Match, Report, Target, foreign_places, resolve, weight_name
 from ..lokr_core.names import Slot
-from .patch import LoKrPatch
-
-__all__ = ["Plan", "patches_of", "plan_of", "target_of"]
-
 
 _targets: WeakKeyDictionary = WeakKeyDictionary()
 
@@ -32,16 +28,26 @@ def target_of(module, keys: dict) -> Target:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What an adapter does to a model: lokr_core's matches, and patches of what ComfyUI's own loader alone can read.
+    """What an adapter does to a model.
 
-    ``report`` is on all of the file.
+    matches: what lokr_core applies; handed: patches that ComfyUI's own loader made of the rest, by its keys
+    foreign: where modules that are not LoKr belong, by name alone; report: on all of the file
     """
 
     adapter: Adapter
     target: Target
     matches: list[Match]
     handed: dict
+    foreign: dict[str, Slot]
     report: Report
+
+    def strengths(self, strength: float, factor_of: Callable[[str], float]) -> dict[str, float]:
+        """The strength of each module of the file that has a place, ``factor_of`` its module of the model in it."""
+        found = {match.module: strength * factor_of(match.slot.module) for match in self.matches}
+        for entry in self.report.handed:
+            slot = self.foreign.get(entry.module)
+            found[entry.module] = strength * (factor_of(slot.module) if slot else 1.0)
+        return found
 
 
 # What matches what is worked out once per model and file, and goes with whichever is forgotten first.
@@ -55,28 +61,15 @@ def plan_of(adapter: Adapter, module, keys_of: Callable[[object, dict], dict]) -
         keys = keys_of(module, {})
         target = target_of(module, keys)
         matches, report = resolve(adapter, target)
-        # What the core can't place goes to ComfyUI's own loader, which is told our names for it.
-        left = {entry.module for entry in report.refused if entry.kind == adapter.other_kinds.get(entry.module)}
-        other = comfy.lora_convert.convert_lora(adapter.other_by_name(left))
-        places = {name: _key(slot, target.shapes) for name, slot in other_places(adapter, target).items()}
-        handed = comfy.lora.load_lora(other, keys | places, log_missing=False)
-        report.hand_over(left.intersection(name for name, key in (keys | places).items() if key in handed))
-        plans[adapter] = Plan(adapter, target, matches, handed, report)
+        # What the core can't place goes to ComfyUI's own loader, which gets our names for it.
+        left = {entry.module for entry in report.refused if entry.kind != "LoKr"}
+        foreign = foreign_places(adapter, target)
+        names = keys | {name: _key(slot, target.shapes) for name, slot in foreign.items()}
+        tensors = comfy.lora_convert.convert_lora(adapter.foreign.select(left).renamed())
+        handed = comfy.lora.load_lora(tensors, names, log_missing=False)
+        report.hand_over(left.intersection(name for name, key in names.items() if key in handed))
+        plans[adapter] = Plan(adapter, target, matches, handed, foreign, report)
     return plans[adapter]
-
-
-def patches_of(matches: list[Match], target: Target) -> list[dict]:
-    """ComfyUI's key -> patch; a second dict holds what a second module adds to the same rows, and so on."""
-    layers: list[dict] = []
-    for match in matches:
-        for start, update in match.pieces:
-            rows = (0, start, update.shape[0])
-            key = match.weight if rows[2] == target.shapes[match.weight][0] else (match.weight, rows)
-            layer = next((layer for layer in layers if key not in layer), None)
-            if layer is None:
-                layers.append(layer := {})
-            layer[key] = LoKrPatch.of(match.module, update)
-    return layers
 
 
 def _weight(key: str | tuple) -> str:

@@ -13,8 +13,6 @@ from ..lokr_core.adapter import Adapter
 from ..lokr_core.errors import LoKrFileError
 from ..lokr_core.formats import load_adapter
 
-__all__ = ["adapter_called", "adapter_names", "adapter_path", "fingerprint", "preview_path", "read_adapter"]
-
 PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".gif")
 
 
@@ -33,7 +31,7 @@ def adapter_names() -> list[str]:
 
 
 def adapter_path(name: str) -> str:
-    """The file of that name, or LoKrFileError with the names that come near."""
+    """The file of that name. Raises LoKrFileError, with similar names, if there is none."""
     for folder in _folders():
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
@@ -49,7 +47,10 @@ def adapter_path(name: str) -> str:
 
 
 def adapter_called(name: str) -> str:
-    """The file that a person means by ``name``: without folder or ending, in any case; else LoKrFileError."""
+    """The file that a person means by ``name``, which may lack folder and ending, in any case.
+
+    Raises LoKrFileError if no file has the name, or several.
+    """
     known, wanted = adapter_names(), name.replace("\\", "/").lower().removesuffix(".safetensors")
 
     def spelled(known_name: str) -> str:
@@ -64,11 +65,14 @@ def adapter_called(name: str) -> str:
             found=", ".join(found),
             hint="write the folder too, as in one of these",
         )
-    return found[0] if found else adapter_path(f"{name}.safetensors") and name
+    if found:
+        return found[0]
+    adapter_path(f"{name}.safetensors")  # raises, unless the file has come since the names were listed
+    return f"{name}.safetensors"
 
 
 def preview_path(path: str) -> str | None:
-    """The picture beside an adapter file, in its own folder also when links are followed; None where there is none."""
+    """The picture beside an adapter file. Returns None if there is none or a link leads out of the file's folder."""
     stem = os.path.splitext(path)[0]
     for ending in PICTURES:
         picture = stem + ending
@@ -78,14 +82,15 @@ def preview_path(path: str) -> str | None:
 
 
 def fingerprint(name: str | None) -> str:
-    """What tells a file from an earlier one of the same name, nothing for a name that is not known yet.
+    """A cache key of the file's path and version, "" for a name that is not known yet (None).
 
-    ComfyUI saves it as JSON in every image, so it is a hash: a path would show the user's folders to whoever gets one.
+    ComfyUI saves it as JSON in every image, so it is a hash: a path would show the user's folders.
     """
-    return "" if name is None else hashlib.sha256(repr(_version(name)).encode()).hexdigest()[:16]
+    return "" if name is None else hashlib.sha256(repr(version(name)).encode()).hexdigest()[:16]
 
 
-def _version(name: str) -> tuple[str, int, int]:
+def version(name: str) -> tuple[str, int, int]:
+    """(path, modification time in ns, size in bytes) of the file of that name. Raises LoKrFileError, OSError."""
     path = adapter_path(name)
     status = os.stat(path)
     return path, status.st_mtime_ns, status.st_size
@@ -93,7 +98,7 @@ def _version(name: str) -> tuple[str, int, int]:
 
 def read_adapter(name: str) -> Adapter:
     """The adapter of that name, read again only after the file has changed."""
-    return _read(*_version(name))
+    return _read(*version(name))
 
 
 @lru_cache(maxsize=4)

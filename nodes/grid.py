@@ -15,8 +15,9 @@ from ..lokr_core.errors import LoKrError, LoKrValueError
 from ..lokr_core.strengths import parse_strengths
 from .apply import apply_adapter
 from .files import adapter_names, fingerprint, read_adapter
-from .inputs import CATEGORY, MODEL, REPORT, clip_input, file_input, shown, tell, valid_file
+from .inputs import CATEGORY, MODEL, REPORT, clip_input, file_input, valid_file
 from .mode import LIVE, MODES, How
+from .shown import shown, tell
 
 __all__ = ["LoKrGridImage", "LoKrStrengthGrid"]
 

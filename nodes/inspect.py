@@ -9,12 +9,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..lokr_core.inspection import draw_heat_map, inspect_adapter
-from .bridge import Plan, plan_of
+from ..lokr_core.inspection import base_norms, draw_heat_map, inspect_adapter
+from ..lokr_core.live import dequantized
+from .bridge import plan_of
 from .files import fingerprint, read_adapter
 from .inputs import CATEGORY, clip_input, file_input, valid_file
-
-__all__ = ["LoKrInspect"]
 
 
 class LoKrInspect(io.ComfyNode):
@@ -59,7 +58,8 @@ class LoKrInspect(io.ComfyNode):
             plans.append((model, plan_of(adapter, model.model, comfy.lora.model_lora_keys_unet)))
         if clip is not None:
             plans.append((clip.patcher, plan_of(adapter, clip.cond_stage_model, comfy.lora.model_lora_keys_clip)))
-        found = inspect_adapter(adapter, _base_norms(plans) if plans else None)
+        weights = ((match, _unpatched(patcher, match.weight)) for patcher, plan in plans for match in plan.matches)
+        found = inspect_adapter(adapter, base_norms(weights) if plans else None)
         texts = [found.text(), *(plan.report.text() for _, plan in plans)]
         title = found.title or (found.file.stem if found.file else "")
         image = torch.from_numpy(draw_heat_map(found.heat, title).astype(np.float32) / 255.0)[None]
@@ -68,19 +68,7 @@ class LoKrInspect(io.ComfyNode):
         return io.NodeOutput(image, text, ", ".join(found.trigger_words), ui=shown)
 
 
-def _base_norms(plans: list[tuple[ModelPatcher, Plan]]) -> dict[str, float]:
-    """Module of the adapter -> ‖W‖ of the rows that it changes, as they are without any patch."""
-    squares: dict[str, float] = {}
-    for patcher, plan in plans:
-        for match in plan.matches:
-            weight = _unpatched(patcher, match.weight)
-            for start, update in match.pieces:
-                norm = torch.linalg.vector_norm(weight.narrow(0, start, update.shape[0]).float())
-                squares[match.module] = squares.get(match.module, 0.0) + float(norm) ** 2
-    return {module: square**0.5 for module, square in squares.items()}
-
-
 def _unpatched(patcher: ModelPatcher, name: str) -> torch.Tensor:
+    """The numbers of a weight without ComfyUI's patches."""
     backup = patcher.backup.get(name)
-    weight = comfy.utils.get_attr(patcher.model, name) if backup is None else backup.weight
-    return weight.dequantize() if hasattr(weight, "dequantize") and type(weight) is not torch.nn.Parameter else weight
+    return dequantized(comfy.utils.get_attr(patcher.model, name) if backup is None else backup.weight)

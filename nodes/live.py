@@ -1,9 +1,9 @@
-"""Live application in ComfyUI: lokr_core's hooks on the model's layers, switched on while a patcher is in force.
+"""Live application in ComfyUI: lokr_core's hooks on the model's layers, enabled while a patcher is in force.
 
 ComfyUI calls ``inject`` when a patcher's model is about to be used and ``eject`` when another patcher of the same model
-is, and many times between. So the hooks stay where they are, switched off, in a few *seats* per model; an injection
-takes a seat, sets its strength and switches it on. A changed strength on a node is a new patcher that takes the seat
-the old one left: nothing is attached, resolved or moved again.
+is, and many times between. So the hooks stay on the model, disabled, in a few *seats*; an injection takes a seat, sets
+its strength and enables it. A changed strength on a node is a new patcher that takes the seat the old one left: nothing
+is attached, resolved or moved again.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from weakref import WeakKeyDictionary
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..lokr_core.adapter import Adapter
-from ..lokr_core.live import LiveHandle, attach
+from ..lokr_core.live import LiveHandle, attach, dequantized
 from ..lokr_core.matching import Target
 from ..lokr_core.strengths import NOISE, Schedule, noise_percent, step_percent
 
-__all__ = ["Live", "seat_for"]
-
 KEPT = 4
-"""Idle seats that are kept, over all models: as many as adapters that are kept in memory."""
+"""Idle seats that are kept, over all models: as many as adapters are kept in memory."""
 
 _numbers = itertools.count()
 
 
 @dataclass(eq=False)
 class Seat:
-    """A handle on a model. ``taken``: an injection has it now. ``patches``: which of ComfyUI's patches it saw last."""
+    """A handle on a model.
+
+    taken: whether an injection has it now; used: when it was used last
+    patches: the id of ComfyUI's patches at that time
+    """
 
     adapter: Adapter
     handle: LiveHandle
@@ -47,7 +49,7 @@ _seats: WeakKeyDictionary[torch.nn.Module, list[Seat]] = WeakKeyDictionary()
 
 
 def seat_for(model: torch.nn.Module, adapter: Adapter, target: Target) -> Seat:
-    """An idle seat of ``adapter`` on ``model``, attached now where there is none."""
+    """An idle seat of ``adapter`` on ``model``, attached now if there is none."""
     seats = _seats.setdefault(model, [])
     seat = next((seat for seat in seats if seat.adapter is adapter and not seat.taken), None)
     if seat is None:
@@ -67,7 +69,7 @@ def _trim() -> None:
 
 
 def _effective_weight(module: torch.nn.Module) -> torch.Tensor | None:
-    """The numbers of a layer's weight as ComfyUI is about to use it, for DoRA; None where they are the weight's own.
+    """A layer's weight as ComfyUI is about to use it, for DoRA. Returns None if it is the stored weight.
 
     An offloaded layer's patches are functions that ComfyUI calls while it casts the weight.
     """
@@ -78,19 +80,17 @@ def _effective_weight(module: torch.nn.Module) -> torch.Tensor | None:
     functions = [function for function in offloaded if function is not None]
     if not functions:
         return None
-    weight = module.weight
-    weight = weight.dequantize() if hasattr(weight, "dequantize") and type(weight) is not torch.nn.Parameter else weight
-    weight = weight.detach().to(torch.float32, copy=True)
+    weight = dequantized(module.weight).detach().to(torch.float32, copy=True)
     for function in functions:
         weight = function(weight)
     return weight
 
 
 class Live:
-    """One application of an adapter to a model, by one node: what an injection holds. Clones of the patcher share it.
+    """One application of an adapter to a model, by one node: the state of an injection, shared by the patcher's clones.
 
-    factor_of: a function from a module of the model to its own factor. With a schedule the strength is set before
-    every call of the model.
+    factor_of: a function from a module of the model to its own factor
+    schedule: if given, the strength is set before every call of the model
     """
 
     def __init__(
@@ -108,11 +108,8 @@ class Live:
         self.seats: WeakKeyDictionary[torch.nn.Module, Seat] = WeakKeyDictionary()
         self.finalizers: WeakKeyDictionary[torch.nn.Module, weakref.finalize] = WeakKeyDictionary()
 
-    def put_on(self, patcher: ModelPatcher) -> None:
-        """Make it part of ``patcher``, which is a fresh clone."""
-        # A clone of an injected patcher says that it is injected too: true of what it inherits, not of us.
-        patcher.is_injected = False
-        patcher.set_injections(self.key, [PatcherInjection(inject=self.inject, eject=self.eject)])
+    def listen(self, patcher: ModelPatcher) -> None:
+        """Have ``patcher``, a fresh clone, report when it is unloaded and, with a schedule, when the model runs."""
         patcher.add_callback_with_key(CallbacksMP.ON_DETACH, self.key, self.on_detach)
         if self.schedule is not None:
             patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, self.key, self.apply_model)
@@ -131,10 +128,10 @@ class Live:
             if seat.patches is not None and seat.handle.needs_base:
                 seat.handle.release()
             seat.patches = patcher.patches_uuid
-        seat.handle.set_strengths(self.factor_of)
+        seat.handle.set_factors(self.factor_of)
         seat.handle.strength = self.strength if self.schedule is None else 0.0
         seat.handle.enabled = True
-        # A patcher that nobody holds any more is gone without being ejected.
+        # ComfyUI may drop a patcher without calling eject; the finalizer then frees the seat.
         self._forget(model)
         self.finalizers[model] = weakref.finalize(patcher, _leave, self, weakref.ref(model))
         self.finalizers[model].atexit = False
@@ -143,7 +140,7 @@ class Live:
         self.leave(patcher.model)
 
     def leave(self, model: torch.nn.Module) -> None:
-        """Switch off and give the seat up."""
+        """Disable the seat and free it."""
         self._forget(model)
         seat = self.seats.pop(model, None)
         if seat is not None:
@@ -156,19 +153,20 @@ class Live:
             finalizer.detach()
 
     def on_detach(self, patcher: ModelPatcher, unpatch_all: bool = True) -> None:
-        """ComfyUI unloads the model: the factors leave its device too."""
+        """ComfyUI unloads the model: release the factors on its device too."""
         if unpatch_all:
             for seat in _seats.get(patcher.model, ()):
                 seat.handle.release()
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **arguments):
-        """Around ComfyUI's call of the model: the strength for this step."""
+        """Wraps ComfyUI's call of the model: set the strength for this step."""
         seat = self.seats.get(executor.class_obj)
         if seat is not None:
             seat.handle.strength = self.strength * self.factor_now(executor.class_obj, t, transformer_options)
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **arguments)
 
     def factor_now(self, model, t: torch.Tensor, transformer_options: dict) -> float:
+        """The schedule's factor at the noise level of this call."""
         schedule = self.schedule
         sigma = float(transformer_options.get("sigmas", t).flatten()[0])
         sigmas = transformer_options.get("sample_sigmas")
@@ -189,7 +187,7 @@ def _leave(live: Live, model: weakref.ref) -> None:
 
 
 def each_prompt_alone(executor, model, conds, x_in, timestep, model_options):
-    """Around ComfyUI's batch of prompts: a call of the model for each, so that each can have its own strength."""
+    """Wraps ComfyUI's batch of prompts: run the model once for each, so that each can have its own strength."""
     if sum(cond is not None for cond in conds) < 2:
         return executor(model, conds, x_in, timestep, model_options)
     out = []
@@ -200,7 +198,7 @@ def each_prompt_alone(executor, model, conds, x_in, timestep, model_options):
 
 
 def _release_idle(model: torch.nn.Module) -> None:
-    """Adapters that are not in use now keep no memory of the device."""
+    """Release the device memory of the adapters that are not in use."""
     for seat in _seats.get(model, ()):
         if not seat.taken:
             seat.handle.release()

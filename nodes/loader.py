@@ -15,25 +15,19 @@ from .inputs import (
     clip_input,
     file_input,
     mode_input,
-    shown,
     strength_input,
-    tell,
     valid_file,
 )
-from .mode import AUTO, How, changed_since_last_run
-
-__all__ = ["LoKrLoader", "LoKrLoaderModelOnly"]
+from .last_run import changed_since_last_run
+from .mode import AUTO, How
+from .shown import node_id, shown, tell
 
 ALIASES = ["lokr", "lycoris", "kronecker", "load lokr", "lora loader", "lora"]
 
 
-def _load(node: type[io.ComfyNode], model, clip, name: str, strengths: tuple, mode: str, blocks, schedule):
-    """What both loaders do: (model, clip, report)."""
-    unique_id = node.hidden.unique_id if node.hidden is not None else None
-    (changed,) = changed_since_last_run(unique_id, [(name, (*strengths, blocks))])
-    how = How(mode, changed, blocks, schedule)
-    model, clip, report = apply_adapter(model, clip, read_adapter(name), *strengths, how)
-    return model, clip, report
+def _how(node: type[io.ComfyNode], name: str, strengths: tuple, mode: str, blocks, schedule) -> How:
+    (changed,) = changed_since_last_run(node_id(node), [(name, (*strengths, blocks))])
+    return How(mode, changed, blocks, schedule)
 
 
 class LoKrLoader(io.ComfyNode):
@@ -59,7 +53,7 @@ class LoKrLoader(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
         )
 
-    # Naming the strengths here is what makes ComfyUI take numbers beyond the slider's ends.
+    # Naming the strengths here makes ComfyUI accept numbers beyond the slider's ends.
     @classmethod
     def validate_inputs(cls, lokr_name: str, strength_model: float, strength_clip: float) -> bool | str:
         return valid_file(lokr_name)
@@ -73,7 +67,8 @@ class LoKrLoader(io.ComfyNode):
         cls, model, lokr_name, strength_model, strength_clip, clip=None, mode=AUTO, blocks=None, schedule=None
     ) -> io.NodeOutput:
         strengths = strength_model, strength_clip
-        model, clip, report = _load(cls, model, clip, lokr_name, strengths, mode, blocks, schedule)
+        how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
+        model, clip, report = apply_adapter(model, clip, read_adapter(lokr_name), *strengths, how)
         return io.NodeOutput(model, clip, tell(cls, [report]), ui=shown([report]))
 
 
@@ -108,5 +103,7 @@ class LoKrLoaderModelOnly(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lokr_name, strength_model, mode=AUTO, blocks=None, schedule=None) -> io.NodeOutput:
-        model, _, report = _load(cls, model, None, lokr_name, (strength_model, 0.0), mode, blocks, schedule)
+        strengths = strength_model, 0.0
+        how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
+        model, _, report = apply_adapter(model, None, read_adapter(lokr_name), *strengths, how)
         return io.NodeOutput(model, tell(cls, [report]), ui=shown([report]))

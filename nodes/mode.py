@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -12,15 +11,13 @@ from comfy.model_patcher import ModelPatcher
 
 from ..lokr_core.strengths import BlockStrengths, Schedule
 
-__all__ = ["AUTO", "LIVE", "MERGE", "MODES", "How", "changed_since_last_run", "choose"]
-
 AUTO, MERGE, LIVE = "auto", "merge", "live"
 MODES = (AUTO, MERGE, LIVE)
 
 
 @dataclass(frozen=True)
 class How:
-    """How an adapter is to be applied. ``changed``: its strengths are others than when this node ran last."""
+    """How to apply an adapter. ``changed``: its strengths differ from those of this node's last run."""
 
     mode: str = AUTO
     changed: bool = False
@@ -31,8 +28,8 @@ class How:
 def choose(how: How, patcher: ModelPatcher) -> tuple[str, str]:
     """(``MERGE`` or ``LIVE``, the reason in words).
 
-    ``auto``: live where merging would hurt or has to be done again and again, else merge, which costs some seconds once
-    and then nothing per step (live: about a tenth of each step).
+    ``auto`` is live if merging would lose precision or would be repeated, else merge, which costs some seconds once and
+    then nothing per step (live: about a tenth of each step).
     """
     if how.schedule is not None:
         return LIVE, "a schedule changes the strength while sampling"
@@ -52,7 +49,7 @@ _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def _quantised(model: torch.nn.Module) -> bool:
-    """Whether any of the large weights is held in fewer than 16 bits, in whatever class."""
+    """Whether any weight of two axes or more is stored in fewer than 16 bits, in whatever class."""
     if model not in _known_quantised:
         _known_quantised[model] = any(
             weight.dtype not in _PLAIN or type(weight) not in (torch.Tensor, torch.nn.Parameter)
@@ -71,32 +68,3 @@ def _offloaded(patcher: ModelPatcher) -> bool:
     if getattr(patcher.model, "model_lowvram", False):
         return True
     return patcher.model_size() > patcher.get_free_memory(device) + patcher.loaded_size()
-
-
-# (node, file, which of the node's uses of that file) -> the strengths it had, and whether they ever changed.
-_last: OrderedDict[tuple, tuple[object, bool]] = OrderedDict()
-
-
-def changed_since_last_run(node: str | None, uses: list[tuple[str, object]]) -> list[bool]:
-    """For each (file, strengths) of a node: whether these are other strengths than at its last run.
-
-    Once changed, always changed, until the node takes another file: who turns a slider once turns it again. A node
-    without an id (called from code) has no last run.
-    """
-    if node is None:
-        return [False] * len(uses)
-    answers, count, kept = [], {}, set()
-    for file, strengths in uses:
-        count[file] = number = count.get(file, 0) + 1
-        key = node, file, number
-        before, changed = _last.get(key, (strengths, False))
-        changed = changed or before != strengths
-        _last[key] = strengths, changed
-        _last.move_to_end(key)
-        kept.add(key)
-        answers.append(changed)
-    for key in [key for key in _last if key[0] == node and key not in kept]:
-        del _last[key]
-    while len(_last) > 512:
-        _last.popitem(last=False)
-    return answers

@@ -8,10 +8,10 @@ from ..lokr_core.errors import LoKrError, LoKrFileError
 from ..lokr_core.strengths import read_tags
 from .apply import apply_adapter
 from .files import adapter_called, fingerprint, read_adapter
-from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input, shown, tell
-from .mode import AUTO, How, changed_since_last_run
-
-__all__ = ["LoKrPromptLoader"]
+from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input
+from .last_run import changed_since_last_run
+from .mode import AUTO, How
+from .shown import node_id, shown, tell
 
 
 class LoKrPromptLoader(io.ComfyNode):
@@ -65,10 +65,9 @@ class LoKrPromptLoader(io.ComfyNode):
     def execute(cls, model, prompt, clip=None, mode=AUTO, blocks=None, schedule=None) -> io.NodeOutput:
         cleaned, tags = read_tags(prompt)
         files = [_file(tag) for tag in tags]
-        unique_id = cls.hidden.unique_id if cls.hidden is not None else None
         uses = [(file, (tag.unet, tag.te, blocks)) for file, tag in zip(files, tags, strict=True)]
         reports = []
-        for file, tag, changed in zip(files, tags, changed_since_last_run(unique_id, uses), strict=True):
+        for file, tag, changed in zip(files, tags, changed_since_last_run(node_id(cls), uses), strict=True):
             how = How(mode, changed, blocks, schedule)
             model, clip, report = apply_adapter(model, clip, read_adapter(file), tag.unet, tag.te, how)
             report.notes.insert(0, f"{tag.text}: {file}")

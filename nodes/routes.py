@@ -27,10 +27,8 @@ from server import PromptServer
 from ..lokr_core.errors import LoKrError
 from ..lokr_core.formats import load_adapter
 from ..lokr_core.inspection import inspect_adapter, outline
-from ..lokr_core.strengths import LAYOUTS, layout_of
-from .files import adapter_names, adapter_path, preview_path
-
-__all__ = ["register"]
+from ..lokr_core.strengths import BLOCK_LAYOUTS, block_layout_of
+from .files import adapter_names, adapter_path, preview_path, version
 
 LOG = logging.getLogger("lokr")
 
@@ -63,7 +61,7 @@ def _handler(answer: Callable[[web.Request], web.StreamResponse | dict]):
         except Refused as refused:
             return web.json_response(refused.body, status=refused.status)
         except LoKrError as error:
-            return web.json_response(_told(error), status=422)
+            return web.json_response(_public(error), status=422)
         except OSError as error:
             return web.json_response({"error": f"The file cannot be read: {error.strerror}"}, status=422)
         except Exception:
@@ -74,23 +72,23 @@ def _handler(answer: Callable[[web.Request], web.StreamResponse | dict]):
     return handle
 
 
-def _told(error: LoKrError) -> dict:
-    """An error without the file's path or a byte of it: a page need not know either."""
-    said = {"error": error.problem, "module": error.module, "expected": error.expected, "hint": error.hint}
-    return {key: str(text) for key, text in said.items() if text is not None}
+def _public(error: LoKrError) -> dict:
+    """The fields of an error that show neither the file's path nor its contents."""
+    fields = {"error": error.problem, "module": error.module, "expected": error.expected, "hint": error.hint}
+    return {key: str(text) for key, text in fields.items() if text is not None}
 
 
 def _named(request: web.Request) -> tuple[str, str]:
-    """(name, path) of the file that a request asks for: it has to be one of those that the nodes offer."""
+    """(name, path) of the file that a request names. Raises Refused unless the nodes offer it."""
     name = request.query.get("name", "")
     if not name:
         raise Refused(400, "Which file? Say ?name=", expected="a name from /lokr/adapters")
     if name not in adapter_names():
         raise Refused(404, "There is no such adapter file", expected="a name from /lokr/adapters", hint="press R")
     path = adapter_path(name)
-    # ComfyUI follows links, so that models may lie on other disks; a link to something else is none of them.
+    # ComfyUI follows links, so that models may lie on other disks; a link may lead to any other file too.
     if not os.path.realpath(path).lower().endswith(".safetensors"):
-        raise Refused(422, "This is a link to something that is no .safetensors file")
+        raise Refused(422, "This is a link to a file that is not a .safetensors")
     return name, path
 
 
@@ -100,17 +98,16 @@ def _adapters(request: web.Request) -> dict:
 
 def _entry(name: str) -> dict | None:
     try:
-        path = adapter_path(name)
-        status = os.stat(path)
+        path, mtime_ns, size = version(name)
     except (LoKrError, OSError):  # deleted since it was listed
         return None
-    kind, base_model = _brief(path, status.st_mtime_ns, status.st_size)
+    kind, base_model = _brief(path, mtime_ns, size)
     return {
         "name": name,
         "kind": kind,
         "base_model": base_model,
-        "size": status.st_size,
-        "mtime": status.st_mtime,
+        "size": size,
+        "mtime": mtime_ns / 1e9,
         "has_preview": preview_path(path) is not None,
     }
 
@@ -125,11 +122,11 @@ def _brief(path: str, mtime_ns: int, size: int) -> tuple[str, str]:
 
 
 def _info(request: web.Request) -> dict:
-    name, path = _named(request)
-    status = os.stat(path)
-    if status.st_size > MOST_BYTES:
+    name, _ = _named(request)
+    path, mtime_ns, size = version(name)
+    if size > MOST_BYTES:
         raise Refused(413, "The file is too large to be read for this", expected=f"{MOST_BYTES:,} bytes at most")
-    described = _described(path, status.st_mtime_ns, status.st_size)
+    described = _described(path, mtime_ns, size)
     # JSON has no infinity, which the norm of a broken file may be.
     return json.loads(json.dumps({"name": name, **described}), parse_constant=lambda _: None)
 
@@ -149,7 +146,7 @@ def _described(path: str, mtime_ns: int, size: int) -> dict:
         "heat": {"rows": [], "columns": [], "values": []},
         "factors": [],
         "notes": [],
-        "layout": asdict(layout_of(header.base_model)),
+        "layout": asdict(block_layout_of(header.base_model)),
     }
     if not header.is_lokr:
         return described
@@ -175,7 +172,7 @@ def _described(path: str, mtime_ns: int, size: int) -> dict:
             for module in found.modules
         ],
         "notes": [note.line for note in found.notes],
-        "layout": asdict(layout_of(found.architecture, ((b.group, b.block) for b in found.heat.blocks))),
+        "layout": asdict(block_layout_of(found.architecture, ((b.group, b.block) for b in found.heat.blocks))),
     }
 
 
@@ -190,13 +187,13 @@ def _preview(request: web.Request) -> web.StreamResponse:
         data = file.read(MOST_PICTURE)
     kind = _picture_kind(data)
     if kind is None:
-        raise Refused(422, "The picture is none, whatever its name", expected="PNG, JPEG, WebP or GIF")
+        raise Refused(422, "This is not an image, despite its name", expected="PNG, JPEG, WebP or GIF")
     headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
     return web.Response(body=data, content_type=kind, headers=headers)
 
 
 def _picture_kind(data: bytes) -> str | None:
-    """The content type that the first bytes tell; a name may lie."""
+    """The content type by the first bytes, since a name may lie. Returns None if they are not an image's."""
     marks = ((b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
@@ -205,6 +202,7 @@ def _picture_kind(data: bytes) -> str | None:
 
 def _blocks(request: web.Request) -> dict:
     title = request.query.get("architecture", "")
-    if title and title not in LAYOUTS:
-        raise Refused(404, "There is no layout for this architecture", expected=", ".join(LAYOUTS))
-    return {"architectures": list(LAYOUTS), **(asdict(LAYOUTS[title]) if title else asdict(layout_of(None)))}
+    if title and title not in BLOCK_LAYOUTS:
+        raise Refused(404, "There is no layout for this architecture", expected=", ".join(BLOCK_LAYOUTS))
+    layout = BLOCK_LAYOUTS.get(title) or block_layout_of(None)
+    return {"architectures": list(BLOCK_LAYOUTS), **asdict(layout)}

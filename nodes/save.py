@@ -6,15 +6,16 @@ import os
 
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..lokr_core.errors import LoKrValueError
 from ..lokr_core.formats import save_adapter
 from ..lokr_core.tools import EXACT, OVERLAPS, Term, combine
-from .inputs import CATEGORY, LOG, write_on
-from .loaded import Loaded, foreign_patches, loaded_on
-
-__all__ = ["LoKrSave"]
+from .apply import LoKrPatch
+from .inputs import CATEGORY
+from .loaded import Loaded, loaded_on
+from .shown import LOG, write_on
 
 AS_THEY_ARE = "as in the files"
 FORMATS = (AS_THEY_ARE, "kohya", "lycoris", "comfyui", "diffusers")
@@ -92,11 +93,17 @@ class LoKrSave(io.ComfyNode):
         chosen = None if format == AS_THEY_ARE else format
         save_adapter(combined.adapter, path, DTYPES[dtype], format=chosen, model=weights if chosen else None)
         lines = [f"{os.path.relpath(path, folder_paths.get_output_directory())}: {combined.text()}"]
-        lines += _left_out(loaded, sum(foreign_patches(patcher) for patcher in patchers))
+        lines += _left_out(loaded, sum(_foreign_patches(patcher) for patcher in patchers))
         text = "\n".join(lines)
         LOG.info(text)
         write_on(cls, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def _foreign_patches(patcher: ModelPatcher) -> int:
+    """How many patches other nodes have put on ``patcher``."""
+    others = sum(not isinstance(patch[1], LoKrPatch) for patches in patcher.patches.values() for patch in patches)
+    return max(0, others - sum(loaded.handed for loaded in loaded_on(patcher)))
 
 
 def _left_out(loaded: list[Loaded], foreign: int) -> list[str]:

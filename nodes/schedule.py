@@ -8,8 +8,6 @@ from ..lokr_core.errors import LoKrError
 from ..lokr_core.strengths import EASES, NOISE, STEPS, Schedule, keyframes
 from .inputs import CATEGORY, Schedules
 
-__all__ = ["LoKrSchedule"]
-
 
 def _percent(name: str, default: float, tooltip: str) -> io.Float.Input:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
@@ -67,8 +65,8 @@ class LoKrSchedule(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, start, end, keyframes) -> bool | str:
         try:
-            linked = any(value is None for value in (start, end, keyframes))
-            None if linked else _schedule(start, end, keyframes, next(iter(EASES)), STEPS, 1.0, 1.0)
+            if None not in (start, end, keyframes):  # None: it comes by a connection, and is not known yet
+                _schedule(start, end, keyframes, next(iter(EASES)), STEPS, 1.0, 1.0)
         except LoKrError as error:
             return str(error)
         return True

@@ -19,20 +19,19 @@ from .inputs import (
     clip_input,
     file_input,
     mode_input,
-    shown,
     strength_input,
-    tell,
 )
-from .mode import AUTO, How, changed_since_last_run
-
-__all__ = ["LoKrStack"]
+from .last_run import changed_since_last_run
+from .mode import AUTO, How
+from .shown import node_id, shown, tell
 
 ROWS = 12
 NONE, ADD = "none", "add"
 
 
 def _row(number: int) -> list[io.Input]:
-    """The widgets of a row. The last opens the next row: so what stands in a row is never made anew by another's."""
+    """The widgets of one row. The last one expands to the next row, so editing a row never recreates another's
+    widgets."""
     inputs = [
         io.Boolean.Input(f"on_{number}", default=True, tooltip=f"Whether row {number} is applied."),
         file_input(f"lokr_{number}"),
@@ -56,7 +55,7 @@ class Row:
 
 
 def _rows(inputs: dict) -> Iterator[Row]:
-    """The rows of what ComfyUI hands over: each next row's inputs are a dict inside the last's."""
+    """The rows in ComfyUI's inputs, where each row's dict holds the next row's."""
     number = 1
     while isinstance(inputs, dict) and f"lokr_{number}" in inputs:
         names = ("on", "lokr", "strength_model", "strength_clip")
@@ -79,8 +78,8 @@ class LoKrStack(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
         )
 
-    # ComfyUI would refuse a missing file in a row that is switched off, and numbers beyond the sliders' ends. With this
-    # it leaves both to ``execute``.
+    # Without this ComfyUI refuses a missing file in a row that is off, and numbers beyond the sliders' ends; both are
+    # left to ``execute``.
     @classmethod
     def validate_inputs(cls, **inputs: object) -> bool:
         return True
@@ -93,10 +92,9 @@ class LoKrStack(io.ComfyNode):
     def execute(cls, model, clip=None, mode=AUTO, blocks=None, schedule=None, **inputs) -> io.NodeOutput:
         rows = [row for row in _rows(inputs) if row.on]
         adapters = [_in_row(row, read_adapter, row.file) for row in rows]
-        unique_id = cls.hidden.unique_id if cls.hidden is not None else None
         uses = [(row.file, (row.strength_model, row.strength_clip, blocks)) for row in rows]
         reports = []
-        for row, adapter, changed in zip(rows, adapters, changed_since_last_run(unique_id, uses), strict=True):
+        for row, adapter, changed in zip(rows, adapters, changed_since_last_run(node_id(cls), uses), strict=True):
             how = How(mode, changed, blocks, schedule)
             strengths = row.strength_model, row.strength_clip
             model, clip, report = _in_row(row, apply_adapter, model, clip, adapter, *strengths, how)
@@ -106,7 +104,7 @@ class LoKrStack(io.ComfyNode):
 
 
 def _in_row(row: Row, do, *arguments):
-    """``do``, with the row and its file in whatever error it raises."""
+    """Call ``do``, and name the row and its file in a LoKrError that it raises."""
     try:
         return do(*arguments)
     except LoKrError as error:

@@ -20,7 +20,7 @@ from backend.patcher.lora import extra_weight_calculators, merge_lora_to_weight
 from torch import Tensor
 
 from lokr_core import LoKrError, Report
-from lokr_core._layers import CONV, LINEAR, kind_of
+from lokr_core.live import CONV, LINEAR, kind_of
 from lokr_core.matching import Match
 
 __all__ = ["ForgeMergeHandle"]

@@ -2,11 +2,13 @@
 
 from ._heat_map import draw_heat_map
 from ._metadata import frequent_tags, trained_with
+from ._norms import base_norms
 from ._outline import Outline, outline
 from ._summary import inspect_adapter
 
 __all__ = [
     "Outline",
+    "base_norms",
     "draw_heat_map",
     "frequent_tags",
     "inspect_adapter",

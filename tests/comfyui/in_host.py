@@ -240,7 +240,7 @@ def patch(out: str) -> None:
     import comfy.utils
 
     pack = sys.modules[nodes.NODE_CLASS_MAPPINGS["LoKrLoader"].__module__.removesuffix(".nodes.loader")]
-    core, LoKrPatch = pack.lokr_core, pack.nodes.patch.LoKrPatch
+    core, LoKrPatch = pack.lokr_core, pack.nodes.apply.LoKrPatch
     torch.manual_seed(0)
     result = {}
     for dora in (None, torch.rand(12, 1) + 0.5, torch.rand(1, 8) + 0.5):

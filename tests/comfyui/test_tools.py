@@ -97,8 +97,8 @@ def test_a_grid_has_the_picture_of_each_strength_in_its_place(server):  # noqa: 
     [
         ({"x_strengths": "0, much"}, "numbers such as"),
         ({"x_strengths": ""}, "No strengths given"),
-        ({"x_strengths": "0:1:0.001"}, "too many steps"),
-        ({"x_strengths": "0:1:0.1", "y_lokr": OTHER, "y_strengths": "0:1:0.1"}, "too many pictures"),
+        ({"x_strengths": "0:1:0.001"}, "endless or too long"),
+        ({"x_strengths": "0:1:0.1", "y_lokr": OTHER, "y_strengths": "0:1:0.1"}, "too many images"),
         ({"x_strengths": "1", "x_lokr": "stlye.safetensors"}, "near: style.safetensors"),
     ],
 )
@@ -176,7 +176,7 @@ def test_what_other_nodes_patched_is_said_to_be_missing(server):  # noqa: F811
     [
         ([loader(STYLE, 0.0, 0.0)], {}, "nothing to save"),
         ([loader(STYLE, 0.5)], {"filename_prefix": "../../away"}, "outside the output folder"),
-        ([loader(STYLE, 0.5), loader(OTHER, 0.5)], {"overlap": "refuse"}, "their sum is no LoKr"),
+        ([loader(STYLE, 0.5), loader(OTHER, 0.5)], {"overlap": "refuse"}, "their sum is not a LoKr"),
         ([loader("dora.safetensors", 0.5)], {}, "DoRA can't be added up"),
     ],
 )
