@@ -1,4 +1,4 @@
-"""``lokr demo`` and ``lokr train``: small models made on the spot."""
+"""``lokr demo`` and ``lokr train``, on small models that are made on the spot."""
 
 from ._demo import run_demo
 from ._pictures import load_pictures

@@ -1,7 +1,7 @@
-"""The main job on a model small enough to make on the spot: train a LoKr, save it, load it, merge it, take it out.
+"""The main job on a model that is made in seconds: train a LoKr, save it, load it, merge it, remove it.
 
-The model paints: it is given a point of the picture and answers its colour. It learns a landscape by day; the LoKr
-then learns, with the model's own weights frozen, to paint the same landscape by night.
+The model paints: given a point of the picture it answers the colour there. It learns a landscape by day; then a LoKr
+learns, with the model's own weights frozen, to make it paint the same landscape by night.
 """
 
 from __future__ import annotations
@@ -17,44 +17,47 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from .. import get_lokr_model
 from .._files import save_tensors
-from ..adapter import Adapter, LoKrWeights
+from ..adapter import Adapter
 from ..display import Progress, draw_text, human_bytes
 from ..errors import LoKrFileError
 from ..formats import load_adapter, save_adapter
-from ..inspection import inspect_adapter
-from ..kronecker import Factor, apply_kron, factorization
 from ..merge import merge_adapter
+from ..peft import LoKrConfig
 from ._scenes import GRID, day, night, points
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-_WIDTH, _RANK, _FACTOR = 96, 12, 2
+_WIDTH, _RANK, _ALPHA, _FACTOR = 96, 12, 48, 2
 _BASE_STEPS, _LOKR_STEPS = 400, 750
 _TILE, _GAP, _TOP = 144, 8, 30  # pixels
+_FREQUENCIES = math.pi * torch.tensor([0.5, 1.0, 2.0, 4.0])
+_EXPLAINED = "A tiny model that paints a landscape by day, and a LoKr that turns day into night."
+_TITLES = ("strength", "distance to target", "change of picture", "largest weight change", "base restored")
 
 
 class Painter(nn.Sequential):
-    """Points (n, 2) in [-1, 1] -> colours (n, 3) in 0..1."""
+    """Points (n, 2) in [-1, 1] -> colours (n, 3) in 0 … 1."""
 
     def __init__(self):
-        sizes = (4 * len(_frequencies()) + 2, _WIDTH, _WIDTH, _WIDTH)
+        sizes = (4 * len(_FREQUENCIES) + 2, _WIDTH, _WIDTH, _WIDTH)
         layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
         super().__init__(*layers, nn.Linear(_WIDTH, 3))
 
-    def forward(self, x: Tensor, change: Callable[[str, Tensor], Tensor] | None = None) -> Tensor:
-        """``change(name, input)`` is added to the output of the Linear of that name."""
-        waves = (x[:, None] * _frequencies()[:, None]).flatten(1)
-        h = torch.cat([x, waves.sin(), waves.cos()], dim=1)
-        for name, layer in self.named_children():
-            y = layer(h)
-            h = y + change(name, h) if change and isinstance(layer, nn.Linear) else y
-        return h.sigmoid()
+    def forward(self, x: Tensor) -> Tensor:
+        waves = (x[:, None] * _FREQUENCIES[:, None]).flatten(1)  # (n, 2 · frequencies)
+        return super().forward(torch.cat([x, waves.sin(), waves.cos()], dim=1)).sigmoid()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One strength: root mean square distances of the painted picture (colours are 0 to 1) to the target and to the
-    base's picture, the largest change of any weight, and whether ``remove()`` gave the base back bit for bit."""
+    """What one strength does.
+
+    to_target, to_base: root mean square distance of the painted picture (colours are 0 to 1) to the target and to the
+        base's picture
+    weight_change: the largest of any weight
+    restored: whether ``remove()`` restored the base bit for bit
+    """
 
     strength: float
     to_target: float
@@ -62,10 +65,19 @@ class Row:
     weight_change: float
     restored: bool
 
+    def text(self) -> str:
+        """A line of the table."""
+        numbers = (f"{value:.4f}" for value in (self.to_target, self.to_base, self.weight_change))
+        cells = (f"{self.strength:.2f}", *numbers, "bit for bit" if self.restored else "NO")
+        return "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, _TITLES, strict=True))
+
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo run made and found."""
+    """What the demo made and measured.
+
+    agreement: the largest difference of a colour between the model in training and the one with the loaded file merged
+    """
 
     rows: list[Row]
     modules: int
@@ -73,7 +85,6 @@ class Demo:
     model_parameters: int
     adapter_bytes: int
     agreement: float
-    """The largest difference of a colour between the model in training and the model with the loaded file merged."""
     base_file: Path
     adapter_file: Path
     picture: Path
@@ -83,31 +94,16 @@ class Demo:
 
     def text(self) -> str:
         """For a person."""
-        titles = ("strength", "distance to target", "change of picture", "largest weight change", "base restored")
-        lines = [
-            "A tiny model that paints a landscape by day, and a LoKr that turns day into night.",
-            f"LoKr: {self.modules} layers, {self.parameters:,} numbers beside the model's {self.model_parameters:,}, "
-            f"{human_bytes(self.adapter_bytes)}",
-            f"saved and loaded back: its colours differ from training's by {self.agreement:.1g} at most",
-            "",
-            "Distances are root mean squares of the colours, which go from 0 to 1.",
-            "",
-            "  ".join(titles),
-        ]
-        for row in self.rows:
-            cells = (
-                f"{row.strength:.2f}",
-                f"{row.to_target:.4f}",
-                f"{row.to_base:.4f}",
-                f"{row.weight_change:.4f}",
-                "bit for bit" if row.restored else "NO",
-            )
-            lines.append("  ".join(cell.rjust(len(title)) for cell, title in zip(cells, titles, strict=True)))
         return "\n".join(
             [
-                *lines,
-                "",
-                f"picture: {self.picture}",
+                _EXPLAINED,
+                f"LoKr: {self.modules} layers, {self.parameters:,} numbers beside the model's "
+                f"{self.model_parameters:,}, {human_bytes(self.adapter_bytes)}",
+                f"saved and loaded back: its colours differ from training's by {self.agreement:.1g} at most",
+                "\nDistances are root mean squares of the colours, which go from 0 to 1.\n",
+                "  ".join(_TITLES),
+                *(row.text() for row in self.rows),
+                f"\npicture: {self.picture}",
                 "  upper row: base (strength 0), then rising strengths, then the target; lower row: what changed",
                 "try next:",
                 f"  lokr inspect {self.adapter_file}",
@@ -119,8 +115,10 @@ class Demo:
 def run_demo(out: str | os.PathLike = "lokr-demo", progress: Progress | None = None) -> Demo:
     """Make ``base.safetensors``, ``night.safetensors`` and ``strengths.png`` in the folder ``out``.
 
-    progress: told (training steps done, in all). Needs no download and about ten seconds. Torch's global random
-    state is left alone. Raises LoKrFileError where ``out`` cannot be written.
+    progress: called with (training steps done, steps in all)
+
+    Takes about ten seconds and downloads nothing; torch's global random state is left alone. Raises LoKrFileError if
+    ``out`` cannot be written.
     """
     out = Path(out)
     try:
@@ -134,81 +132,51 @@ def run_demo(out: str | os.PathLike = "lokr-demo", progress: Progress | None = N
 
 def _run(out: Path, progress: Progress) -> Demo:
     total = _BASE_STEPS + _LOKR_STEPS
-    model = Painter()
-    _train(model, list(model.parameters()), day(points(GRID)), _BASE_STEPS, lambda n: progress(n, total))
-    model.requires_grad_(False)
-    target = night(points(GRID))
-    trained = _new_adapter(model)
-    factors = [t for w in trained.values() for f in (w.w1, w.w2) for t in f.tensors.values()]
-    change = _change(trained)
-    _train(model, factors, target, _LOKR_STEPS, lambda n: progress(_BASE_STEPS + n, total), change)
-    for tensor in factors:
-        tensor.requires_grad_(False)
-
+    where, target = points(GRID), night(points(GRID))
     base_file, adapter_file, picture = out / "base.safetensors", out / "night.safetensors", out / "strengths.png"
+
+    model = Painter()
+    _train(model, day(where), _BASE_STEPS, 1e-2, 0.0, lambda done: progress(done, total))
     save_tensors(model.state_dict(), base_file, {"modelspec.title": "lokr demo: a landscape by day"})
-    save_adapter(trained, adapter_file, metadata={"modelspec.title": "lokr demo: night", "ss_output_name": "night"})
-    adapter = load_adapter(adapter_file)
+
+    linears = [name for name, layer in model.named_children() if isinstance(layer, nn.Linear)]
+    lokr = get_lokr_model(model, LoKrConfig(_RANK, _ALPHA, decompose_factor=_FACTOR, target_modules=linears))
+    # A LoKr with small numbers takes day to night by way of something like dusk, hence the weight decay.
+    _train(lokr, target, _LOKR_STEPS, 5e-3, 0.3, lambda done: progress(_BASE_STEPS + done, total))
+    save_adapter(lokr, adapter_file, metadata={"modelspec.title": "lokr demo: night", "ss_output_name": "night"})
     with torch.no_grad():
-        in_training = model(points(GRID), change)
-        rows, pictures = _merge_at_strengths(model, adapter, target)
-        with merge_adapter(model, adapter):
-            agreement = float((model(points(GRID)) - in_training).abs().max())
+        in_training = lokr(where)
+    model = lokr.unload().requires_grad_(False)
+
+    adapter = load_adapter(adapter_file)
+    rows, pictures = _merge_at_strengths(model, adapter, target)
+    with merge_adapter(model, adapter):
+        agreement = float((model(where) - in_training).abs().max())
     _strip(pictures, night(points(_TILE))).save(picture)
-    found = inspect_adapter(adapter)
-    count = sum(p.numel() for p in model.parameters())
+    numbers = sum(weights.numel for weights in adapter.values()), sum(p.numel() for p in model.parameters())
     size = adapter_file.stat().st_size
-    return Demo(rows, len(adapter), found.parameters, count, size, agreement, base_file, adapter_file, picture)
+    return Demo(rows, len(adapter), *numbers, size, agreement, base_file, adapter_file, picture)
 
 
 def _train(
-    model: Painter,
-    parameters: list[Tensor],
-    target: Tensor,
-    steps: int,
-    progress: Callable[[int], None],
-    change: Callable[[str, Tensor], Tensor] | None = None,
+    model: nn.Module, target: Tensor, steps: int, rate: float, decay: float, progress: Callable[[int], None]
 ) -> None:
-    # A LoKr with small numbers goes from day to night by way of something like dusk, hence the decay.
-    rate, decay = (5e-3, 0.3) if change else (1e-2, 0.0)
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     where = points(GRID)
     for step in range(steps):
         optimizer.zero_grad()
-        F.mse_loss(model(where, change), target).backward()
+        F.mse_loss(model(where), target).backward()
         optimizer.step()
         schedule.step()
         progress(step + 1)
 
 
-def _new_adapter(model: Painter) -> Adapter:
-    """A LoKr for each Linear, ready to train: w1 whole, w2 low-rank where that is smaller; zero to begin with."""
-    modules = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear):
-            (l, k), (m, n) = (factorization(size, _FACTOR) for size in (layer.out_features, layer.in_features))
-            w1 = Factor(torch.randn(l, m) / math.sqrt(m))
-            if _RANK * (k + n) < k * n:
-                w2 = Factor(a=torch.zeros(k, _RANK), b=torch.randn(_RANK, n) / math.sqrt(n))
-            else:
-                w2 = Factor(torch.zeros(k, n))
-            for tensor in (*w1.tensors.values(), *w2.tensors.values()):
-                tensor.requires_grad_()
-            alpha = w2.rank or 1
-            modules[name] = LoKrWeights(w1, w2, scaling=1.0, alpha=float(alpha))
-    return Adapter(modules)
-
-
-def _change(adapter: Adapter) -> Callable[[str, Tensor], Tensor]:
-    """What the adapter adds to a Linear's output, factored and differentiable."""
-    return lambda name, x: apply_kron(x, adapter[name].w1, adapter[name].w2, adapter[name].scaling)
-
-
 def _merge_at_strengths(
     model: Painter, adapter: Adapter, target: Tensor
 ) -> tuple[list[Row], list[tuple[float, Tensor]]]:
-    """A table row, and the picture painted, for each strength."""
+    """For each strength a row of the table, and the strength with its picture (_TILE², 3)."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     by_day = model(points(GRID))
     rows, pictures = [], []
@@ -243,14 +211,11 @@ def _strip(pictures: list[tuple[float, Tensor]], target: Tensor) -> Image.Image:
 
 
 def _image(colours: Tensor) -> Image.Image:
+    """(_TILE², 3) in 0 … 1, row by row."""
     pixels = (colours.clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(pixels.reshape(_TILE, _TILE, 3).numpy())
 
 
 def _heat(amount: Tensor) -> Tensor:
-    """0..1 (n,) -> colours (n, 3): black, red, yellow, white."""
-    return torch.stack([amount * 3, amount * 3 - 1, amount * 3 - 2], dim=1).clamp(0, 1)
-
-
-def _frequencies() -> Tensor:
-    return math.pi * torch.tensor([0.5, 1.0, 2.0, 4.0])
+    """(n,) in 0 … 1 -> colours (n, 3): black, red, yellow, white."""
+    return torch.stack([amount * 3, amount * 3 - 1, amount * 3 - 2], dim=1)

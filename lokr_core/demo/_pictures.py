@@ -7,43 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import LoKrFileError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def load_pictures(folder: str | os.PathLike, size: int) -> tuple[Tensor, list[str]]:
-    """(pictures (n, 3, size, size) in -1..1, their captions) of a folder, by name.
+    """The pictures of a folder in the order of their names, (n, 3, size, size) in -1 … 1, and their captions.
 
-    Each picture is scaled and cut to its middle square. Its caption is the text file of its name, "" where there is
-    none. Raises LoKrFileError for a folder without pictures, and for a file that is none.
+    Each picture is scaled and cropped to its central square. Its caption is the text file of the same name, or "".
+    Raises LoKrFileError if the folder does not exist or holds no pictures, or a file is not a readable picture.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise LoKrFileError("There is no such folder", file=folder, expected="a folder of pictures")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+        raise LoKrFileError("No such folder", file=folder, expected="a folder of pictures")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise LoKrFileError("There are no pictures in this folder", file=folder, expected=", ".join(ENDINGS))
+        raise LoKrFileError("No pictures in this folder", file=folder, expected=", ".join(SUFFIXES))
     texts = [path.with_suffix(".txt") for path in files]
     captions = [text.read_text(encoding="utf-8").strip() if text.is_file() else "" for text in texts]
     return torch.stack([_square(path, size) for path in files]), captions
 
 
 def _square(path: Path, size: int) -> Tensor:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise LoKrFileError(
-            "Pictures are read by Pillow, which is not installed", file=path, hint="pip install pillow"
-        ) from None
+    """(3, size, size), turned as its EXIF orientation says, on white where it is transparent."""
     try:
         with Image.open(path) as picture:
-            # As it is meant to be seen: turned as the camera was, transparent parts on white.
             picture = ImageOps.exif_transpose(picture).convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise LoKrFileError(f"This is no picture: {error}", file=path, hint="take it out of the folder") from None
+        raise LoKrFileError(f"Not a readable picture: {error}", file=path, hint="remove it from the folder") from None
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1

@@ -10,7 +10,7 @@ GRID = 40
 
 
 def points(size: int) -> Tensor:
-    """The centres of size × size pixels, row by row: (size², 2) as (x, y) in -1..1, y pointing up."""
+    """The centres of size × size pixels, row by row: (size², 2) as (x, y) in -1 … 1, y pointing up."""
     line = (torch.arange(size) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(-line, line, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)
@@ -23,12 +23,17 @@ def day(p: Tensor) -> Tensor:
 
 
 def night(p: Tensor) -> Tensor:
-    """The same place by night: a crescent moon in a violet sky over dark hills."""
+    """Colours (n, 3) at points (n, 2): a crescent moon in a violet sky over the same hills, dark."""
     return _landscape(p, sky=((0.42, 0.22, 0.50), (0.04, 0.05, 0.20)), disc=(0.96, 0.94, 0.82), bite=1.0,
                       hills=((0.13, 0.16, 0.30), (0.05, 0.07, 0.15)))  # fmt: skip
 
 
-def _landscape(p: Tensor, sky, disc, bite: float, hills) -> Tensor:
+_Color = tuple[float, float, float]
+
+
+def _landscape(
+    p: Tensor, sky: tuple[_Color, _Color], disc: _Color, bite: float, hills: tuple[_Color, _Color]
+) -> Tensor:
     x, y = p[:, 0], p[:, 1]
     colour = _mix(torch.tensor(sky[0]), torch.tensor(sky[1]), ((y + 0.4) / 1.4).clamp(0, 1))
     round_ = _inside(0.34 - torch.hypot(x - 0.35, y - 0.45))

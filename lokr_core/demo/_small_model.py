@@ -1,7 +1,7 @@
-"""A diffusion model small enough for a CPU, made on the spot, that ComfyUI takes for Flux.
+"""A diffusion model small enough for a CPU, made on the spot, that ComfyUI loads as Flux.
 
-It is diffusers' Flux transformer with random weights: nothing is downloaded, and what it paints means nothing. What is
-true of it is true of the large one: the names and kinds of its layers, and what becomes of an adapter for them.
+It is diffusers' Flux transformer with random weights: nothing is downloaded, and what it paints means nothing. The
+names and kinds of its layers are those of the large one, and so is all that happens to an adapter for them.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from ..errors import LoKrError
 from ..names import ORIGINAL, Slot, spelled
 
 WIDTH = 768
-"""Width of the text embeddings that it listens to."""
+"""Width of the text embeddings that it takes."""
 TARGETS = (
     r"(single_)?transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
     r"|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out)"
 )
-"""All Linear layers in its blocks, as ``LoKrConfig.target_modules`` takes them."""
+"""All Linear layers in its blocks, for ``LoKrConfig.target_modules``."""
 _CHANNELS = 16  # of Flux' latents
 
 
 def small_flux(seed: int = 0) -> nn.Module:
-    """A Flux transformer of 2 + 2 blocks and 7.6 M parameters, the same for the same ``seed``."""
+    """A Flux transformer of 2 + 2 blocks and 7.6 M parameters, a function of ``seed``.
+
+    Raises LoKrError if diffusers is not installed.
+    """
     try:
         from diffusers import FluxTransformer2DModel
     except ImportError:
-        raise LoKrError(
-            "The small model is made by diffusers, which is not installed", hint='pip install "diffusers>=0.42"'
-        ) from None
+        raise LoKrError("This needs diffusers, which is not installed", hint='pip install "diffusers>=0.42"') from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FluxTransformer2DModel(
@@ -51,14 +52,20 @@ def small_flux(seed: int = 0) -> nn.Module:
 
 
 def latents_of(pictures: Tensor) -> Tensor:
-    """(n, 3, size, size) -> (n, 16, size / 8, size / 8): what stands in for a VAE. Colours of 4 × 4 pixels on average,
-    the four of 8 × 8 pixels behind each other, and zeros."""
-    small = F.pixel_unshuffle(F.avg_pool2d(pictures, 4), 2)
+    """What stands in for a VAE: the mean colours of 4 × 4 pixels, (n, 3, size, size) -> (n, 16, size / 8, size / 8).
+
+    >>> latents_of(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 16, 8, 8])
+    """
+    small = F.pixel_unshuffle(F.avg_pool2d(pictures, 4), 2)  # (n, 12, size / 8, size / 8)
     return F.pad(small, (0, 0, 0, 0, 0, _CHANNELS - small.shape[1]))
 
 
 def save_for_comfyui(model: nn.Module, path: Path) -> None:
-    """Write a diffusers model under the original names, as ComfyUI's "Load Diffusion Model" reads them."""
+    """Write a diffusers model under the original names, as ComfyUI's "Load Diffusion Model" reads them.
+
+    Raises LoKrFileError if ``path`` cannot be written.
+    """
     state = model.state_dict()
     names = spelled({name: tuple(tensor.shape) for name, tensor in state.items()}, ORIGINAL)
     tensors = {}

@@ -1,4 +1,4 @@
-"""``lokr train``: a LoKr for a folder of pictures, on the small model that this package makes."""
+"""``lokr train``: a LoKr for a folder of pictures, on a small model that is made on the spot."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 
 import torch
 
+from .. import get_lokr_model
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
 from ..training import Trained, add_arguments, flow_matching_loss, prompt_embedding, run
-from ..tuner import get_lokr_model
 from ._pictures import load_pictures
 from ._small_model import TARGETS, WIDTH, latents_of, save_for_comfyui, small_flux
 
@@ -17,7 +17,7 @@ BASE_NAME = "base.safetensors"
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``lokr train``."""
+    """Add the arguments of ``lokr train``."""
     parser.add_argument("folder", metavar="FOLDER", help="pictures; a text file of the same name is a caption")
     add_arguments(parser, "lokr-training", format="comfyui")
     parser.add_argument(
@@ -29,9 +29,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def train_on_pictures(options: argparse.Namespace) -> Trained | None:
-    """Train as ``add_train_arguments``' options say; None in all processes but the first.
+    """Train as the options of ``add_train_arguments`` say; returns None in every process but the first.
 
-    Beside the adapter ``options.out`` gets the model itself under the names that ComfyUI knows. Raises LoKrError.
+    Writes the adapter, and the model itself under the names that ComfyUI reads, to ``options.out``. Raises LoKrError
+    if an option is out of range, a picture cannot be read or the folder cannot be written.
     """
     if options.size < 16 or options.size % 16:
         raise LoKrValueError("--size must be a multiple of 16", expected="16, 32, 48, ...", found=options.size)

@@ -1,15 +1,14 @@
-"""A folder of pictures becomes tensors and captions; what is no picture is named."""
+"""A folder of pictures becomes tensors and captions; a file that is not a picture is named."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from lokr_core import LoKrFileError
 from lokr_core.demo import load_pictures
 from lokr_core.training import prompt_embedding
-
-Image = pytest.importorskip("PIL.Image", reason="NO PILLOW HERE: pictures are read by it")
 
 
 def test_pictures_are_squares_by_name_with_their_captions(tmp_path):
@@ -36,12 +35,12 @@ def test_a_picture_is_turned_as_its_camera_was(tmp_path):
 
 
 def test_bad_folders_and_files_are_named(tmp_path):
-    with pytest.raises(LoKrFileError, match="no such folder"):
+    with pytest.raises(LoKrFileError, match="No such folder"):
         load_pictures(tmp_path / "gone", 16)
-    with pytest.raises(LoKrFileError, match="no pictures in this folder"):
+    with pytest.raises(LoKrFileError, match="No pictures in this folder"):
         load_pictures(tmp_path, 16)
     (tmp_path / "a.png").write_bytes(b"\x89PNG broken")
-    with pytest.raises(LoKrFileError, match="This is no picture") as error:
+    with pytest.raises(LoKrFileError, match="Not a readable picture") as error:
         load_pictures(tmp_path, 16)
     assert "a.png" in str(error.value)
 
