@@ -1,7 +1,7 @@
-"""The nodes that show what strengths do: one model per strength, and the pictures made with them as one.
+"""The nodes that show what strengths do: one model per strength, and the images made with them as one.
 
-ComfyUI runs every node behind a list once for each of its entries, so any sampler and decoder stands between the two.
-In live mode the models share their weights, and each cell of the grid is a number.
+ComfyUI runs every node behind a list once per entry, so any sampler and decoder fits between the two. In live mode the
+models share their weights and differ in a number.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class LoKrGridImage(io.ComfyNode):
     @classmethod
     def execute(cls, images: list[torch.Tensor], grid: list[Grid]) -> io.NodeOutput:
         pictures = [np.clip(255.0 * batch[0].cpu().numpy(), 0, 255).round().astype(np.uint8) for batch in images]
-        if any(picture.shape[-1] != 3 for picture in pictures):
-            raise LoKrValueError("A picture has no three colours", expected="RGB", found=pictures[0].shape)
+        other = [picture.shape for picture in pictures if picture.shape[-1] != 3]
+        if other:
+            raise LoKrValueError("Expected RGB images", expected="(height, width, 3)", found=other[0])
         image = torch.from_numpy(grid[0].assemble(pictures).astype(np.float32) / 255.0)[None]
         return io.NodeOutput(image, ui=ui.PreviewImage(image))
