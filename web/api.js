@@ -24,12 +24,12 @@ import { api } from "./host.js";
  * @property {{rows: string[], columns: string[], values: (number | null)[][], relative?: boolean}} [heat]
  * @property {{module: string, shape: any, w1: any, w2: any, rank: any, scaling: any, form: string}[]} [factors]
  * @property {string[]} [notes]
- * @property {Layout} [layout]
+ * @property {BlockLayout} [layout]
  *
- * @typedef {object} Layout the blocks of an architecture, in the order in which the model runs them
+ * @typedef {object} BlockLayout the blocks of an architecture, in the order in which the model runs them
  * @property {string | null} architecture
  * @property {{name: string, list: string, label: string, blocks: string[]}[]} groups
- * @property {{name: string, text: string}[]} presets those that fit
+ * @property {{name: string, text: string}[]} presets those whose blocks exist
  */
 
 /** @param {string} path @returns {Promise<any>} */
@@ -40,7 +40,7 @@ async function getJson(path) {
     return body;
 }
 
-/** An error of the routes in lines, as LoKrError has them. @param {any} body @returns {string | undefined} */
+/** An error of the routes as text, a line per field. @param {any} body @returns {string | undefined} */
 function errorText(body) {
     if (typeof body?.error !== "string") return undefined;
     const details = ["module", "expected", "found", "hint"].filter((key) => body[key]);
@@ -51,7 +51,7 @@ function errorText(body) {
 let listed = null;
 
 /**
- * The adapter files with what their headers say, asked for once until `fresh`.
+ * The adapter files and their headers' facts; cached unless `fresh`.
  * @param {{fresh?: boolean}} [options]
  * @returns {Promise<AdapterFile[]>}
  */
@@ -63,7 +63,7 @@ export function listAdapters({ fresh = false } = {}) {
     return listed;
 }
 
-/** What the header of one file says, null where the server does not know it. @param {string} name */
+/** One file and its header's facts; null if the server does not know it. @param {string} name */
 export async function adapterFile(name) {
     /** @param {AdapterFile[]} files */
     const find = (files) => files.find((file) => file.name === name);
@@ -77,15 +77,15 @@ export function adapterInfo(name) {
     return getJson(`/lokr/info?name=${encodeURIComponent(name)}`);
 }
 
-/** The address of a file's preview picture. @param {string} name */
+/** The URL of a file's preview image. @param {string} name */
 export function previewUrl(name) {
     return api.apiURL(`/lokr/preview?name=${encodeURIComponent(name)}`);
 }
 
 /**
- * The layout of an architecture, or the one around no blocks; `architectures` are those that there are.
+ * The layout of an architecture (without one: no blocks), and the titles of all architectures.
  * @param {string} [architecture]
- * @returns {Promise<Layout & {architectures: string[]}>}
+ * @returns {Promise<BlockLayout & {architectures: string[]}>}
  */
 export function blockLayout(architecture = "") {
     return getJson(`/lokr/blocks?architecture=${encodeURIComponent(architecture)}`);

@@ -1,4 +1,4 @@
-// What a node's last run did, on the node: green, amber with reasons, or red; before a run what its file is.
+// The badge of a node: green, amber or red after a run, with reasons; before it the kind of its file.
 
 import { adapterFile } from "./api.js";
 import { openDialog } from "./dialog.js";
@@ -6,9 +6,9 @@ import { button, h } from "./dom.js";
 
 /**
  * @typedef {{reason: string, count: number, examples?: string[]}} Reason
- * @typedef {object} Report one adapter's, as the nodes send it (ui output `lokr_report`)
- * @property {number} applied modules in force: those found, none at strength 0
- * @property {number} found a place in the model
+ * @typedef {object} Report of one adapter, from the nodes' ui output `lokr_report`
+ * @property {number} applied modules that act: those found, 0 at strength 0
+ * @property {number} found modules with a place in the model
  * @property {number} total
  * @property {string} mode merge or live
  * @property {"ok" | "warn" | "error"} level
@@ -23,7 +23,7 @@ import { button, h } from "./dom.js";
 const SIGNS = { none: "", file: "", ok: "✓", warn: "!", error: "✕" };
 
 /**
- * The one line for reports: the worst level, their sums, the modes they agree on.
+ * One line for all reports: the worst level, the sums of their counts, their modes.
  * @param {Report[]} reports
  * @returns {{level: "ok" | "warn" | "error", text: string}}
  */
@@ -63,7 +63,7 @@ export class Badge {
         this.element.disabled = level === "none" || level === "file";
     }
 
-    /** Before a run: the file's kind and base model, by its header. @param {string} name */
+    /** Before a run: show the file's kind and base model, from its header. @param {string} name */
     async describe(name) {
         this.file = name;
         this.reports = [];
@@ -74,7 +74,7 @@ export class Badge {
             const untouched = this.file === name && !this.reports.length && !this.error;
             if (file && untouched) this.show("file", [file.kind, file.base_model].filter(Boolean).join(" · ") || name);
         } catch {
-            // A server without the routes: the badge waits for a run.
+            // A server without the routes: the badge stays empty until a run.
         }
     }
 

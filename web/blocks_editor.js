@@ -1,4 +1,4 @@
-// The block editor: a slider for each block, laid out as the model is. All it holds is the node's two widgets.
+// The block editor: a slider for each block, in the model's layout. Its state is in the node's two widgets.
 
 import { adapterInfo, blockLayout } from "./api.js";
 import { changedText, strengthsOf } from "./blocks_text.js";
@@ -10,7 +10,7 @@ import { slider } from "./slider.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
- * @typedef {import("./api.js").Layout} Layout
+ * @typedef {import("./api.js").BlockLayout} BlockLayout
  */
 
 /** @type {BlocksEditor | null} */
@@ -21,7 +21,7 @@ export function editBlocks(node) {
     open = new BlocksEditor(node);
 }
 
-/** After the graph was loaded anew, by an undo for instance, its nodes are others. */
+/** Call after the graph was reloaded, for example by an undo: its nodes are new objects. */
 export function refreshBlocksEditor() {
     open?.refresh();
 }
@@ -33,14 +33,14 @@ class BlocksEditor {
     constructor(node) {
         this.id = node.id;
         this.graph = node.graph;
-        /** @type {Layout | null} */
+        /** @type {BlockLayout | null} */
         this.layout = null;
         /** @type {Map<string, number>} energy of the file's blocks, as a share of the largest */
         this.shares = new Map();
         this.architecture = h("select", { "aria-label": "Architecture", onchange: () => this.load() });
         this.preset = h("select", { "aria-label": "Preset", onchange: () => this.choosePreset() });
         this.blocks = h("div.lokr-blocks");
-        this.said = h("span.lokr-said", { role: "status" });
+        this.status = h("span.lokr-said", { role: "status" });
         this.text = h("textarea", {
             rows: 4,
             spellcheck: false,
@@ -64,7 +64,7 @@ class BlocksEditor {
                 button("Copy the text", "copy", () => this.copy()),
                 button("Paste a text from the clipboard", "paste", () => this.paste()),
                 button("Set all blocks to 1", "reset", () => this.choosePreset("none")),
-                this.said,
+                this.status,
             ),
         );
         const dialog = openDialog({
@@ -79,7 +79,7 @@ class BlocksEditor {
 
     /** @returns {Node | null} */
     get node() {
-        // A reload keeps the root graph and makes a new object of everything in it.
+        // A reload keeps the root graph and replaces every object in it.
         const graph = this.graph?.isRootGraph ? app.rootGraph : this.graph;
         return graph?.getNodeById(this.id) ?? null;
     }
@@ -140,7 +140,7 @@ class BlocksEditor {
         return this.layout?.presets.find(({ name }) => name === this.value("preset"))?.text ?? "";
     }
 
-    /** Draw all from the widgets. */
+    /** Redraw everything from the widgets. */
     refresh() {
         const { node, layout } = this;
         if (!node) return this.close();
@@ -165,7 +165,7 @@ class BlocksEditor {
         );
     }
 
-    /** @param {Layout["groups"][number]} group @param {Map<string, number>} strengths */
+    /** @param {BlockLayout["groups"][number]} group @param {Map<string, number>} strengths */
     group(group, strengths) {
         const values = group.blocks.map((block) => strengths.get(block) ?? 1);
         const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -206,7 +206,7 @@ class BlocksEditor {
         const text = changedText(this.layout, this.presetText(), this.value("strengths"), changes);
         this.put({ strengths: text });
         this.text.value = text;
-        // The sliders are not drawn anew: one of them is being dragged.
+        // Do not redraw the sliders: one of them is being dragged.
         const strengths = strengthsOf(this.layout, this.presetText(), text);
         for (const [block, value] of strengths) {
             const other = this.blocks.querySelector(`[data-key="${CSS.escape(block)}"]`);
@@ -220,7 +220,7 @@ class BlocksEditor {
         this.refresh();
     }
 
-    /** A preset is a start: the text that was on top of another goes. @param {string} [name] */
+    /** Choose a preset and clear the text, which belonged to the previous one. @param {string} [name] */
     choosePreset(name = this.preset.value) {
         this.put({ preset: name, strengths: "" });
         this.refresh();
@@ -229,7 +229,7 @@ class BlocksEditor {
     async copy() {
         const whole = [this.presetText(), this.value("strengths")].filter(Boolean).join("\n");
         await copyText(whole);
-        this.said.textContent = whole ? "copied" : "there is no text: all blocks are at 1";
+        this.status.textContent = whole ? "copied" : "nothing to copy: all blocks are at 1";
     }
 
     async paste() {
@@ -237,15 +237,15 @@ class BlocksEditor {
             const text = await navigator.clipboard.readText();
             this.put({ preset: "none", strengths: text });
             this.refresh();
-            this.said.textContent = "pasted";
+            this.status.textContent = "pasted";
         } catch {
             this.text.focus();
-            this.said.textContent = "this browser lets no page read the clipboard: paste into the text";
+            this.status.textContent = "this browser blocks reading the clipboard: paste into the text instead";
         }
     }
 }
 
-/** The adapter file of the first loader or stack that the node's strengths go to. @param {Node} node */
+/** The adapter file of the first loader or stack that the node is connected to. @param {Node} node */
 function fileOf(node) {
     for (const loader of nodesAfter(node)) {
         const widget = loader.widgets?.find(({ name }) => name === "lokr_name" || name === "lokr_1");

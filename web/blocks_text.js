@@ -1,9 +1,9 @@
-// Strengths of blocks as text, read and written as lokr_core/strengths/_blocks.py reads them: of the entries that name a layer the
-// last counts, what none names keeps 1. Names of layers with * go through untouched.
+// Strengths of blocks as text, the twin of lokr_core/strengths/_blocks.py (tests/browser/test_blocks.py compares both):
+// the last entry that matches a block counts, the default is 1. Patterns of layer names (with *) are kept unchanged.
 
 /**
- * @typedef {import("./api.js").Layout} Layout
- * @typedef {{name: string, strength: number, raw: string}} Entry `strength` is NaN for what is no entry
+ * @typedef {import("./api.js").BlockLayout} BlockLayout
+ * @typedef {{name: string, strength: number, raw: string}} Entry `strength` is NaN if the entry is malformed
  */
 
 const ALL = "ALL";
@@ -19,8 +19,8 @@ export function entriesOf(text) {
 }
 
 /**
- * The blocks that a name stands for, null for a pattern of layer names or a name that the layout does not have.
- * @param {string} name @param {Layout} layout @returns {string[] | null}
+ * The blocks that a name refers to; null for a pattern of layer names or a name outside the layout.
+ * @param {string} name @param {BlockLayout} layout @returns {string[] | null}
  */
 export function blocksNamed(name, layout) {
     if (name.toUpperCase() === ALL) return layout.groups.flatMap((group) => group.blocks);
@@ -39,7 +39,7 @@ export function blocksNamed(name, layout) {
 
 /**
  * The strength of every block of the layout.
- * @param {Layout} layout @param {...string} texts each comes on top of the one before
+ * @param {BlockLayout} layout @param {...string} texts later ones override earlier ones
  * @returns {Map<string, number>}
  */
 export function strengthsOf(layout, ...texts) {
@@ -52,13 +52,13 @@ export function strengthsOf(layout, ...texts) {
 }
 
 /**
- * `text` with other strengths for some blocks, as short as it can be said on top of `preset`.
- * @param {Layout} layout @param {string} preset @param {string} text @param {Map<string, number>} changes
+ * The shortest text with the strengths of `preset`, then `text`, then `changes`.
+ * @param {BlockLayout} layout @param {string} preset @param {string} text @param {Map<string, number>} changes
  */
 export function changedText(layout, preset, text, changes) {
     const entries = entriesOf(text).map((entry) => ({ ...entry, blocks: blocksNamed(entry.name, layout) }));
     const isPlain = (/** @type {typeof entries[number]} */ { blocks, strength }) => blocks && Number.isFinite(strength);
-    // What comes before an ALL is overruled by it.
+    // ALL overrides the entries before it.
     const lastAll = entries.findLastIndex((entry) => isPlain(entry) && entry.name.toUpperCase() === ALL);
     const all = entries[lastAll]?.strength;
     const counting = entries.slice(lastAll + 1);
@@ -86,8 +86,8 @@ export function changedText(layout, preset, text, changes) {
 }
 
 /**
- * Entries for the named blocks of a group: "IN" where all agree, else runs such as "IN0-3".
- * @param {Layout["groups"][number]} group @param {Map<string, number>} named
+ * Entries for the named blocks of a group: "IN" if all agree, else runs such as "IN0-3".
+ * @param {BlockLayout["groups"][number]} group @param {Map<string, number>} named
  */
 function runs({ name, blocks }, named) {
     const strengths = blocks.map((block) => named.get(block));

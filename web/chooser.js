@@ -1,4 +1,4 @@
-// The file chooser: all adapters with search and previews, by mouse or keys.
+// The file chooser: all adapters with search and previews, for mouse and keyboard.
 
 import { listAdapters, previewUrl } from "./api.js";
 import { openDialog } from "./dialog.js";
@@ -7,10 +7,10 @@ import { fileSize, h } from "./dom.js";
 /** @typedef {import("./api.js").AdapterFile} AdapterFile */
 
 /**
- * Let a person choose a file.
+ * Open the chooser.
  * @param {object} options
  * @param {string} options.current
- * @param {string[]} options.offered the names that the node takes
+ * @param {string[]} options.offered the names that the node accepts
  * @param {(name: string) => void} options.onChoose
  */
 export async function chooseFile({ current, offered, onChoose }) {
@@ -89,7 +89,7 @@ export async function chooseFile({ current, offered, onChoose }) {
         onChoose(name);
     }
 
-    /** How many cards stand in a row. */
+    /** The number of cards per row. */
     function columns() {
         const first = shown[0]?.offsetTop;
         const next = shown.findIndex((option) => option.offsetTop !== first);
@@ -121,7 +121,7 @@ export async function chooseFile({ current, offered, onChoose }) {
         files = offered.map((name) => known.get(name) ?? { name });
         filter();
     } catch {
-        // A server without the routes: names alone.
+        // A server without the routes: only names.
     }
 }
 

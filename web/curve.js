@@ -1,4 +1,4 @@
-// A schedule's keyframes: read, written and followed as lokr_core/strengths/_schedule.py does.
+// A schedule's keyframes, the twin of lokr_core/strengths/_schedule.py (tests/browser/test_schedule.py compares both).
 
 /** @typedef {[percent: number, factor: number]} Point */
 
@@ -12,7 +12,7 @@ export const EASES = {
 };
 
 /**
- * "0:0, 0.3:1" as points; an empty text is 1 throughout. Null for a text that is no curve.
+ * The points of a text such as "0:0, 0.3:1"; an empty text is 1 throughout. Null if the text is malformed.
  * @param {string} text @returns {Point[] | null}
  */
 export function pointsOf(text) {
@@ -35,7 +35,7 @@ export function textOf(points) {
 }
 
 /**
- * The curve's factor at `percent`, within the window.
+ * The factor at `percent`, which must be inside the window.
  * @param {Point[]} points @param {string} ease @param {number} percent
  */
 export function factorAt(points, ease, percent) {
@@ -47,7 +47,7 @@ export function factorAt(points, ease, percent) {
 }
 
 /**
- * The percentage of the nearest of `steps` steps (the first is 0, the last 1); no steps, no snapping.
+ * The percentage of the nearest of `steps` steps (the first is 0, the last 1); unchanged if `steps` < 2.
  * @param {number} percent @param {number} steps
  */
 export function snapped(percent, steps) {

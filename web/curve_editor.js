@@ -1,6 +1,7 @@
-// The schedule's curve on its node: points moved by mouse and keys. All it holds is the node's widgets.
+// The schedule's curve on its node: points moved by mouse and keys. Its state is in the node's widgets.
 
 import { factorAt, pointsOf, snapped, textOf } from "./curve.js";
+import { HEIGHT, Scale, axes, line, message, outside } from "./curve_picture.js";
 import { button, h, redraw, svg } from "./dom.js";
 import { after, asOneChange, beginChange, onChange, setValue, widgetOf } from "./host.js";
 
@@ -9,8 +10,6 @@ import { after, asOneChange, beginChange, onChange, setValue, widgetOf } from ".
  * @typedef {import("./curve.js").Point} Point
  */
 
-const HEIGHT = 150;
-const PAD = { left: 30, right: 18, top: 10, bottom: 20 };
 const SNAP = "lokr_snap_steps";
 
 export class CurveEditor {
@@ -28,7 +27,7 @@ export class CurveEditor {
             type: "number",
             min: 0,
             max: 1000,
-            title: "Points snap to this many steps; 0: they do not",
+            title: "Points snap to this many steps; 0 turns it off",
             "aria-label": "Snap to steps, 0 for none",
             onchange: () => this.snapTo(Number(this.steps.value)),
         });
@@ -85,33 +84,17 @@ export class CurveEditor {
         this.draw(`point-${selected}`);
     }
 
-    /** The factors at the bottom and the top of the picture. @param {Point[]} points @returns {[number, number]} */
-    range(points) {
-        if (this.held) return this.held;
-        const factors = points.map((point) => point[1]);
-        const [low, high] = [Math.min(0, ...factors), Math.max(1, ...factors)];
-        const room = (high - low) * 0.15;
-        return [low < 0 ? low - room : 0, high + room];
+    /** The scale of the picture, which stays the same while a point is dragged. @param {Point[]} points */
+    scale(points) {
+        return new Scale(this.width, this.held ?? Scale.rangeOf(points));
     }
 
-    /** @param {number} percent */
-    x(percent) {
-        return PAD.left + percent * (this.width - PAD.left - PAD.right);
-    }
-
-    /** @param {number} factor @param {[number, number]} range */
-    y(factor, [low, high]) {
-        return HEIGHT - PAD.bottom - ((factor - low) / (high - low)) * (HEIGHT - PAD.top - PAD.bottom);
-    }
-
-    /** The point under the mouse. @param {PointerEvent} event @param {[number, number]} range @returns {Point} */
-    at(event, [low, high]) {
+    /** The point under the mouse. @param {PointerEvent} event @param {Scale} scale @returns {Point} */
+    at(event, scale) {
         const box = this.picture.getBoundingClientRect();
         const zoom = box.width / this.width || 1;
-        const across = ((event.clientX - box.left) / zoom - PAD.left) / (this.width - PAD.left - PAD.right);
-        const up = 1 - ((event.clientY - box.top) / zoom - PAD.top) / (HEIGHT - PAD.top - PAD.bottom);
-        const factor = low + Math.min(1, Math.max(0, up)) * (high - low);
-        return [snapped(across, this.snap), Math.round(factor * 100) / 100];
+        const [percent, factor] = scale.pointAt((event.clientX - box.left) / zoom, (event.clientY - box.top) / zoom);
+        return [snapped(percent, this.snap), Math.round(factor * 100) / 100];
     }
 
     /** @param {string} [key] */
@@ -120,99 +103,35 @@ export class CurveEditor {
         if (document.activeElement !== this.steps) this.steps.value = String(this.snap);
         picture.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
         if (!points) {
-            const text = svg(
-                "text",
-                { x: PAD.left, y: HEIGHT / 2 },
-                "These keyframes are no curve: see the text above.",
-            );
-            redraw(picture, [text]);
+            redraw(picture, [message("These keyframes are not a curve: see the text above.")]);
             return;
         }
-        const range = this.range(points);
-        const dots = points.map((point, index) => this.dot(point, index, range));
-        redraw(picture, [...this.axes(range), ...this.outside(), this.line(points, range), ...dots], key);
-    }
-
-    /** @param {[number, number]} range */
-    axes(range) {
-        const lines = [];
-        for (const factor of new Set([range[0], 0, 1])) {
-            const y = this.y(factor, range);
-            lines.push(svg("line.lokr-axis", { x1: PAD.left, x2: this.width - PAD.right, y1: y, y2: y }));
-            lines.push(
-                svg("text", { x: PAD.left - 5, y: y + 3, "text-anchor": "end" }, String(Number(factor.toFixed(2)))),
-            );
-        }
-        const marks = this.snap > 1 && this.snap <= 100 ? this.snap - 1 : 4;
-        for (let mark = 0; mark <= marks; mark++) {
-            const x = this.x(mark / marks);
-            lines.push(svg("line.lokr-axis", { x1: x, x2: x, y1: PAD.top, y2: HEIGHT - PAD.bottom }));
-        }
-        for (const percent of [0, 0.5, 1]) {
-            const text = svg(
-                "text",
-                { x: this.x(percent), y: HEIGHT - 6, "text-anchor": "middle" },
-                `${100 * percent}%`,
-            );
-            lines.push(text);
-        }
-        return lines;
-    }
-
-    /** What is before the start and after the end, where the strength is 0. */
-    outside() {
+        const scale = this.scale(points);
         const [start, end] = [Number(this.value("start") ?? 0), Number(this.value("end") ?? 1)];
-        const parts = [
-            [0, start],
-            [end, 1],
-        ].filter(([from, to]) => to > from);
-        return parts.map(([from, to]) =>
-            svg("rect.lokr-outside", {
-                x: this.x(from),
-                width: this.x(to) - this.x(from),
-                y: PAD.top,
-                height: HEIGHT - PAD.top - PAD.bottom,
-            }),
-        );
+        const dots = points.map((point, index) => this.dot(point, index, scale));
+        const curve = line(scale, points, String(this.value("ease")));
+        redraw(picture, [...axes(scale, this.snap), ...outside(scale, start, end), curve, ...dots], key);
     }
 
-    /** @param {Point[]} points @param {[number, number]} range */
-    line(points, range) {
-        const ease = String(this.value("ease"));
-        const percents = Array.from({ length: 101 }, (_, index) => index / 100);
-        const curve = percents.map((percent) => [percent, factorAt(points, ease, percent)]);
-        // Jumps stand where they are, not at the next hundredth.
-        for (const [percent, factor] of points) {
-            curve.push([percent - 1e-7, factorAt(points, ease, percent - 1e-7)], [percent, factor]);
-            curve.push([percent + 1e-7, factorAt(points, ease, percent + 1e-7)]);
-        }
-        const path = curve
-            .filter(([percent]) => percent >= 0 && percent <= 1)
-            .map((point, order) => ({ point, order }))
-            .sort((a, b) => a.point[0] - b.point[0] || a.order - b.order)
-            .map(({ point: [percent, factor] }) => `${this.x(percent).toFixed(2)},${this.y(factor, range).toFixed(2)}`);
-        return svg("polyline.lokr-line", { points: path.join(" ") });
-    }
-
-    /** @param {Point} point @param {number} index @param {[number, number]} range */
-    dot([percent, factor], index, range) {
-        const said = `at ${(100 * percent).toFixed(1)}%: ${factor.toFixed(2)}`;
+    /** @param {Point} point @param {number} index @param {Scale} scale */
+    dot([percent, factor], index, scale) {
+        const label = `at ${(100 * percent).toFixed(1)}%: ${factor.toFixed(2)}`;
         return svg(
             "circle.lokr-point",
             {
-                cx: this.x(percent),
-                cy: this.y(factor, range),
+                cx: scale.x(percent),
+                cy: scale.y(factor),
                 r: 6,
                 tabindex: 0,
                 role: "slider",
                 "aria-label": `Point ${index + 1}`,
                 "aria-valuenow": factor,
-                "aria-valuetext": said,
+                "aria-valuetext": label,
                 "data-key": `point-${index}`,
                 onfocus: () => (this.selected = index),
                 onkeydown: (/** @type {KeyboardEvent} */ event) => this.key(event, index),
             },
-            svg("title", {}, said),
+            svg("title", {}, label),
         );
     }
 
@@ -239,7 +158,7 @@ export class CurveEditor {
         keys[event.key]();
     }
 
-    /** Move a point, no further than its neighbours. @param {number} index @param {Point} point */
+    /** Move a point, at most as far as its neighbours. @param {number} index @param {Point} point */
     put(index, [percent, factor]) {
         const { points } = this;
         if (!points) return;
@@ -256,7 +175,7 @@ export class CurveEditor {
         this.write(points, Math.max(0, Math.min(index, points.length - 1)));
     }
 
-    /** A point between the selected one and the next, or the end. */
+    /** Add a point between the selected one and the next, or the end. */
     add() {
         /** @type {Point[]} */
         const points = this.points ?? [];
@@ -268,22 +187,22 @@ export class CurveEditor {
         this.write(points, index + 1);
     }
 
-    /** A press on a point drags it, one beside all points makes one. @param {PointerEvent} event */
+    /** A press on a point drags it, a press elsewhere adds one and drags it. @param {PointerEvent} event */
     pressed(event) {
         const points = this.points;
         const key = /** @type {Element} */ (event.target).getAttribute("data-key");
         if (!points || event.button !== 0) return;
         event.preventDefault();
         event.stopPropagation();
-        const range = this.range(points);
+        const scale = this.scale(points);
         const end = beginChange();
-        this.held = range;
+        this.held = [scale.low, scale.high];
         let index = key ? Number(key.slice("point-".length)) : -1;
         if (index < 0) {
-            const point = this.at(event, range);
+            const point = this.at(event, scale);
             const next = points.findIndex((other) => other[0] > point[0]);
             index = next === -1 ? points.length : next;
-            // The line of an empty text is no point that anyone made.
+            // An empty text gives a point at 1, which the new point replaces.
             /** @type {Point[]} */
             const own = String(this.value("keyframes") ?? "").trim() ? points : [];
             index = Math.min(index, own.length);
@@ -293,7 +212,7 @@ export class CurveEditor {
             this.draw(key ?? undefined);
         }
         this.picture.setPointerCapture(event.pointerId);
-        const move = (/** @type {PointerEvent} */ moved) => this.put(index, this.at(moved, range));
+        const move = (/** @type {PointerEvent} */ moved) => this.put(index, this.at(moved, scale));
         const stop = () => {
             this.picture.removeEventListener("pointermove", move);
             this.picture.removeEventListener("lostpointercapture", stop);

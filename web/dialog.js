@@ -1,9 +1,9 @@
-// A window over the page: the browser's own <dialog>, which keeps the focus inside and closes with Escape.
+// A dialog over the page: the browser's <dialog>, which traps the focus and closes on Escape.
 
 import { button, h } from "./dom.js";
 
 /**
- * Show `content` in a window until it is closed; one at a time of each `kind`.
+ * Show `content` in a dialog; a new one of the same `kind` replaces the old.
  * @param {{kind: string, title: string, content: HTMLElement, onClose?: () => void}} options
  * @returns {{element: HTMLDialogElement, close: () => void}}
  */
@@ -19,18 +19,18 @@ export function openDialog({ kind, title, content, onClose }) {
         h("header", {}, heading, button("Close", "✕", close)),
         h("div.lokr-dialog-body", {}, content),
     );
-    // ComfyUI's shortcuts work on the graph behind; undo alone is heard (it listens before anyone else).
+    // Keep keys from ComfyUI's shortcuts on the graph behind; only undo, a capturing listener, still works.
     for (const type of ["keydown", "keyup", "keypress", "paste", "copy", "wheel", "contextmenu"]) {
         element.addEventListener(type, (/** @type {Event} */ event) => event.stopPropagation());
     }
-    // The browser closes it with Escape too, but for a search field, which it empties first.
+    // The browser closes it on Escape too, except in a search field, which it clears first.
     element.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
         if (event.key !== "Escape") return;
         event.preventDefault();
         close();
     });
     element.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => {
-        if (event.target === element) close(); // the backdrop: everything else is inside the header and the body
+        if (event.target === element) close(); // the backdrop: everything else is in the header or the body
     });
     const opener = /** @type {HTMLElement | null} */ (document.activeElement);
     element.addEventListener("close", () => {

@@ -1,4 +1,4 @@
-// Elements in one expression, and what every face does with keys.
+// Elements in one expression, buttons, redrawing with the focus kept.
 
 /**
  * An element: `h("button.lokr-icon", {title: "Info", onclick: show}, "i")`. Properties go to the element, `data-`,
@@ -20,7 +20,7 @@ export function h(tag, properties = {}, ...children) {
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * The same for SVG, where all is attributes but handlers.
+ * The same for SVG: every property but handlers is an attribute.
  * @param {string} tag
  * @param {Record<string, any>} [properties]
  * @param {...(Node | string | null | undefined | false)} children
@@ -49,8 +49,8 @@ function put(element, properties) {
 }
 
 /**
- * A button that ComfyUI's own shortcuts do not hear of, as they would of keys pressed on the page.
- * @param {string} label what a screen reader says, and the tooltip
+ * A button whose Enter and Space do not reach ComfyUI's shortcuts.
+ * @param {string} label the accessible name and the tooltip
  * @param {string | Node} content
  * @param {(event: MouseEvent) => void} onclick
  * @param {Record<string, any>} [properties]
@@ -65,7 +65,7 @@ export function button(label, content, onclick, properties = {}) {
 }
 
 /**
- * Draw anew into `root` and leave the focus on the element of the same `data-key`, or on `key`.
+ * Replace the children of `root`; the focus goes to the element with the same `data-key`, or with `key`.
  * @param {HTMLElement | SVGElement} root
  * @param {(Node | null | false)[]} children
  * @param {string} [key]
@@ -80,7 +80,7 @@ export function redraw(root, children, key) {
     }
 }
 
-/** Text to the clipboard, also on a page without https, where browsers have no clipboard API. @param {string} text */
+/** Copy to the clipboard, also on a page without https, which has no clipboard API. @param {string} text */
 export async function copyText(text) {
     try {
         await navigator.clipboard.writeText(text);

@@ -1,4 +1,4 @@
-// A piece of page on a node, which is as high as what it holds.
+// A DOM element on a node, as high as its content.
 
 import { h } from "./dom.js";
 import { vueNodes } from "./host.js";
@@ -7,17 +7,17 @@ import { vueNodes } from "./host.js";
 
 const MARGIN = 4;
 
-/** How many faces there were: Vue nodes tell widgets apart by node id and name, and would go on showing the face of a
- * node that an undo replaced by one of the same id. */
+/** Counter for unique names: Vue nodes identify a widget by node id and name, and would keep showing the old face of a
+ * node that an undo replaced by one with the same id. */
 let made = 0;
 
 /**
- * Put `content` at the end of a node's widgets. It is no value: neither saved nor sent. Null where the front end has
- * no DOM widgets: the node's own widgets are all there is then.
+ * Append `content` to a node's widgets; it is neither saved nor sent. Null if the front end has no DOM widgets, which
+ * leaves the node's own widgets.
  * @param {Node} node
  * @param {string} name
  * @param {HTMLElement} content
- * @param {number} height a first guess, until it is on the page
+ * @param {number} height estimate until it is on the page
  */
 export function addFace(node, name, content, height) {
     const host = /** @type {import("./host.js").WithDomWidgets} */ (node);
@@ -35,12 +35,12 @@ export function addFace(node, name, content, height) {
     });
     widget.serialize = false;
 
-    /** Make the face as high as it is, and the node with it. */
+    /** Fit the face's height to its content, and the node's to the face. */
     const fit = () => {
         const was = node.computeSize()[1];
         height = inner.offsetHeight || height;
         const needed = node.computeSize()[1];
-        // A node that is higher than it had to be was made so by its user.
+        // Extra height of the node is the user's choice: keep it.
         if (node.size[1] < needed || node.size[1] <= was + 1) resize(node, needed);
     };
     new ResizeObserver(() => {

@@ -1,4 +1,4 @@
-// Where in a model a file acts: one colour per block and kind of layer.
+// The heat map of a file: one colour per block and kind of layer.
 
 import { h } from "./dom.js";
 
@@ -42,7 +42,7 @@ export function heatTable({ rows, columns, values, relative }) {
     );
 }
 
-/** Three digits that matter. @param {number} value */
+/** Three significant digits. @param {number} value */
 export function short(value) {
     if (value === 0) return "0";
     return value >= 0.001 && value < 10000 ? String(Number(value.toPrecision(3))) : value.toExponential(1);

@@ -1,6 +1,6 @@
-// ComfyUI's front end as this pack sees it: the one place that imports it, and the few things done to its graph.
+// ComfyUI's front end: the only file that imports it, with the helpers for its graph.
 
-// @ts-expect-error ComfyUI serves this address beside every pack's folder; no file stands there.
+// @ts-expect-error ComfyUI serves this URL beside every pack's folder; no such file exists here.
 import { app as comfyApp } from "../../scripts/app.js";
 // @ts-expect-error the same
 import { api as comfyApi } from "../../scripts/api.js";
@@ -20,7 +20,7 @@ export const app = comfyApp;
 export const api = comfyApi;
 
 /**
- * Do `change` so that the graph's own undo takes it back in one step.
+ * Do `change` as one step of the graph's undo.
  * @template T
  * @param {() => T} change
  * @returns {T}
@@ -34,7 +34,7 @@ export function asOneChange(change) {
     }
 }
 
-/** Whatever happens until the returned function is called is one step of the graph's undo: a drag, for instance. */
+/** Begin one step of the graph's undo, such as a drag; the returned function ends it. */
 export function beginChange() {
     const canvas = app.canvas;
     let open = true;
@@ -47,7 +47,7 @@ export function beginChange() {
     };
 }
 
-/** Call `then` when what was changed is drawn: at once on the canvas; Vue nodes find their sizes a frame later. */
+/** Call `then` once the change is drawn: at once on the canvas, a frame later for Vue nodes, which measure first. */
 export function whenDrawn(/** @type {() => void} */ then) {
     if (vueNodes()) requestAnimationFrame(() => requestAnimationFrame(then));
     else then();
@@ -63,7 +63,7 @@ export function widgetOf(node, name) {
 }
 
 /**
- * Give a widget a value as a person would: whoever listens to it hears of it.
+ * Set a widget's value and call its listeners, as if the user had done it.
  * @param {Node} node
  * @param {Widget} widget
  * @param {any} value
@@ -73,12 +73,12 @@ export function setValue(node, widget, value) {
     if (before === value) return;
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
-    node.onWidgetChanged?.(widget.name, value, before, widget); // the page takes back what it said of the old value
+    node.onWidgetChanged?.(widget.name, value, before, widget); // clears the page's message about the old value
     node.setDirtyCanvas?.(true, true);
 }
 
 /**
- * Call `listener` after whatever a widget's callback does already.
+ * Call `listener` after a widget's own callback.
  * @param {Widget} widget
  * @param {() => void} listener
  */
@@ -107,7 +107,7 @@ export function after(node, event, listener) {
     };
 }
 
-/** Whether a widget's value comes by a connection. @param {Node} node @param {Widget} widget */
+/** Whether a widget's value comes from a connection. @param {Node} node @param {Widget} widget */
 export function isLinked(node, widget) {
     return Boolean(node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null));
 }
@@ -129,13 +129,13 @@ export function hideWidgets(node, isHidden) {
     if (changed) node.widgets = [...(node.widgets ?? [])];
 }
 
-/** Whether nodes are drawn by Vue ("Nodes 2.0"), which lays them out by itself, and not on LiteGraph's canvas. */
+/** Whether nodes are drawn by Vue ("Nodes 2.0"), which does its own layout, instead of LiteGraph's canvas. */
 export function vueNodes() {
     return Boolean(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
 }
 
 /**
- * The nodes that take what an output of `node` gives.
+ * The nodes connected to an output of `node`.
  * @param {Node} node
  * @param {number} [slot]
  * @returns {Node[]}

@@ -1,4 +1,4 @@
-// The info dialog: what a file is, where it acts, what it says of itself.
+// The info dialog: a file's kind, its heat map, its metadata.
 
 import { adapterInfo, previewUrl } from "./api.js";
 import { openDialog } from "./dialog.js";
@@ -58,14 +58,14 @@ function facts(info) {
 /** @param {string[]} words */
 function triggerWords(words) {
     if (!words.length) return null;
-    const said = h("span.lokr-said", { role: "status" });
+    const status = h("span.lokr-said", { role: "status" });
     const copy = async (/** @type {string} */ text) => {
         await copyText(text);
-        said.textContent = `copied: ${text}`;
+        status.textContent = `copied: ${text}`;
     };
     const buttons = words.map((word) => button(`Copy "${word}"`, word, () => copy(word)));
     const all = words.length > 1 && button("Copy all trigger words", "copy all", () => copy(words.join(", ")));
-    return section("Trigger words", h("div.lokr-words", {}, ...buttons, all, said));
+    return section("Trigger words", h("div.lokr-words", {}, ...buttons, all, status));
 }
 
 /** @param {string[]} texts */
@@ -73,8 +73,8 @@ function notes(texts) {
     return texts.length ? section("Notes", h("ul", {}, ...texts.map((text) => h("li", {}, text)))) : null;
 }
 
-/** Rows of a long table that are drawn at once; the rest comes by a button. */
-const MANY = 200;
+/** Rows of a long table that are shown at first; a button shows the rest. */
+const MAX_ROWS = 200;
 
 /** @param {NonNullable<AdapterInfo["factors"]>} all */
 function factors(all) {
@@ -82,14 +82,14 @@ function factors(all) {
     const columns = /** @type {const} */ (["module", "shape", "w1", "w2", "rank", "scaling", "form"]);
     const line = (/** @type {typeof all[number]} */ factor) =>
         h("tr", {}, ...columns.map((column) => h("td", {}, shown(factor[column]))));
-    const body = h("tbody", {}, ...all.slice(0, MANY).map(line));
+    const body = h("tbody", {}, ...all.slice(0, MAX_ROWS).map(line));
     const head = h("tr", {}, ...columns.map((column) => h("th", { scope: "col" }, column)));
     const table = h("div.lokr-scroll", {}, h("table.lokr-table", {}, h("thead", {}, head), body));
     const more = button("Show all modules", `show all ${all.length} modules`, () => {
-        body.append(...all.slice(MANY).map(line));
+        body.append(...all.slice(MAX_ROWS).map(line));
         more.remove();
     });
-    return h("div", {}, table, all.length > MANY && more);
+    return h("div", {}, table, all.length > MAX_ROWS && more);
 }
 
 /** @param {any} value */
@@ -102,13 +102,13 @@ function shown(value) {
 /** @param {Record<string, string>} entries */
 function metadata(entries) {
     const names = Object.keys(entries).sort();
-    if (!names.length) return h("p", {}, "The file has none.");
+    if (!names.length) return h("p", {}, "The file has no metadata.");
     const list = h("dl.lokr-metadata");
     for (const name of names) list.append(h("dt", {}, name), h("dd", {}, pretty(entries[name])));
     return list;
 }
 
-/** JSON inside a value is laid out. @param {any} value */
+/** A value as text; JSON is indented. @param {any} value */
 function pretty(value) {
     if (typeof value !== "string") return h("pre", {}, JSON.stringify(value, null, 1));
     if (!/^[{[]/.test(value)) return value;

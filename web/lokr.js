@@ -1,4 +1,4 @@
-// The door: what this pack adds to ComfyUI's front end. Without it the nodes work by their plain widgets.
+// The entry point: what this pack adds to ComfyUI's front end. Without it the nodes still work with plain widgets.
 
 import { Badge } from "./badge.js";
 import { editBlocks, refreshBlocksEditor } from "./blocks_editor.js";
@@ -21,7 +21,7 @@ const badges = new WeakMap();
 /** @type {WeakMap<Node, Rows>} */
 const stacks = new WeakMap();
 
-/** Heights of faces before they are on the page. */
+/** Estimated height of a bar until it is on the page. */
 const BAR = 26;
 
 /** @param {Node} node */
@@ -29,7 +29,7 @@ function isOurs(node) {
     return Boolean(node.comfyClass?.startsWith("LoKr"));
 }
 
-/** The badge, with the buttons of a node that has a file. @param {Node} node */
+/** Add the badge and, if the node has a file, its buttons. @param {Node} node */
 function addStatus(node) {
     const badge = new Badge();
     const bar = h("div.lokr-bar", {}, badge.element);
@@ -52,7 +52,7 @@ function addStatus(node) {
     widen(node, 315);
 }
 
-/** Room for a face on a new node. @param {Node} node @param {number} width */
+/** Make a new node wide enough for its face. @param {Node} node @param {number} width */
 function widen(node, width) {
     node.setSize([Math.max(node.size[0], width), node.computeSize()[1]]);
 }
@@ -81,7 +81,7 @@ function addCurve(node) {
     widen(node, 320);
 }
 
-/** What a node shows of its last run. @param {Node} node @param {any} output */
+/** Show the reports of a node's last run. @param {Node} node @param {any} output */
 function showReport(node, output) {
     const reports = output?.lokr_report;
     if (!Array.isArray(reports) || !reports.length) return;
@@ -89,7 +89,7 @@ function showReport(node, output) {
     badges.get(node)?.report(reports);
 }
 
-/** The nodes send what they did as a line of text as well; a badge says the same. @param {Node} node */
+/** Remove the text preview of a node with a badge, which says the same. @param {Node} node */
 function dropText(node) {
     const preview = widgetOf(node, TEXT_PREVIEW);
     if (!badges.has(node) || !preview) return;
@@ -99,7 +99,7 @@ function dropText(node) {
     if (!vueNodes()) node.setSize([node.size[0], node.size[1] - (before - node.computeSize()[1])]);
 }
 
-/** The node of an execution: "12", or "12:5" for node 5 within the subgraph node 12. @param {string} id */
+/** The node of an execution id: "12", or "12:5" for node 5 in the subgraph node 12. @param {string} id */
 function nodeOfExecution(id) {
     /** @type {any} */
     let graph = app.rootGraph ?? app.graph;
@@ -108,7 +108,7 @@ function nodeOfExecution(id) {
     return /** @type {Node | null} */ (graph?.getNodeById(path[path.length - 1]) ?? null);
 }
 
-/** The files of a node, as its menu names them. @param {Node} node @returns {string[]} */
+/** The files of a node, for its menu. @param {Node} node @returns {string[]} */
 function filesOf(node) {
     const file = widgetOf(node, FILE)?.value;
     const files = stacks.has(node) ? readRows(node).map((row) => row.lokr) : [file];

@@ -1,4 +1,4 @@
-// The stack's rows: switch, file, strengths, order; each by mouse and keys. All values are the node's widgets'.
+// The stack's rows: switch, file, strengths, order, for mouse and keyboard. Their state is in the node's widgets.
 
 import { chooseFile, offeredBy } from "./chooser.js";
 import { button, h, redraw } from "./dom.js";
@@ -22,17 +22,17 @@ export class Rows {
         this.node = node;
         this.list = h("div.lokr-rows", { role: "list", "aria-label": "Adapters, first to last" });
         this.bar = h("div.lokr-bar");
-        this.said = h("span.lokr-hidden", { role: "status" });
-        this.element = h("div", {}, this.list, this.bar, this.said);
+        this.status = h("span.lokr-hidden", { role: "status" });
+        this.element = h("div", {}, this.list, this.bar, this.status);
         /** @type {WeakSet<Widget>} */
         this.heard = new WeakSet();
         this.busy = false;
-        /** Told by the face that the rows are put on. */
+        /** Set by the face that holds the rows. */
         this.fit = () => {};
         after(node, "onConfigure", (saved) => {
             this.draw();
             this.fit();
-            // Rows that were opened while loading made the node grow before they were hidden.
+            // While loading, opened rows made the node grow before they were hidden.
             if (saved?.size) resize(node, saved.size[1]);
         });
         after(node, "onConnectionsChange", () => this.draw());
@@ -43,7 +43,7 @@ export class Rows {
         return Boolean(this.node.properties?.[PLAIN]);
     }
 
-    /** Draw the rows from the widgets; `key` names the element that has the focus afterwards. @param {string} [key] */
+    /** Redraw the rows from the widgets; `key`: the element that gets the focus. @param {string} [key] */
     draw(key) {
         if (this.busy) return;
         const { node } = this;
@@ -52,7 +52,7 @@ export class Rows {
             this.heard.add(widget);
             onChange(widget, () => this.draw());
         }
-        // A value that comes by a connection keeps its widget: the link has to end somewhere.
+        // A widget with a connection stays visible: its link needs an end.
         hideWidgets(node, (widget) =>
             isRowWidget(widget) ? !this.plain && !isLinked(node, widget) : Boolean(widget.hidden),
         );
@@ -67,7 +67,7 @@ export class Rows {
     }
 
     /**
-     * Change the widgets, draw, and make the node as high as its rows: one step of the graph's undo.
+     * Change the widgets, redraw, and fit the node's height, as one step of the graph's undo.
      * @param {() => void} change @param {string} [key]
      */
     change(change, key) {
@@ -147,7 +147,7 @@ export class Rows {
         });
     }
 
-    /** What a row is moved by: dragged, or with the arrow keys. @param {number} index @param {number} count @param {string} name */
+    /** The handle that moves a row. @param {number} index @param {number} count @param {string} name */
     handle(index, count, name) {
         const element = button(`Move ${name}: drag, or arrow up and down`, "⠿", () => {}, {
             "data-key": `handle-${index + 1}`,
@@ -200,14 +200,14 @@ export class Rows {
     /** @param {number} from @param {number} to */
     move(from, to) {
         this.write(moved(readRows(this.node), from, to), `handle-${to + 1}`);
-        this.said.textContent = `moved to row ${to + 1}`;
+        this.status.textContent = `moved to row ${to + 1}`;
     }
 
     /** @param {number} index */
     remove(index) {
         const rows = readRows(this.node).filter((_, other) => other !== index);
         this.write(rows, rows.length === 1 ? "handle-1" : `remove-${Math.min(index + 1, rows.length)}`);
-        this.said.textContent = `row ${index + 1} removed`;
+        this.status.textContent = `row ${index + 1} removed`;
     }
 
     /** @param {import("./rows_model.js").Field} field @param {number} number @param {any} value */

@@ -1,4 +1,4 @@
-// The stack's rows as its widgets hold them. The last row's widget opens the next: row_2, row_2.row_3, ...
+// The stack's rows in its widgets. The last widget of a row opens the next row: row_2, row_2.row_3, ...
 
 import { isLinked, setValue } from "./host.js";
 
@@ -43,9 +43,9 @@ export function canAdd(node) {
     return Boolean(rowWidget(node, "row", readRows(node).length + 1));
 }
 
-/** Make the node's widgets hold `rows`, one at least. @param {Node} node @param {Row[]} rows */
+/** Write `rows`, at least one, to the node's widgets. @param {Node} node @param {Row[]} rows */
 export function writeRows(node, rows) {
-    if (!rows.length) throw new Error("a stack has one row at least");
+    if (!rows.length) throw new Error("a stack has at least one row");
     for (let number = 2; ; number++) {
         const opener = rowWidget(node, "row", number);
         if (!opener) break;
@@ -59,7 +59,7 @@ export function writeRows(node, rows) {
     });
 }
 
-/** `rows` with the one at `from` standing at `to`. @template T @param {T[]} rows @param {number} from @param {number} to */
+/** `rows` with the one at `from` moved to `to`. @template T @param {T[]} rows @param {number} from @param {number} to */
 export function moved(rows, from, to) {
     const others = rows.filter((_, index) => index !== from);
     return [...others.slice(0, to), rows[from], ...others.slice(to)];

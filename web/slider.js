@@ -1,26 +1,26 @@
-// A number as a bar: dragged, pressed by keys, or typed.
+// A number as a bar: dragged, changed by keys, or typed.
 
 import { beginChange } from "./host.js";
 import { h } from "./dom.js";
 
 /**
  * @typedef {object} SliderOptions
- * @property {string} label what a screen reader says
- * @property {string} [text] what stands before the number
- * @property {string} key its `data-key`, by which the focus finds it again after a redraw
+ * @property {string} label the accessible name
+ * @property {string} [text] shown before the number
+ * @property {string} key its `data-key`, which keeps the focus after a redraw
  * @property {number} value
  * @property {number} min
  * @property {number} max
- * @property {number} step of a pixel, and of an arrow key with Shift
+ * @property {number} step per pixel, and per arrow key with Shift
  * @property {boolean} [disabled]
- * @property {(value: number) => void} onInput at every change
+ * @property {(value: number) => void} onInput called on every change
  */
 
 const BIG_STEPS = 5;
 
 /**
- * Drag: a pixel is a step, with Shift a fifth. Arrows: five steps, with Shift one; Page keys 25; Home and End the ends.
- * A double click, Enter or a digit opens a field for the number.
+ * Drag: a step per pixel, with Shift a fifth. Arrow keys: five steps, with Shift one. Page keys: 25. Home, End: the
+ * limits. A double click, Enter or a digit opens a text field.
  * @param {SliderOptions} options
  * @returns {HTMLElement & {value: number}}
  */

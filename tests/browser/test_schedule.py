@@ -85,7 +85,7 @@ def test_a_text_is_drawn_and_one_that_is_no_curve_is_told(front, schedule):
     assert front.page.locator(".lokr-point").count() == 3
     text.fill("0:0, oops")
     assert front.page.locator(".lokr-point").count() == 0
-    assert front.page.get_by_text("These keyframes are no curve").count() == 1
+    assert front.page.get_by_text("These keyframes are not a curve").count() == 1
 
 
 def test_the_curve_is_the_one_that_the_sampler_follows(front):
