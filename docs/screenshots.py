@@ -1,7 +1,7 @@
 """The pictures of the documents and the example workflows, made in the real front end: ``python docs/screenshots.py``.
 
-Needs a ComfyUI (COMFYUI_PATH, COMFYUI_PYTHON), Debian's chromium, and ``pip install playwright``. The model is random
-and small, made for the occasion, so what it paints is noise; the graph is what is to be seen.
+Needs a ComfyUI (COMFYUI_PATH, COMFYUI_PYTHON), Debian's chromium, and ``pip install playwright``. The model is small
+and random, so it paints noise; the graph is what matters.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ TEXTS = {3: (310, 140), 4: (310, 140)}
 CANVAS = (160, 130)  # clear of the page's own bars
 CHECKPOINT = {"1": workflow()["1"]}
 
-# What the pictures are made with -> what a person has.
+# Names in the tests' workflows -> names that a user has.
 FOR_A_PERSON = {"sd15-float16.safetensors": "v1-5-pruned-emaonly-fp16.safetensors", "test": "lokr"}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A workflow, where its nodes stand, and what of it is seen where.
+    """A workflow, the places of its nodes, and its screenshots.
 
-    ``pictures``: file -> the nodes in it. ``example``: its name in example_workflows/, None where it is no example.
+    pictures: file -> the nodes in it; example: name in example_workflows/, or None
     """
 
     prompt: dict
@@ -154,7 +154,7 @@ def scenes() -> list[Scene]:
 
 
 def show(front: Front, scene: Scene) -> None:
-    """Load a scene, run it, and write what is to be seen of it."""
+    """Load a scene, run it, and write its screenshots and its example workflow."""
     front.load(scene.prompt, scene.places)
     sizes = {str(node): size for node, size in {**TEXTS, **scene.sizes}.items()}
     front.page.evaluate(
@@ -191,7 +191,7 @@ def thumbnail(picture: Path, out: Path) -> None:
 
 
 def _for_a_person(graph: dict) -> dict:
-    """The graph with names and sizes that a person has instead of those of a test."""
+    """The graph with a user's names and sizes instead of a test's."""
     for node in graph["nodes"]:
         values = node.get("widgets_values")
         if node["type"] == "EmptyLatentImage":

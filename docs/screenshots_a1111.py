@@ -1,7 +1,7 @@
 """The pictures of A1111 in the docs, taken from a real one: ``python docs/screenshots_a1111.py``.
 
 Needs A1111_PATH, A1111_PYTHON and a checkpoint there, Debian's chromium, and ``pip install playwright pillow``. The
-checkpoint may be a random one, so the adapters and their previews are made for the occasion.
+checkpoint may be random; the adapters and their previews are.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CARDS = {
 
 def make_files(models: Path) -> None:
     for seed, (name, (words, description, paper, ink)) in enumerate(CARDS.items()):
-        said = {
+        metadata = {
             **TRAINED,
             "modelspec.trigger_phrase": words,
             "ss_tag_frequency": json.dumps({"1": {words: 40, "sea": 12}}),
         }
-        path = save(lokr(LAYERS, seed=seed), models / "LoKr" / f"{name}.safetensors", **said)
+        path = save(lokr(LAYERS, seed=seed), models / "LoKr" / f"{name}.safetensors", **metadata)
         notes = {"description": description, "activation text": words, "preferred weight": 0.8}
         path.with_suffix(".json").write_text(json.dumps(notes))
         picture = Image.new("RGB", (256, 384), paper)

@@ -26,7 +26,7 @@ IMAGES = PROJECT / "docs" / "images"
 
 
 def some_blocks() -> dict[str, tuple[int, ...]]:
-    """Attention and feed-forward layers of the UNet's middle and of what is around it."""
+    """Attention and feed-forward layers in and around the UNet's middle block."""
     layers = {}
     for block, width in (("down_blocks_1", 640), ("down_blocks_2", 1280), ("mid_block", 1280), ("up_blocks_1", 1280)):
         inside = f"lora_unet_{block}_attentions_0_transformer_blocks_0"
@@ -50,11 +50,11 @@ def pictures(front: Front, suffix: str) -> None:
     rows = {
         **STACK,
         "strength_model_1": 0.7 if suffix else 0.8,
-    }  # what ComfyUI has from the run before tells nothing anew
+    }  # a cached node sends no badge
     prompt = workflow({"class_type": "LoKrStack", "inputs": rows}, loader("partial.safetensors", 0.8, mode="live"))
     front.load(prompt, {20: (0, 0), 21: (0, 340), 1: (700, 0), 5: (700, 300), 121: (700, 200)})
     assert front.run() == "success"
-    page.wait_for_timeout(4000)  # until the note that the run has ended is gone
+    page.wait_for_timeout(4000)  # until ComfyUI's notification has gone
     page.screenshot(path=str(IMAGES / f"stack{suffix}.png"), clip={"x": 60, "y": 84, "width": 530, "height": 600})
     print(f"stack{suffix}.png", flush=True)
     front.face(20, "file-1").click()

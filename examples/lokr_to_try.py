@@ -1,9 +1,9 @@
-"""A LoKr file to try the loaders with, of random numbers, that fits a checkpoint; nothing is downloaded or trained.
+"""Write a LoKr file of random numbers that fits a checkpoint, to try the loaders with. Downloads and trains nothing.
 
     python examples/lokr_to_try.py CHECKPOINT OUT
 
-It acts on the attention layers of the checkpoint's diffusion model, each changed by a tenth of its norm. What it
-does to a picture has no meaning, but it can be seen: at strength 0 the picture is the checkpoint's own.
+It changes each attention layer of the checkpoint's diffusion model by a tenth of its norm. The effect on a picture can
+be seen but means nothing; at strength 0 the picture is the checkpoint's own.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without installation
 
 from lokr_core import Adapter, Factor, LoKrWeights, factorization, save_adapter
 from lokr_core.kronecker import kron_norm
 
 RANK = 4
 CHANGE = 0.1  # ‖ΔW‖ / ‖W‖ at strength 1
-# A checkpoint has other models beside the diffusion model; a file of the diffusion model alone has no prefix.
+# A checkpoint holds other models besides the diffusion model; a file of the diffusion model alone has no prefix.
 OTHER_MODELS = re.compile(r"(first_stage_model|cond_stage_model|conditioner|text_encoders?|vae)\.")
 PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
 ATTENTION = re.compile(r"attn|attention")
 
 
 def random_lokr(weight: torch.Tensor) -> LoKrWeights:
-    """For a weight (out, in): W1 (a, b) and W2 (out/a, in/b) of low rank."""
+    """For a weight (out, in): W1 (a, b), and W2 (out/a, in/b) of rank RANK."""
     (a, rows), (b, columns) = (factorization(size, 8) for size in weight.shape)
     w1, w2 = torch.randn(a, b), Factor(a=torch.randn(rows, RANK), b=torch.randn(RANK, columns))
     w1 *= CHANGE * float(weight.float().norm()) / kron_norm(w1, w2)
@@ -53,7 +53,7 @@ def main() -> None:
             module = "diffusion_model." + PREFIX.sub("", name).removesuffix(".weight")
             modules[module] = random_lokr(checkpoint.get_tensor(name))
     if not modules:
-        sys.exit(f"{options.checkpoint}: no attention layer of a diffusion model found in it")
+        sys.exit(f"{options.checkpoint}: no attention layer of a diffusion model found")
     save_adapter(Adapter(modules), options.out, dtype=torch.float16)
     print(f"{len(modules)} layers, written: {options.out}")
 

@@ -2,8 +2,8 @@
 
     python examples/train_decompose_both.py [FOLDER OF PICTURES]
 
-As in PEFT, a factor is stored in halves where r is below half of its longer side: W2 is here, W1 (8 x 8) would be from
-r 3 down. ComfyUI's LoKr Loader reads the file.
+As in PEFT, a factor is low-rank if r is below half of its longer side: here W2 is, and W1 (8 x 8) would be for r <= 3.
+ComfyUI's LoKr Loader reads the file.
 """
 
 from __future__ import annotations

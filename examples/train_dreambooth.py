@@ -1,11 +1,11 @@
-"""DreamBooth with LoKr on a UNet of Stable Diffusion 1.5's shape, made tiny: no download, a minute on a CPU.
+"""DreamBooth with LoKr on a tiny UNet of Stable Diffusion 1.5's shape: no download, a minute on a CPU.
 
     python examples/train_dreambooth.py [FOLDER OF PICTURES]
     torchrun --nproc-per-node 2 examples/train_dreambooth.py --parallel fsdp --batch-size 2
 
-For the real model, ``UNet2DConditionModel.from_pretrained(..., subfolder="unet")``, the VAE's latents and the text
-encoder's embeddings take the places of what is made here; the rest stays. Stopped at any moment, the same command
-goes on from the last checkpoint to the same result.
+For the real model, use ``UNet2DConditionModel.from_pretrained(..., subfolder="unet")``, the VAE's latents and the text
+encoder's embeddings instead of the stand-ins; the rest stays. After an interruption the same command resumes from the
+last checkpoint and gives the same result.
 """
 
 from __future__ import annotations

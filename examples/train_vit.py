@@ -1,4 +1,4 @@
-"""A vision transformer that learns to tell patterns, with LoKr (rank dropout 0.1) and a new head.
+"""A vision transformer that learns to classify patterns, with LoKr (rank dropout 0.1) and a new head.
 
     python examples/train_vit.py
 
@@ -22,7 +22,7 @@ SIZE, CLASSES = 32, ("stripes across", "stripes down", "checks")
 
 
 def patterns(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(pictures (count, 3, 32, 32), the class of each): a pattern of random place and colour, with noise."""
+    """(pictures (count, 3, 32, 32), their classes): patterns at random offsets and in random colours, with noise."""
     y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     pictures, classes = [], torch.arange(count) % len(CLASSES)
     for number in classes.tolist():
@@ -78,7 +78,7 @@ def main() -> None:
         with torch.no_grad():
             right = (model(unseen).logits.argmax(1) == expected).float().mean()
         print(trained.text())
-        print(f"{right:.0%} of 96 pictures it has not seen are told right (by chance: 33%)")
+        print(f"{right:.0%} of 96 pictures it has not seen are classified correctly (by chance: 33%)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command ``lokr``: inspect, check, apply and train LoKr files, and see what they do."""
+"""The command ``lokr``: inspect, check, apply, combine and train LoKr files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (the process' own if None) and return its exit code.
 
-    0: done; 1: ``check`` found modules without a place; 2: an error, told on stderr; 130: interrupted.
+    0: done; 1: ``check`` found modules that do not match; 2: an error, printed on stderr; 130: interrupted.
     """
     options = _parser().parse_args(arguments)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # not every terminal has × and ‖
+        sys.stdout.reconfigure(errors="replace")  # not every terminal can print × and ‖
     try:
         with _terminate_as_interrupt():
             return options.run(options)
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("--dtype", choices=DTYPES, help="of the floating tensors in OUT (default: as in MODEL)")
     apply.add_argument("--overwrite-model", action="store_true", help="allow OUT to be MODEL itself")
 
-    check = command("check", _check, "Tell what of an adapter belongs to a checkpoint; exit code 1 if not all of it.")
+    check = command("check", _check, "Show which modules of an adapter match a checkpoint; exit code 1 if not all do.")
     check.add_argument("model", metavar="MODEL", help="the checkpoint (.safetensors); only its header is read")
     check.add_argument("adapter", metavar="ADAPTER", help="a LoKr file (.safetensors)")
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     combine.add_argument("files", metavar="FILE[:STRENGTH]", nargs="+", help="a LoKr file, style.safetensors:0.8")
     combine.add_argument("-o", "--output", metavar="OUT", required=True, help="the file to write")
     combine.add_argument(
-        "--overlap", choices=OVERLAPS, default=EXACT, help="where a sum is no LoKr (default: %(default)s, exact)"
+        "--overlap", choices=OVERLAPS, default=EXACT, help="for sums that are not a LoKr (default: %(default)s, exact)"
     )
     combine.add_argument("--dtype", choices=DTYPES, help="of the tensors in OUT (default: as they are)")
 
@@ -133,7 +133,7 @@ def _combine(options: argparse.Namespace) -> int:
 
 
 def _term(text: str) -> Term:
-    """``FILE`` or ``FILE:STRENGTH``; a colon before anything but a number is the file's own, as in ``C:\\x``."""
+    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name, as in ``C:\\x``."""
     path, _, number = text.rpartition(":")
     try:
         strength = float(number)
@@ -143,7 +143,7 @@ def _term(text: str) -> Term:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    # The model is so small that a second thread gains nothing, and waits for its turn on a busy machine.
+    # The model is too small to gain from a second thread, which on a busy machine only waits.
     torch.set_num_threads(1)
     with progress_bar("training", " steps") as progress:
         demo = run_demo(options.out, progress)
@@ -157,7 +157,7 @@ def _show(result, options: argparse.Namespace) -> None:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM as Ctrl-C, so that temporary files are removed then too."""
+    """Handle SIGTERM like Ctrl-C, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
