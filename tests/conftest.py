@@ -14,12 +14,14 @@ from hypothesis import settings
 from tests.covering import mark_exhaustive
 from tests.hosts import A1111, ComfyUI, find_a1111, find_comfyui
 
-settings.register_profile("exhaustive", max_examples=300, deadline=None)
+settings.register_profile("exhaustive", max_examples=150, deadline=None)
 settings.register_profile("default", max_examples=20, deadline=None)
 settings.load_profile("default")
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; torch would start a thread per core in each
-    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+# The tensors are small and the workers share the cores: threads of torch, here and in the processes that tests start,
+# would mostly wait for one another (on two busy cores the tests take ten times as long).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects

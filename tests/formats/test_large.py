@@ -33,8 +33,8 @@ def test_a_hundred_thousand_keys(spelling):
     few, many = large(3_000, spelling), large(24_000, spelling)
     assert len(many) >= 72_000
     seconds(few)
-    ratios = [seconds(many) / seconds(few) for _ in range(3)]
-    assert min(ratios) < 24, ratios
+    # The best of three attempts, as soon as one is enough.
+    assert any(seconds(many) / seconds(few) < 24 for _ in range(3))
 
 
 def test_a_hundred_thousand_keys_of_no_known_kind():

@@ -60,7 +60,7 @@ def trained(architecture: str) -> tuple[Adapter, dict[str, dict], dict[str, dict
     return adapter, shapes, {side: deltas(adapter, weights) for side, weights in shapes.items()}
 
 
-@pytest.mark.every_pair
+@pytest.mark.every_value
 @pytest.mark.parametrize("side", ["diffusers", "comfyui"])
 @pytest.mark.parametrize("format", ["kohya", "lycoris", "comfyui", "diffusers"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

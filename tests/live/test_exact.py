@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lokr_core import attach, load_adapter, merge_adapter
-from tests.test_exact import cases, make, relative
+from tests.lycoris_cases import cases, make
+from tests.norms import relative
 
 STRENGTHS = (-1, 0.3, 1, 2)
 

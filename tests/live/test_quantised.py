@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lokr_core import Adapter, LoKrError, attach
-from tests.test_exact import relative
+from tests.norms import relative
 
 
 class Packed(torch.Tensor):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lokr_core import Adapter, Factor, LiveHandle, LoKrWeights, attach, merge_adapter
-from tests.test_exact import relative
+from tests.norms import relative
 
 DORAS = [None, "out", "in"]
 

@@ -37,7 +37,9 @@ def test_every_module_is_found_at_its_own_place(architecture, naming):
             assert start + update.shape[0] <= out
 
 
-@pytest.mark.parametrize("architecture", [*TABLE.values(), *FURTHER])
+@pytest.mark.parametrize(
+    "architecture", [*TABLE.values(), *(pytest.param(name, marks=pytest.mark.exhaustive) for name in FURTHER)]
+)
 def test_all_namings_lead_to_the_same_places(architecture):
     modules, weights = recorded(architecture)
     target = comfyui_target(weights)
