@@ -73,6 +73,10 @@ class Handle(ABC):
     def remove(self) -> None:
         """Take the adapter out of the model. Calling it again does nothing."""
 
+    def forget(self) -> None:
+        """Release the model after a host has loaded other weights into it: what was merged into them is gone."""
+        self.remove()
+
     @abstractmethod
     def _places(self) -> list[tuple[str, str]]:
         """Of each update, (the model's name of its module, the file's)."""

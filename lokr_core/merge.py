@@ -93,7 +93,7 @@ class MergeHandle(WeightsHandle):
         return [weight for weight in self._held if not wanted.isdisjoint(weight.layers[id(self)][1])]
 
     def forget(self) -> None:
-        """Release the weights without restoring them: a host has loaded other weights in their place."""
+        """Release the weights without restoring them."""
         self._let_go()
         self._held = []
 

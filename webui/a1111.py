@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from modules import errors, patches, script_callbacks, sd_models
 from torch import Tensor, nn
 
-from lokr_core import Adapter, MergeHandle, merge_adapter
+from lokr_core.adapter import Adapter
+from lokr_core.handle import Handle
+from lokr_core.merge import merge_adapter
 
-from .host import HostModel
-
-if TYPE_CHECKING:
-    from .network import LoKrNetwork
-
-__all__ = ["HOST", "A1111"]
+from .host import HostModel, Watcher
 
 
 class A1111:
@@ -38,11 +34,11 @@ class A1111:
         backup = getattr(module, "network_weights_backup", None)
         return backup if isinstance(backup, Tensor) else None
 
-    def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> MergeHandle:
+    def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> Handle:
         return merge_adapter(model.root, adapter, target=model.target, factors=factors)
 
     def give_back_weights(self, modules: Iterable[nn.Module]) -> None:
-        # The built-in's extension is a module of this name, unless the user has switched it off.
+        # The built-in extension is a module of this name, unless the user has disabled it.
         builtin = sys.modules.get("networks")
         if not hasattr(builtin, "network_restore_weights_from_backup"):
             return
@@ -52,15 +48,15 @@ class A1111:
                     builtin.network_restore_weights_from_backup(module)
                     builtin.network_reset_cached_weight(module)
 
-    def watch(self, network: LoKrNetwork) -> None:
+    def watch(self, watcher: Watcher) -> None:
         def set_sd_model(data, model, already_loaded=False):
             originals["set_sd_model"](data, model, already_loaded)
             if already_loaded:
-                network.model_taken(model)
+                watcher.model_taken(model)
 
         def get_empty_cond(model):
             # It activates no networks at all for this, and a refiner is loaded in the middle of a run.
-            with network.set_aside():
+            with watcher.set_aside():
                 return originals["get_empty_cond"](model)
 
         places = ((sd_models.SdModelData, set_sd_model), (sd_models, get_empty_cond))

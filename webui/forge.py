@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from backend import memory_management, operations
@@ -16,16 +15,12 @@ from backend.operations_gguf import dequantize_tensor
 from modules import patches, script_callbacks, sd_models
 from torch import Tensor, nn
 
-from lokr_core import Adapter, Target, resolve
+from lokr_core.adapter import Adapter
+from lokr_core.handle import Handle
+from lokr_core.matching import Target, resolve
 
 from .a1111 import A1111
-from .host import HostModel
-
-if TYPE_CHECKING:
-    from .forge_merge import ForgeMergeHandle
-    from .network import LoKrNetwork
-
-__all__ = ["HOST", "Forge"]
+from .host import HostModel, Watcher
 
 _UNET, _TEXT = "model.", "text_encoders."
 
@@ -99,8 +94,8 @@ class Forge(A1111):
                     return backup.get(f"{path}.weight")
         return None
 
-    def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> ForgeMergeHandle:
-        # Not above: forks of Forge may have other patchers, with which live goes on.
+    def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> Handle:
+        # Not imported above: a fork of Forge may have other patchers, and live works there all the same.
         from .forge_merge import ForgeMergeHandle
 
         matches, report = resolve(adapter, model.target)
@@ -109,15 +104,15 @@ class Forge(A1111):
         for match in matches:
             inside, prefix = (unet, _UNET) if match.weight.startswith(_UNET) else (text, _TEXT)
             inside[match.weight.removeprefix(prefix)].append(match)
-        return ForgeMergeHandle(model.owner, report, unet, text, factors)
+        return ForgeMergeHandle(model.owner, report, unet, text, factors=factors)
 
     def give_back_weights(self, modules: Iterable[nn.Module]) -> None:
         """Forge patches weights for us as for others, and knows which are whose."""
 
-    def watch(self, network: LoKrNetwork) -> None:
+    def watch(self, watcher: Watcher) -> None:
         def unload_all_models():
             if sd_models.model_data.sd_model is None:  # another is to be loaded, after a collection of garbage
-                network.model_gone()
+                watcher.model_gone()
             return original()
 
         place = (__name__, memory_management, unload_all_models.__name__)

@@ -8,9 +8,9 @@ dequantised, when it loads a patcher whose list is another one, and takes out ag
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -19,11 +19,10 @@ from backend.args import dynamic_args
 from backend.patcher.lora import extra_weight_calculators, merge_lora_to_weight
 from torch import Tensor
 
-from lokr_core import LoKrError, Report
+from lokr_core.errors import LoKrError
+from lokr_core.handle import Factors, WeightsHandle
 from lokr_core.live import CONV, LINEAR, kind_of
-from lokr_core.matching import Match
-
-__all__ = ["ForgeMergeHandle"]
+from lokr_core.matching import Match, Report
 
 _KIND = "lokr_core"
 _UNQUANTISED = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,7 +32,7 @@ _UNQUANTISED = (torch.float32, torch.float16, torch.bfloat16)
 class _Patch:
     """What goes into one weight: (match, strength) pairs, in the order in which they came.
 
-    scale: what the numbers are multiplied by when the layer runs (scaled fp8), where Forge has not done it before
+    scale: what the layer multiplies its weight by when it runs (scaled fp8), if Forge has not done so before patching
     """
 
     updates: tuple[tuple[Match, float], ...]
@@ -56,68 +55,64 @@ extra_weight_calculators[_KIND] = lambda weight, _strength, patch: patch.add_to_
 
 
 def _check_that_forge_asks() -> None:
-    """LoKrError in a fork of Forge that has the table of further kinds, and does not look into it."""
+    """Raises LoKrError in a fork of Forge that has the table of further kinds and does not use it."""
     try:
         merge_lora_to_weight([[1.0, (_KIND, _Patch(())), 1.0, None, None]], torch.zeros(1))
     except Exception as error:
-        raise LoKrError("This Forge takes no patches of other kinds than its own", hint="use mode=live") from error
+        raise LoKrError("This Forge does not support patches of further kinds", hint="use mode=live") from error
 
 
-class ForgeMergeHandle:
-    """An adapter among the patches of a Forge model. It does what the core's ``MergeHandle`` does.
+class ForgeMergeHandle(WeightsHandle):
+    """An adapter among the patches of a Forge model (see ``Handle``). Forge patches the weights when it next runs it.
 
     owner: Forge's object of the model
     unet, text: the adapter's matches by Forge's names of the weights, in the denoiser and in the text encoders
-    factors: a function from the model's module name to the strength
     """
 
     def __init__(
         self,
-        owner,
+        owner: Any,
         report: Report,
         unet: dict[str, list[Match]],
         text: dict[str, list[Match]],
-        factors: Callable[[str], float],
+        strength: float = 1.0,
+        factors: Factors = None,
     ):
         _check_that_forge_asks()
-        self.report, self.unet, self.text = report, unet, text
-        self._owner, self._factors = ref(owner), factors
+        super().__init__(
+            report, (match for held in (unet, text) for found in held.values() for match in found), strength, factors
+        )
+        self.unet, self.text, self._owner = unet, text, ref(owner)
         _publish(owner, [*_merged.get(owner, []), self])
 
-    def strength_of(self, match: Match) -> float:
-        return self._factors(match.slot.module)
-
-    def set_strengths(self, factors: Callable[[str], float]) -> None:
-        """Other strengths. Forge patches the weights anew when it next runs the model."""
-        self._factors = factors
+    def _refresh(self, matches: list[Match]) -> None:
         owner = self._owner()
         if owner is not None:
             _publish(owner, _merged.get(owner, []))
 
     def remove(self) -> None:
-        """Take the adapter out. Forge restores the weights when it next runs the model."""
+        """Take the adapter out. Calling it again does nothing."""
+        self._removed, self._matches = True, []
         owner = self._owner()
         if owner is not None:
             _publish(owner, [handle for handle in _merged.get(owner, []) if handle is not self])
-
-    forget = remove
 
 
 _merged: WeakKeyDictionary[object, list[ForgeMergeHandle]] = WeakKeyDictionary()
 
 
 class _Name(str):
-    """What Forge calls our patches; it patches the weights anew for another name."""
+    """The name of our patches in Forge's list; Forge patches the weights anew when a name changes."""
 
 
 _numbers = count(1)
 
 
 def _publish(owner, handles: list[ForgeMergeHandle]) -> None:
-    """Have Forge patch the model of ``owner`` with what ``handles`` say, and with nothing else of ours.
+    """Have Forge patch the model of ``owner`` with the updates of ``handles``, and with nothing else of ours.
 
-    Its Lora extension makes its patchers from the original ones, before or after us, or leaves in force what it made
-    for an earlier run: so all of them get ours.
+    Forge's Lora extension makes its patchers from the original ones, before or after us, or leaves those of an earlier
+    run in force: so all of them get ours.
     """
     _merged[owner] = handles
     every = (owner.forge_objects_original, owner.forge_objects_after_applying_lora, owner.forge_objects)
@@ -126,7 +121,9 @@ def _publish(owner, handles: list[ForgeMergeHandle]) -> None:
         updates = defaultdict(list)
         for handle in handles:
             for weight, matches in matches_of(handle).items():
-                updates[weight] += [(match, handle.strength_of(match)) for match in matches]
+                strengths = ((match, handle.strength_of(match)) for match in matches)
+                # A weight without updates is restored bit for bit; a patch of strength 0 would round it.
+                updates[weight] += [(match, strength) for match, strength in strengths if strength != 0]
         new_name = _Name(f"LoKr {next(_numbers)}")
         # Objects that shared a patcher go on sharing one: by that Forge knows what it has loaded.
         new = {held: _with_ours(held, new_name, updates, online) for held in {getattr(each, name) for each in every}}
@@ -135,14 +132,16 @@ def _publish(owner, handles: list[ForgeMergeHandle]) -> None:
 
 
 def _while_running(owner) -> bool:
-    """Whether the user has quantised weights patched each time that a layer runs ("fp16 LoRA"), and not once."""
+    """Whether Forge patches quantised weights each time that a layer runs ("fp16 LoRA"), not once."""
     return dynamic_args.get("online_lora", False) and owner.forge_objects.unet.model.storage_dtype not in _UNQUANTISED
 
 
 def _with_ours(held, name: _Name, updates: dict[str, list[tuple[Match, float]]], online: bool):
-    """``held`` (a UnetPatcher or a CLIP) with these updates of ours; itself where it has them already."""
+    """``held`` (a UnetPatcher or a CLIP) with these updates of ours; itself if it has them already."""
     once, running = {}, {}
     for weight, pairs in updates.items():
+        if not pairs:
+            continue
         layer = utils.get_attr(_patcher(held).model, weight.rpartition(".")[0])
         if online and kind_of(layer) in (LINEAR, CONV):  # other layers do not look for patches
             running[weight] = (_KIND, _Patch(tuple(pairs)))

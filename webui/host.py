@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor, nn
 
-from lokr_core import Adapter, MergeHandle, Target
+from lokr_core.adapter import Adapter
+from lokr_core.handle import Handle
+from lokr_core.matching import Target
 
-if TYPE_CHECKING:
-    from .network import LoKrNetwork
 
-__all__ = ["Host", "HostModel", "current_host"]
+class AdapterFile(Protocol):
+    """What the bridge needs to know of a file (see ``library.Entry``)."""
+
+    name: str
+    path: Path
+    version: tuple[int, int]
+    outline: object
+    is_lokr: bool
+
+
+class Watcher(Protocol):
+    """What a host reports to while it is watched; ``owner`` is the host's object of a model."""
+
+    def model_taken(self, owner: object) -> None:
+        """A model that was in memory is in use again."""
+
+    def model_gone(self) -> None:
+        """The model in use makes room for another."""
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """The host uses a model for itself inside the block: it encodes the empty prompt of one that it loads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,28 +71,25 @@ class HostModel:
 
 
 class Host(Protocol):
-    """The host's side of the bridge. Forge's and A1111's are found by ``current_host``."""
+    """The host's side of the bridge. ``current_host`` returns A1111's or Forge's."""
 
     def model(self, owner: object | None = None) -> HostModel | None:
-        """The model in use, or the one whose object is ``owner``; None while none is loaded."""
+        """The model in use, or the one whose object is ``owner``. Returns None while no model is loaded."""
 
     def weight_of(self, module: nn.Module) -> Tensor | None:
-        """The numbers of a module's weight without what others merged into it; None where they are the weight's own."""
+        """A module's weight, dequantised, without what others merged into it. Returns None if it is the stored one."""
 
-    def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> MergeHandle:
-        """Merge ``adapter`` into the model's weights, at the strength that ``factors`` has for each of its modules.
-
-        What comes back need not be the core's own handle, but does as it does. Raises LoKrMatchError.
+    def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> Handle:
+        """Merge ``adapter`` into the model's weights; ``factors``: a function from a module of the model to its
+        strength. Raises LoKrMatchError if no module belongs to the model.
         """
 
     def give_back_weights(self, modules: Iterable[nn.Module]) -> None:
-        """Have others take out of these modules' weights what they merged, before ours change. They merge anew."""
+        """Have other extensions take out what they merged into these modules' weights, before ours change them. They
+        merge again when the modules run."""
 
-    def watch(self, network: LoKrNetwork) -> None:
-        """Tell ``network``, until scripts are unloaded, what the host tells nobody: that a model which was in memory is
-        in use again (``model_taken``), that the one in use makes room for another (``model_gone``), and that the host
-        encodes the empty prompt of one that it loads (``set_aside``).
-        """
+    def watch(self, watcher: Watcher) -> None:
+        """Report to ``watcher``, until scripts are unloaded, the events for which the host has no callback."""
 
     def percent(self, step: object) -> float:
         """How far the sampling is, 0 to 1, at what the host passes to ``on_cfg_denoiser`` callbacks."""
@@ -83,7 +102,7 @@ class Host(Protocol):
 
 
 def current_host() -> Host:
-    """The host that this process is. Forge has A1111's ``modules`` too, and a ``backend`` of its own."""
+    """The host that runs this process. Forge has A1111's ``modules`` too, and a ``backend`` of its own."""
     forge = find_spec("modules_forge") is not None and find_spec("backend") is not None
     adapter = importlib.import_module(".forge" if forge else ".a1111", __package__)
     return adapter.HOST

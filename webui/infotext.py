@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from modules import script_callbacks
 
 from . import library, settings
-from .library import Entry, UnknownName
-
-__all__ = ["FIELD", "pasted", "register", "write"]
+from .entry import Entry
+from .listing import UnknownName
 
 FIELD = "LoKr hashes"
 _PROMPTS = ("Prompt", "Hires prompt")

@@ -13,13 +13,11 @@ import gradio as gr
 from modules import errors, shared, ui_extra_networks, ui_extra_networks_user_metadata
 from modules.ui_extra_networks import quote_js
 
-from lokr_core import LoKrError
+from lokr_core.errors import LoKrError
 from lokr_core.inspection import frequent_tags, trained_with
 
 from . import library, network, settings
-from .library import Entry
-
-__all__ = ["LoKrEditor", "LoKrPage", "register"]
+from .entry import Entry
 
 
 def register() -> None:
@@ -43,12 +41,12 @@ class LoKrPage(ui_extra_networks.ExtraNetworksPage):
                 errors.display(error, f"making the LoKr card of {entry.path}")
 
     def create_item(self, name: str, index: int | None = None, enable_filter: bool = True) -> dict | None:
-        """One card anew, after its user metadata were edited; None where the file is gone."""
+        """One card anew, after its user metadata were edited. Returns None if the file is gone."""
         entry = _entry(name)
         return None if entry is None else self._item(entry, index)
 
     def allowed_directories_for_previews(self) -> list[str]:
-        return [str(folder) for folder in settings.folders()]
+        return [str(folder) for folder in library.folders()]
 
     def create_user_metadata_editor(self, ui, tabname: str) -> LoKrEditor:
         return LoKrEditor(ui, tabname, self)
@@ -108,7 +106,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         activation = gr.Text(label="Activation text", info="Added to the prompt along with the LoKr")
         weight = gr.Slider(
             label="Preferred weight", info="The strength a click inserts; 0: the host's default multiplier",
-            minimum=-2.0, maximum=2.0, step=0.01,
+            minimum=-settings.SLIDER, maximum=settings.SLIDER, step=0.01,
         )  # fmt: skip
         negative = gr.Text(label="Negative prompt", info="Added to the negative prompt")
         self.edit_notes = gr.TextArea(label="Notes", lines=4)
@@ -172,12 +170,12 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
 
 
 def _entry(name: str) -> Entry | None:
-    """The file of a card; None where it is gone."""
+    """The file of a card. Returns None if it is gone."""
     return next((entry for entry in library.entries() if entry.name == name), None)
 
 
 def _preferred_weight(user: Mapping) -> float:
-    """The strength that the user's notes on a file give it, 0 where they give none."""
+    """The strength in the user's notes on a file, 0 if there is none."""
     try:
         return float(user.get("preferred weight") or 0)
     except (TypeError, ValueError):
@@ -199,7 +197,7 @@ def _report_html(entry: Entry) -> str:
     except LoKrError as error:
         return f"<pre class='lokr-report lokr-error'>{html.escape(str(error))}</pre>"
     if report is None:
-        return "<p class='lokr-report'>No model is loaded: what matches is told once one is.</p>"
+        return "<p class='lokr-report'>No model is loaded yet, so nothing can be matched.</p>"
     return (
         "<details class='lokr-report'><summary>With the loaded model: "
         f"{html.escape(report.headline)}</summary><pre>{html.escape(report.text())}</pre></details>"

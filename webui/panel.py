@@ -9,8 +9,6 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
-__all__ = ["LoKrPanel"]
-
 
 class LoKrPanel(scripts.Script):
     """Shown on txt2img and img2img while the prompt has a ``<lokr:…>``."""

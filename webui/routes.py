@@ -9,12 +9,11 @@ from __future__ import annotations
 from fastapi import FastAPI, HTTPException
 from modules import script_callbacks
 
-from lokr_core import LoKrError
+from lokr_core.errors import LoKrError
 
 from . import library, network
-from .library import Entry, UnknownName
-
-__all__ = ["adapters", "register", "report"]
+from .entry import Entry
+from .listing import UnknownName
 
 
 def register() -> None:

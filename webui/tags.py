@@ -5,33 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lokr_core import LoKrValueError
-from lokr_core.strengths import BlockStrengths, Schedule, tag_of
-
-__all__ = ["LIVE", "MERGE", "Request", "request_of"]
+from lokr_core.errors import LoKrValueError
+from lokr_core.strengths import BlockStrengths, Schedule, Tag, tag_of
 
 LIVE, MERGE = "live", "merge"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One tag, checked: strengths for text encoders and denoiser, per block, over the run, and how to apply it."""
+    """One tag, checked: its name and strengths, per block, over the run, and how to apply it."""
 
-    text: str
-    name: str
-    te: float
-    unet: float
+    tag: Tag
     blocks: BlockStrengths
     schedule: Schedule | None
     mode: str
 
     def as_strong_as(self, other: Request) -> bool:
         """Whether both ask for the same strengths."""
-        return (self.te, self.unet, self.blocks) == (other.te, other.unet, other.blocks)
+        return (self.tag.te, self.tag.unet, self.blocks) == (other.tag.te, other.tag.unet, other.blocks)
 
 
 def request_of(items: Sequence[str], default_mode: str = LIVE) -> Request:
-    """The request of a tag whose pieces between colons are ``items`` (the host's ``ExtraNetworkParams.items``).
+    """The request of a tag whose parts between colons are ``items`` (the host's ``ExtraNetworkParams.items``).
 
     ``<lokr:name:te:unet>`` with ``te=``, ``unet=``, ``blocks=IN=0.5,MID=1``, ``start=0.2``, ``end=0.8`` and
     ``mode=live`` or ``merge``. ``default_mode`` is the user's; a tag with ``start=`` or ``end=`` is live all the same.
@@ -39,7 +34,7 @@ def request_of(items: Sequence[str], default_mode: str = LIVE) -> Request:
     >>> request_of(["style", "0.8", "start=0.3"]).schedule.start
     0.3
 
-    Raises LoKrValueError that shows the tag.
+    Raises LoKrValueError, with the tag in it.
     """
     text = f"<lokr:{':'.join(map(str, items))}>"
     options, strengths = _options([str(item) for item in items], text)
@@ -54,11 +49,11 @@ def request_of(items: Sequence[str], default_mode: str = LIVE) -> Request:
             error.hint = error.hint or "in a tag a block has its strength behind =, as in blocks=IN=0.5,MID=1"
         error.problem = f"{error.problem} in {text}"
         raise
-    return Request(text, tag.name, tag.te, tag.unet, blocks, schedule, mode)
+    return Request(tag, blocks, schedule, mode)
 
 
 def _options(items: list[str], text: str) -> tuple[dict[str, str], list[str]]:
-    """The named arguments that are no strengths, and the rest. The first item is the name, whatever is in it."""
+    """The options that are not strengths, and all other items. The first item is the name, whatever is in it."""
     options: dict[str, str] = {}
     rest = items[:1]
     for item in items[1:]:
@@ -77,7 +72,7 @@ def _number(value: str, key: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise LoKrValueError(f"{key}= is no number", expected="a number from 0 to 1", found=value) from None
+        raise LoKrValueError(f"{key}= is not a number", expected="a number from 0 to 1", found=value) from None
 
 
 def _mode(mode: str | None, default: str, schedule: Schedule | None) -> str:
@@ -85,7 +80,7 @@ def _mode(mode: str | None, default: str, schedule: Schedule | None) -> str:
         return LIVE if schedule else default
     mode = mode.lower()
     if mode not in (LIVE, MERGE):
-        raise LoKrValueError("There is no such mode", expected="mode=live or mode=merge", found=mode)
+        raise LoKrValueError("Unknown mode", expected="mode=live or mode=merge", found=mode)
     if mode == MERGE and schedule:
         raise LoKrValueError(
             "A merged adapter has one strength for the whole run", expected="no start= and end=", found="mode=merge"

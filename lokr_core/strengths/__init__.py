@@ -3,7 +3,7 @@
 from ._blocks import OTHER, PRESETS, BlockStrengths, short_name
 from ._layouts import BLOCK_LAYOUTS, BlockLayout, block_layout_of
 from ._schedule import EASES, NOISE, STEPS, Schedule, keyframes, noise_percent, step_percent
-from ._tags import read_tags, tag_of
+from ._tags import Tag, read_tags, tag_of
 from ._text import MAX_STRENGTHS, parse_strengths
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PRESETS",
     "STEPS",
     "Schedule",
+    "Tag",
     "block_layout_of",
     "keyframes",
     "noise_percent",

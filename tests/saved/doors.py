@@ -93,7 +93,7 @@ def request_of(tag: str, default_mode: str) -> dict:
     request = request_of(tag.split(":"), default_mode)
     window = None if request.schedule is None else [request.schedule.start, request.schedule.end]
     blocks = [list(entry) for entry in request.blocks.entries]
-    named = {"name": request.name, "te": request.te, "unet": request.unet, "mode": request.mode}
+    named = {"name": request.tag.name, "te": request.tag.te, "unet": request.tag.unet, "mode": request.mode}
     return {**named, "blocks": blocks, "window": window}
 
 

@@ -118,8 +118,9 @@ def test_saved_settings(web_ui):
         for name, option in web_ui("gone", {}).options.items()
     }
     assert INFOTEXTS["options"].items() <= options.items()
-    settings = web_ui("gone", INFOTEXTS["settings"]).settings
-    meant = [list(map(str, settings.folders()))[1:3], settings.default_mode(), settings.writes_hashes()]
+    web = web_ui("gone", INFOTEXTS["settings"])
+    settings = web.settings
+    meant = [list(map(str, web.library.folders()))[1:3], settings.default_mode(), settings.writes_hashes()]
     assert [*meant, list(settings.card_size()), settings.prefers_filename()] == INFOTEXTS["meant"]
 
 

@@ -121,7 +121,7 @@ class StandIn:
     def give_back_weights(self, modules):
         self.gave_back += 1
 
-    def watch(self, network):
+    def watch(self, watcher):
         """The door calls this."""
 
     def percent(self, step):

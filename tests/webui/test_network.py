@@ -11,6 +11,7 @@ from torch import nn
 
 from lokr_core import LoKrError, load_adapter, merge_adapter
 from tests.webui.standin import ExtraNetworks, Model, Run, StandIn, entry, write_lokr
+from webui import applied
 from webui import network as bridge
 from webui.network import LoKrNetwork
 
@@ -96,7 +97,7 @@ def bits(model: nn.Module) -> dict[str, list]:
 
 def test_a_changed_strength_attaches_nothing(world: World, monkeypatch):
     world.activate("x <lokr:a:0.5> <lokr:b:0.5>")
-    monkeypatch.setattr(bridge, "attach", lambda *_, **__: pytest.fail("attached again"))
+    monkeypatch.setattr(applied, "attach", lambda *_, **__: pytest.fail("attached again"))
     monkeypatch.setattr(bridge, "load_adapter", lambda *_, **__: pytest.fail("read again"))
     world.activate("y <lokr:a:0.2> <lokr:b:-1:blocks=IN=0>")
     world.networks.deactivate(Run(), world.data)
@@ -132,7 +133,7 @@ def test_a_tag_that_cannot_be_is_told_and_the_others_are_in_force(world: World):
     assert same(world.outputs(), world.expected(("a", 0.5, 0.5)))
     said = list(run.comments)
     assert [text.split(":")[0] for text in said] == ["LoKr <lokr"] * 4
-    for text, words in zip(said, ("near: a", "no number", "broken.safetensors", "DOUBLE"), strict=True):
+    for text, words in zip(said, ("near: a", "not a number", "broken.safetensors", "DOUBLE"), strict=True):
         assert words in text and str(world.folder) not in text
 
 

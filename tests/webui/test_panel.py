@@ -63,7 +63,7 @@ def page(blank):
 def strengths(prompt: str) -> list[tuple[float, float]]:
     """What the extra network takes from the tags of a prompt: (text encoder, UNet) of each."""
     requests = (request_of(tag.split(":")) for tag in re.findall("<lokr:([^>]+)>", prompt))
-    return [(request.te, request.unet) for request in requests]
+    return [(request.tag.te, request.tag.unet) for request in requests]
 
 
 def shown(page) -> dict[str, float]:

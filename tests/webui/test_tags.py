@@ -22,11 +22,11 @@ from webui.tags import LIVE, MERGE, request_of
 )
 def test_strengths_are_those_of_the_built_ins_tag(inside: str, te: float, unet: float):
     request = request_of(inside.split(":"))
-    assert (request.name, request.te, request.unet) == ("style", te, unet)
+    assert (request.tag.name, request.tag.te, request.tag.unet) == ("style", te, unet)
 
 
 def test_the_name_is_the_first_piece_whatever_is_in_it():
-    assert request_of(["a=b (v2) [x] été", "0.5"]).name == "a=b (v2) [x] été"
+    assert request_of(["a=b (v2) [x] été", "0.5"]).tag.name == "a=b (v2) [x] été"
 
 
 def test_named_arguments():
@@ -51,7 +51,7 @@ def test_the_users_mode_holds_for_tags_that_say_none():
         ("style:dyn=8", "option of a tag: 'dyn'"),
         ("style:lbw=XYZ", "option of a tag: 'lbw'"),
         ("style:start=2", "0 to 1"),
-        ("style:start=soon", "start= is no number"),
+        ("style:start=soon", "start= is not a number"),
         ("style:start=0.2:start=0.3", "start= twice"),
         ("style:start=0.8:end=0.2", "starts before it ends"),
         ("style:mode=fast", "mode=live or mode=merge"),

@@ -1,0 +1,108 @@
+"""The names that a prompt calls adapter files by, and the file that a name means."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lokr_core.errors import LoKrError
+
+from .entry import NOT_IN_A_TAG, SHOWN, Entry, output_name, stem_of
+
+_HASHED = re.compile(r"(.*?)\s*\(([0-9a-f]{8,64})\)", re.IGNORECASE | re.DOTALL)
+
+
+class UnknownName(LoKrError, LookupError):
+    """No adapter, or no single one, has this name; ``near`` are names that come near it."""
+
+    def __init__(self, name: str, near: Iterable[str], problem: str = "There is no LoKr of this name"):
+        self.name, self.near = name, list(near)
+        super().__init__(
+            f"{problem}: {name!r}",
+            found=f"near: {', '.join(self.near)}" if self.near else None,
+            hint="pick it in the LoKr tab" if self.near else "put the file into models/LoKr and refresh the LoKr tab",
+        )
+
+
+class Listing:
+    """The files as they were at one moment, and their names."""
+
+    def __init__(self, files: Iterable[Entry]):
+        files = list(files)
+        self.lokr = _named([entry for entry in files if entry.is_lokr])
+        self.others = [entry for entry in files if not entry.is_lokr]
+        self._by_name = [_index(self.lokr), _index(self.others)]
+
+    def find(self, name: str) -> Entry:
+        wanted = name.strip()
+        for spelled in (wanted, wanted.removesuffix(".safetensors")):
+            for index in self._by_name:
+                found = index.get(spelled) or index.get(_folded(spelled))
+                if found:
+                    return self._one(name, found)
+        hashed = _HASHED.fullmatch(wanted)
+        if hashed:
+            stem, digits = _folded(hashed.group(1)), hashed.group(2).lower()
+            for entry in self.lokr:
+                if stem in (_folded(stem_of(entry.path)), _folded(entry.alias)) and entry.hash.startswith(digits):
+                    return entry
+        raise UnknownName(name, self._near(wanted))
+
+    def _one(self, name: str, found: list[Entry]) -> Entry:
+        if len(found) > 1 and found[0].is_lokr:
+            raise UnknownName(name, sorted({entry.name for entry in found}), "Several LoKr files have this name")
+        return found[0]
+
+    def _near(self, name: str) -> list[str]:
+        """Names that contain ``name`` or are spelled like it, the most similar first."""
+        folded = {_folded(known): known for entry in self.lokr for known in (entry.alias, entry.name)}
+        wanted = _folded(name)
+        near = difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
+        near += [other for other in folded if wanted and wanted in other]
+        return list(dict.fromkeys(folded[other] for other in near))[:3]
+
+
+def _named(files: list[Entry]) -> list[Entry]:
+    """The files with names and aliases that mean one file each; a duplicate file is left out."""
+    count = Counter(entry.name for entry in files)
+    named = {}
+    for entry in files:
+        name = entry.name if count[entry.name] == 1 else f"{entry.name}({entry.content_hash[:SHOWN]})"
+        named.setdefault(name, replace(entry, name=name))
+    aliases = Counter(_folded(entry.alias) for entry in named.values())
+    names = {_folded(entry.name): entry for entry in named.values()}
+    for name, entry in named.items():
+        alias = _folded(entry.alias)
+        clear = aliases[alias] == 1 and names.get(alias, entry) is entry and not NOT_IN_A_TAG.search(entry.alias)
+        if not clear or alias == "none":  # the host's <lora:None> means no network
+            named[name] = replace(entry, alias=name)
+    return list(named.values())
+
+
+def _index(files: list[Entry]) -> dict[str, list[Entry]]:
+    """Name -> the files that it means, as spelled and folded. Names as spelled come before folded ones, and names of
+    files before aliases."""
+    index: dict[str, list[Entry]] = {}
+    for name_of in (
+        lambda entry: entry.name,
+        lambda entry: entry.alias,
+        lambda entry: stem_of(entry.path),  # a name that several files share is found too, and reported
+        lambda entry: output_name(entry.outline) or entry.name,
+        lambda entry: _folded(entry.name),
+        lambda entry: _folded(entry.alias),
+    ):
+        layer = defaultdict(list)
+        for entry in files:
+            layer[name_of(entry)].append(entry)
+        for name, found in layer.items():
+            index.setdefault(name, found)
+    return index
+
+
+def _folded(name: str) -> str:
+    """``name`` without what people type differently: case, and Unicode's two spellings of é."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
