@@ -35,16 +35,13 @@ class LoKrWeights:
     """The update of one module: ΔW = scaling · (w1 ⊗ w2), with DoRA's magnitude if it has one.
 
     w1, w2: (l, m) and (k, n, *kernel), for a weight (l·k, m·n, *kernel)
-    scaling: the factor that the trainer multiplied by
-    dora_scale: DoRA's magnitude, (out, 1, ...) or (1, in, ...); None without DoRA
-    alpha: as stored in the file, None if it is not
+    scaling: the factor that the trainer multiplied by; alpha: as stored in the file, None if it is not
+    dora_scale: DoRA's magnitude, (out, 1, ...) or (1, in, ...), or LoKrShapeError; None without DoRA
     notes: what was assumed in reading the module
 
     >>> weights = LoKrWeights(Factor(torch.ones(2, 3)), Factor(a=torch.ones(4, 2), b=torch.ones(2, 5)), scaling=0.5)
     >>> weights.shape, weights.rank, weights.delta().shape
     ((8, 15), 2, torch.Size([8, 15]))
-
-    Raises LoKrShapeError if ``dora_scale`` fits neither axis of the weight.
     """
 
     w1: Factor
@@ -167,8 +164,7 @@ class LoKrWeights:
         if self.dora_axis == "in" and (start, length) != (0, self.shape[0]):
             raise LoKrShapeError(
                 "DoRA on the input axis needs all rows of the weight",
-                expected=f"{self.shape[0]} rows",
-                found=f"rows {start} to {start + length}",
+                found=f"rows {start} to {start + length} of {self.shape[0]}",
                 hint="use a model whose layers are fused as in training",
             )
         for offset, size, w1, w2 in kronecker.split_rows(self.w1, self.w2, start, length):

@@ -38,7 +38,7 @@ def peft_layout(
     >>> weights = LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(3, 3)))
     >>> tensors, fields = peft_layout({"to_q": weights})
     >>> list(tensors), fields["r"], fields["alpha"], fields["decompose_factor"]
-    (['to_q.lokr_w1', 'to_q.lokr_w2'], 2, 2, 2)
+    (['to_q.lokr_w1', 'to_q.lokr_w2'], 2, 2, -1)
     """
     for module, weights in modules.items():
         _check(module, weights)

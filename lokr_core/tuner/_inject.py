@@ -17,7 +17,6 @@ from ._layer import LoKrLayer
 from ._modules_to_save import ModulesToSaveWrapper
 from ._parameters import adapter_parameters, check_fits
 from ._shapes import AdapterShapes
-from ._target_modules import matching_modules, resolve_targets
 
 
 @dataclass(frozen=True)
@@ -34,21 +33,21 @@ def inject(
     model: nn.Module,
     name: str,
     config: LoKrConfig,
+    modules: Mapping[str, nn.Module],
     *,
     tensors: Mapping[str, Tensor] | None = None,
     file: object = None,
     fp32: bool = False,
     on_meta: bool = False,
-) -> list[str]:
+) -> None:
     """Add the adapter ``name`` to ``model``, in place.
 
-    config: its ``target_modules`` are resolved in place
+    modules: to adapt, by path
     tensors: the values, by PEFT's keys, read from ``file``; None: initial values
     fp32: use fp32 for parameters that would be fp16 or bf16; on_meta: create them on the meta device
 
-    The first adapter freezes the model's own parameters. Returns the names of the modules that have it. Raises, with
-    the model unchanged: LoKrMatchError if no module matches or the tensors do not fit, TypeError for a module that
-    cannot have an adapter, LoKrValueError for a name that is taken or has a dot.
+    The first adapter freezes the model's own parameters. Raises, with the model unchanged, LoKrMatchError if the
+    tensors do not fit, and LoKrValueError for a name that is taken or has a dot.
     """
     if not name or "." in name:
         raise LoKrValueError(
@@ -56,8 +55,7 @@ def inject(
         )
     if any(isinstance(module, LoKrLayer) and name in module.shapes for module in model.modules()):
         raise LoKrValueError(f"There is an adapter {name!r} already", hint="choose another name, or delete it")
-    config.target_modules = resolve_targets(model, config)
-    plan = _plan(model, config, _ranks(tensors or {}))
+    plan = _plan(modules, config, _ranks(tensors or {}))
     saved = _modules_to_save(model, config)
     if tensors is not None:
         check_fits(tensors, _expected(model, plan, saved, config), file)
@@ -81,13 +79,12 @@ def inject(
         _load(model, name, config, tensors)
     if first:
         freeze_all_but(model, adapter_parameters(model, name, config).values())
-    return list(plan)
 
 
-def _plan(model: nn.Module, config: LoKrConfig, ranks: Mapping[str, int]) -> dict[str, _Target]:
-    """The modules to adapt. ``ranks``: of a file's tensors, by module."""
+def _plan(modules: Mapping[str, nn.Module], config: LoKrConfig, ranks: Mapping[str, int]) -> dict[str, _Target]:
+    """The modules to adapt, by path. ``ranks``: of a file's tensors, by module."""
     plan = {}
-    for path, module in matching_modules(model, config, config.target_modules).items():
+    for path, module in modules.items():
         r = config.rank_pattern.get(config.rank_key(path, ranks.get(path)), config.r)
         alpha = next((config.alpha_pattern[key] for key in matching_keys(config.alpha_pattern, path)), config.alpha)
         layer = module.get_base_layer() if isinstance(module, LoKrLayer) else module

@@ -19,6 +19,7 @@ from ._export import check_described, save_folder, to_adapter
 from ._inject import inject
 from ._layer import LoKrLayer
 from ._parameters import adapter_parameters, gathered, train_biases
+from ._target_modules import matching_modules
 
 
 class LoKrModel(nn.Module):
@@ -86,9 +87,10 @@ class LoKrModel(nn.Module):
         biased = [other for other, each in self.peft_config.items() if each.bias != "none"]
         if config.bias != "none" and biased:
             raise LoKrValueError("Only one adapter of a model can train biases", found=f"{biased[0]!r} and {name!r}")
-        targets = inject(self.model, name, config, **how)
+        modules = matching_modules(self.model, config)
+        inject(self.model, name, config, modules, **how)
         self.peft_config[name] = config
-        self.targeted_module_names += [path for path in targets if path not in self.targeted_module_names]
+        self.targeted_module_names += [path for path in modules if path not in self.targeted_module_names]
 
     def add_adapter(
         self,
@@ -108,10 +110,7 @@ class LoKrModel(nn.Module):
         freeze_all_but(self.model, trained)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Remove an adapter. If it was the only active one, the first of the others becomes active.
-
-        Raises LoKrValueError if the name is unknown or the adapter is merged.
-        """
+        """Remove an adapter, unknown or merged: LoKrValueError. If no other is active, the first becomes active."""
         self._check_known([adapter_name])
         if any(adapter_name in layer.merged_adapters for layer in lokr_layers(self.model)):
             raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
@@ -161,9 +160,9 @@ class LoKrModel(nn.Module):
 
     def disable_adapter_layers(self) -> None:
         """Use the base model alone, with any biases that were trained."""
-        trained = [name for name in self._active if self.peft_config[name].bias != "none"]
-        if trained:
-            warnings.warn(f"{trained[0]!r} has trained biases of the base model: they stay", stacklevel=2)
+        for name in self._active:
+            if self.peft_config[name].bias != "none":
+                warnings.warn(f"{name!r} has trained biases of the base model: they stay", stacklevel=2)
         for module in wrappers(self.model):
             module.enable_adapters(False)
 
@@ -175,10 +174,8 @@ class LoKrModel(nn.Module):
             yield
 
     def merge_adapter(self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False) -> None:
-        """Add adapters (by default the active ones) to the weights, whose backup ``unmerge_adapter`` restores.
-
-        If a layer raises (with ``safe_merge`` also for a number that is not finite), all weights are restored.
-        """
+        """Add adapters (by default the active ones) to the weights, of which a backup is kept. If a layer raises (with
+        ``safe_merge`` also for a number that is not finite), all weights are restored."""
         merge_layers(self.model, adapter_names, safe_merge)
 
     def unmerge_adapter(self) -> None:
@@ -225,10 +222,9 @@ class LoKrModel(nn.Module):
         return gathered(adapter_parameters(self.model, adapter_name, self.peft_config[adapter_name]))
 
     def to_adapter(self, adapter_name: str | None = None) -> Adapter:
-        """An adapter (by default the active one) as an ``Adapter``, under the wrapped model's module names.
+        """An adapter (by default the active one) as an ``Adapter``; its tensors are the parameters, detached.
 
-        Its tensors are the parameters themselves, detached; if they are sharded, every process has to call. Raises
-        LoKrValueError if modules or biases are trained whole, which adapter files do not hold.
+        If they are sharded, every process has to call. Raises LoKrValueError if modules or biases are trained whole.
         """
         name = self._active[0] if adapter_name is None else adapter_name
         return to_adapter(self.model, name, self.adapter_state_dict(name))
@@ -268,9 +264,9 @@ class LoKrModel(nn.Module):
     ) -> _IncompatibleKeys:
         """Add the adapter of a folder, PEFT's or ours, which ``set_adapter`` activates.
 
-        The model is in eval mode afterwards unless ``is_trainable``, as in PEFT. ``low_cpu_mem_usage`` has no effect:
-        loaded parameters are never initialised. Returns the missing and the unexpected keys, always empty. Raises, with
-        the model unchanged: LoKrFileError for the folder, LoKrMatchError for an adapter of another architecture.
+        The model is in eval mode afterwards unless ``is_trainable``; ``low_cpu_mem_usage`` has no effect. Returns the
+        missing and the unexpected keys, always empty. Raises, with the model unchanged, LoKrFileError for the folder
+        and LoKrMatchError for an adapter of another architecture.
         """
         folder = Path(model_id) / (subfolder or "")
         config = LoKrConfig.from_pretrained(folder, inference_mode=not is_trainable)
@@ -297,7 +293,7 @@ class LoKrModel(nn.Module):
         ``is_trainable``: continue the training; ``config``: in place of the folder's. Raises as ``load_adapter`` does.
         """
         folder = Path(model_id) / (subfolder or "")
-        config = LoKrConfig.from_pretrained(folder) if config is None else config
+        config = config or LoKrConfig.from_pretrained(folder)
         config.inference_mode = not is_trainable
         how = dict(state_dict=read_weights(folder), file=folder, autocast_adapter_dtype=autocast_adapter_dtype)
         loaded = cls(model, config, adapter_name, **how)

@@ -16,11 +16,8 @@ from ._kinds import KINDS, Linear, layer_class
 from ._layer import LoKrLayer
 
 
-def resolve_targets(model: nn.Module, config: LoKrConfig) -> set[str] | str:
-    """``config.target_modules`` as names or a regular expression; None and "all-linear" are looked up in the model.
-
-    Raises LoKrValueError if it is None and PEFT has no default for the model.
-    """
+def _resolved(model: nn.Module, config: LoKrConfig) -> set[str] | str:
+    """``config.target_modules`` as names or a regular expression; None and "all-linear" are looked up in the model."""
     targets = config.target_modules
     if targets is None:
         kind = getattr(getattr(model, "config", None), "model_type", None)
@@ -47,12 +44,13 @@ def _output_layer(model: nn.Module, config: LoKrConfig) -> nn.Module | None:
     return output
 
 
-def matching_modules(model: nn.Module, config: LoKrConfig, targets: Collection[str] | str) -> dict[str, nn.Module]:
-    """The modules to adapt, by name. The model is not changed.
+def matching_modules(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Module]:
+    """The modules to adapt, by name, after resolving ``config.target_modules`` in place. The model is not changed.
 
-    Raises LoKrMatchError, with similar names, if none matches, and TypeError for a module of a kind that cannot have an
-    adapter.
+    Raises LoKrMatchError, with similar names, if none matches, LoKrValueError if there are no default targets, and
+    TypeError for a module of a kind that cannot have an adapter.
     """
+    config.target_modules = targets = _resolved(model, config)
     found: dict[str, nn.Module] = {}
     excluded: list[str] = []
     modules = _own_modules(model)
