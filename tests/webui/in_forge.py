@@ -42,6 +42,7 @@ with contextlib.redirect_stdout(sys.stderr):
     from transformers import CLIPTextConfig, CLIPTextModel
 
 from lokr_core import attach, load_adapter, merge_adapter  # noqa: E402
+from tests.handle_calls import calls  # noqa: E402
 from tests.webui.adapters import kohya, lokr, save, text_layers  # noqa: E402
 from webui.forge import HOST  # noqa: E402
 
@@ -221,6 +222,40 @@ def measure(kind: str, path: Path, strength: float = 0.8) -> dict:
     return result
 
 
+def walk(path: Path, while_running: bool) -> list[str]:
+    """The list of calls of every handle, on ForgeMergeHandle: what was wrong after which call."""
+    adapter, denoiser = load_adapter(path), plain()[0]
+    owner = modules.sd_models.model_data.sd_model = Engine(denoiser, "gguf" if while_running else torch.float32)
+    dynamic_args["online_lora"] = while_running
+    handle = HOST.merge(HOST.model(), adapter, None)
+    first, second = handle.places
+    names = [module for place in handle.places for p, module in handle._places() if p == place]
+    base, wrong = run(denoiser), []
+    handle.strength = 0.5
+    for call in calls(first, second, names[0]):
+        try:
+            call.do(handle)
+            raised = None
+        except Exception as error:
+            raised = error
+        if (call.error is not None) != (raised is not None) or not isinstance(raised, call.error or type(None)):
+            wrong.append(f"{call.what}: raised {raised!r}")
+        owner.forge_objects.unet.refresh_loras()
+        found = run(denoiser)
+        if call.strengths == (0.0, 0.0):
+            fits = torch.equal(found, base)
+        else:
+            reference = flux({name: weight.clone() for name, weight in WEIGHTS.items()})
+            factors = dict(zip(names, call.strengths, strict=True))
+            merge_adapter(reference, adapter, factors=factors)
+            fits = apart(found, run(reference)) < 2e-6
+        if not fits:
+            wrong.append(f"{call.what}: another output than at strengths {call.strengths}")
+    if any(not torch.equal(weight, WEIGHTS[name]) for name, weight in denoiser.state_dict().items()):
+        wrong.append("the weights are not those of the start")
+    return wrong
+
+
 def main() -> dict:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -231,6 +266,10 @@ def main() -> dict:
             for dora in (None, "out"):
                 path = save(lokr({"unet": layers}, spelled, dora=dora), Path(folder) / f"{name} {dora}.safetensors")
                 results[path.stem] = {kind: measure(kind, path) for kind in KINDS}
+        two = {name: FUSED[name] for name in ("double_blocks.0.img_attn.qkv", "final_layer.linear")}
+        for dora in (None, "out"):
+            path = save(lokr({"unet": two}, dora=dora), Path(folder) / f"two {dora}.safetensors")
+            results[f"walk {dora}"] = {str(online): walk(path, online) for online in (False, True)}
         texts = {"te1": text_layers(64, 2), "te2": T5_LAYERS}
         adapter = load_adapter(save(lokr({**texts, "unet": FUSED}), Path(folder) / "text.safetensors"))
         model = HOST.model()

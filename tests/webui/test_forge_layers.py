@@ -47,3 +47,9 @@ def test_packed_or_not_the_output_is_that_of_the_unpacked_weights_with_the_adapt
 def test_clip_and_t5_take_what_is_theirs(measured):
     applied, refused = measured["text encoders"]
     assert (applied, refused) == (19, 0)
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+@pytest.mark.parametrize("dora", [None, "out"])
+def test_forges_handle_walks_the_list_of_calls_of_every_handle(measured, dora: str | None, while_running: bool):
+    assert measured[f"walk {dora}"][str(while_running)] == []
