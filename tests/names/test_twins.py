@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts import ComfyUI
+from tests.names import twin_runs
 
 HERE = Path(__file__).parent
 
@@ -21,16 +22,8 @@ CHANGE = 1e-2
 """An update must show in the outputs by more than this, relatively."""
 
 
-def _runs() -> dict[str, float]:
-    """Architecture -> how far its twins' outputs may differ. `twin_runs` is no module of ours, so it comes by path."""
-    spec = importlib.util.spec_from_file_location("twin_runs", HERE / "twin_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["twin_runs"] = module
-    spec.loader.exec_module(module)
-    return {arch: run.tolerance for arch, run in module.RUNS.items()}
-
-
-RUNS = _runs()
+RUNS = {arch: run.tolerance for arch, run in twin_runs.RUNS.items()}
+"""Architecture -> how far its twins' outputs may differ."""
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import audio, flux, hunyuan, image, lumina, unet, video
+from . import audio, flux, hunyuan, image, language, lumina, unet, video
 from .build import Row, comfyui_model, diffusers_model
 
 TINY: dict[str, Row] = {
@@ -18,6 +18,7 @@ TINY: dict[str, Row] = {
     **flux.TINY,
     **hunyuan.TINY,
     **image.TINY,
+    **language.TINY,
     **lumina.TINY,
     **video.TINY,
     **audio.TINY,
