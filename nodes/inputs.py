@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lokr_core.errors import LoKrError
+from ..lokr_core.strengths import SLIDER_LIMIT
 from .files import adapter_names, adapter_path
 from .mode import AUTO, MODES
 
 CATEGORY = "loaders/lokr"
-SLIDER = 2.0  # the strengths' sliders go from -SLIDER to SLIDER, here as in web/
 
 Blocks = io.Custom("LOKR_BLOCKS")
 Schedules = io.Custom("LOKR_SCHEDULE")
@@ -24,12 +24,13 @@ def strength_input(name: str, of: str) -> io.Float.Input:
     return io.Float.Input(
         name,
         default=1.0,
-        min=-SLIDER,
-        max=SLIDER,
+        min=-SLIDER_LIMIT,
+        max=SLIDER_LIMIT,
         step=0.01,
         display_mode=io.NumberDisplay.slider,
         tooltip=f"How strongly the adapter acts on the {of}: 0 not at all, 1 as trained. "
-        f"The slider goes from {-SLIDER:g} to {SLIDER:g}; any number that comes in by a connection is taken.",
+        f"The slider goes from {-SLIDER_LIMIT:g} to {SLIDER_LIMIT:g}; "
+        "any number that comes in by a connection is taken.",
     )
 
 

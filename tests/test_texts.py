@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from lokr_core import LoKrValueError
 from lokr_core.strengths import (
     EASES,
     PRESETS,
+    SLIDER_LIMIT,
     BlockStrengths,
     Schedule,
     keyframes,
@@ -20,6 +22,7 @@ from lokr_core.strengths import (
     step_percent,
 )
 from lokr_core.strengths._blocks import block_groups
+from tests.hosts import PROJECT
 
 UNET = [
     "diffusion_model.input_blocks.0.0",
@@ -176,3 +179,8 @@ def test_a_bad_tag_is_shown(inside):
     with pytest.raises(LoKrValueError) as error:
         read_tags(f"a {tag} b")
     assert error.value.found == tag
+
+
+def test_the_front_ends_sliders_have_the_same_limit():
+    script = (PROJECT / "web/slider.js").read_text(encoding="utf-8")
+    assert float(re.search(r"export const LIMIT = ([\d.]+);", script)[1]) == SLIDER_LIMIT

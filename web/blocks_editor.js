@@ -6,7 +6,7 @@ import { openDialog } from "./dialog.js";
 import { button, copyText, h, redraw } from "./dom.js";
 import { app, asOneChange, nodesAfter, setValue, widgetOf } from "./host.js";
 import { offeredBy } from "./chooser.js";
-import { slider } from "./slider.js";
+import { LIMIT, slider } from "./slider.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -192,8 +192,8 @@ class BlocksEditor {
             label,
             text,
             value: Number(value.toFixed(2)),
-            min: -2,
-            max: 2,
+            min: -LIMIT,
+            max: LIMIT,
             step: 0.01,
             onInput: (strength) => this.setBlocks(blocks, strength),
         });

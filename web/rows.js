@@ -6,7 +6,7 @@ import { resize } from "./face.js";
 import { after, beginChange, hideWidgets, isLinked, onChange, setValue, whenDrawn } from "./host.js";
 import { showInfo } from "./info.js";
 import { canAdd, isRowWidget, moved, readRows, rowWidget, writeRows } from "./rows_model.js";
-import { slider } from "./slider.js";
+import { LIMIT, slider } from "./slider.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -129,7 +129,7 @@ export class Rows {
     /** @param {"strength_model" | "strength_clip"} field @param {number} number @param {Row} row @param {string} text */
     strength(field, number, row, text) {
         const widget = /** @type {Widget} */ (rowWidget(this.node, field, number));
-        const { min = -2, max = 2 } = /** @type {any} */ (widget.options);
+        const { min = -LIMIT, max = LIMIT } = /** @type {any} */ (widget.options);
         return slider({
             label: `${text} strength of row ${number}, ${row.lokr}`,
             text,

@@ -16,6 +16,9 @@ import { h } from "./dom.js";
  * @property {(value: number) => void} onInput called on every change
  */
 
+/** Sliders of strengths go from -LIMIT to LIMIT, as SLIDER_LIMIT in lokr_core/strengths/_text.py. */
+export const LIMIT = 2;
+
 const BIG_STEPS = 5;
 
 /**

@@ -15,6 +15,7 @@ from modules.ui_extra_networks import quote_js
 
 from lokr_core.errors import LoKrError
 from lokr_core.inspection import frequent_tags, trained_with
+from lokr_core.strengths import SLIDER_LIMIT
 
 from . import library, network, settings
 from .entry import Entry
@@ -106,7 +107,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         activation = gr.Text(label="Activation text", info="Added to the prompt along with the LoKr")
         weight = gr.Slider(
             label="Preferred weight", info="The strength a click inserts; 0: the host's default multiplier",
-            minimum=-settings.SLIDER, maximum=settings.SLIDER, step=0.01,
+            minimum=-SLIDER_LIMIT, maximum=SLIDER_LIMIT, step=0.01,
         )  # fmt: skip
         negative = gr.Text(label="Negative prompt", info="Added to the negative prompt")
         self.edit_notes = gr.TextArea(label="Notes", lines=4)

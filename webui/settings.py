@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from modules import shared
 
+from lokr_core.strengths import SLIDER_LIMIT
+
 _SECTION = ("lokr", "LoKr", "sd")  # "sd": among the settings of Stable Diffusion
 _MODES = ("live", "merge")
 
-SLIDER = 2.0  # sliders of strengths go from -SLIDER to SLIDER, unless the user sets another end for the panel's
 MODE_FIELD = "LoKr mode"  # of a picture's parameters: the host itself reads it back as an override of the setting
 
 
@@ -29,7 +30,10 @@ def register() -> None:
         .needs_reload_ui(),
         "lokr_infotext": option(True, "Write hashes of LoKr files into the picture's parameters"),
         "lokr_panel_range": option(
-            SLIDER, "Largest strength on the panel's sliders", gr.Slider, {"minimum": 1.0, "maximum": 10.0, "step": 0.5}
+            SLIDER_LIMIT,
+            "Largest strength on the panel's sliders",
+            gr.Slider,
+            {"minimum": 1.0, "maximum": 10.0, "step": 0.5},
         ).info("typed numbers are not limited"),
         "lokr_card_width": option(0, "Width of the tab's cards in pixels", gr.Number, {"precision": 0}).info(
             "0: as in the other tabs; seen once the tab is refreshed"

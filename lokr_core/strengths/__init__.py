@@ -4,7 +4,7 @@ from ._blocks import OTHER, PRESETS, BlockStrengths, short_name
 from ._layouts import BLOCK_LAYOUTS, BlockLayout, block_layout_of
 from ._schedule import EASES, NOISE, STEPS, Schedule, keyframes, noise_percent, step_percent
 from ._tags import Tag, read_tags, tag_of
-from ._text import MAX_STRENGTHS, parse_strengths
+from ._text import MAX_STRENGTHS, SLIDER_LIMIT, parse_strengths
 
 __all__ = [
     "BLOCK_LAYOUTS",
@@ -15,6 +15,7 @@ __all__ = [
     "NOISE",
     "OTHER",
     "PRESETS",
+    "SLIDER_LIMIT",
     "STEPS",
     "Schedule",
     "Tag",

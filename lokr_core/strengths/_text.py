@@ -10,6 +10,9 @@ from ..errors import LoKrValueError
 MAX_STRENGTHS = 64
 """Limit of strengths in a list, and of images in a grid."""
 
+SLIDER_LIMIT = 2.0
+"""Sliders of strengths go from -SLIDER_LIMIT to SLIDER_LIMIT; its twin is in web/slider.js."""
+
 _EXAMPLES = "numbers such as 0, 0.5, 1 or 0:1:0.25"
 _RANGE = re.compile(r"\s*([^\s:]+)\s*:\s*([^\s:]+)\s*:\s*([^\s:]+)\s*")
 
