@@ -23,11 +23,13 @@ _LINES = 12  # groups of modules that the text shows
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """One LoKr module. ``shape`` is of the weight it is for, a kernel that the file flattened being part of its second
-    axis; ``norm`` is ‖ΔW‖ = ‖scaling · W1 ⊗ W2‖ at strength 1, which with DoRA is not yet the change of the weight.
+    """One LoKr module.
 
-    ``form``: "whole" where both factors are, else "low-rank" or "Tucker". ``block``: the model's block it is in, as far
-    as names tell, as its strength is written ("IN4")."""
+    shape: of its weight; a kernel that the file flattened is part of the second axis
+    norm: ‖ΔW‖ = ‖scaling · W1 ⊗ W2‖ at strength 1, for DoRA before its magnitude
+    form: "whole" if both factors are, else "low-rank" or "Tucker"
+    block: the model's block, by the name, as in a list of strengths ("IN4")
+    """
 
     name: str
     component: str
@@ -48,13 +50,13 @@ class ModuleInfo:
 
     @property
     def rms(self) -> float:
-        """The root mean square of ΔW's numbers: what modules of unlike sizes can be compared by."""
+        """The root mean square of ΔW's numbers, which compares modules of different sizes."""
         return self.norm / prod(self.shape) ** 0.5
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that had to be assumed or looks wrong, and how many modules it is about, ``example`` among them."""
+    """Something that was assumed or looks wrong, and the number of modules concerned, with one as ``example``."""
 
     text: str
     modules: int = 0
@@ -73,7 +75,7 @@ class Note:
 class Inspection:
     """What an adapter holds. ``text()`` is for a person, ``as_dict()`` for a program (ready for JSON).
 
-    ``architecture``: the one that the modules' names and shapes tell, None where they tell none.
+    ``architecture``: by the modules' names and shapes, None if unknown.
     """
 
     file: Path | None
@@ -121,7 +123,7 @@ class Inspection:
 
     def text(self, lines: int = _LINES) -> str:
         """``lines`` groups of modules at most."""
-        count, unsaid = len(self.modules), "not said"
+        count, unstated = len(self.modules), "not stated"
         ratio = self.full_parameters / self.parameters
         dtypes = ", ".join(dict.fromkeys(module.dtype for module in self.modules))
         out = [
@@ -129,8 +131,8 @@ class Inspection:
             "",
             *([_line("title", self.title)] if self.title else []),
             _line("producer", self.producer),
-            _line("base model", "; ".join(f"{value} ({key})" for key, value in self.base_model.items()) or unsaid),
-            _line("trained with", ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unsaid),
+            _line("base model", "; ".join(f"{value} ({key})" for key, value in self.base_model.items()) or unstated),
+            _line("trained with", ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unstated),
         ]
         if self.trigger_words:
             out.append(_line("trigger words", ", ".join(self.trigger_words)))
@@ -159,7 +161,7 @@ class Inspection:
         return f"median {median:.3g}, from {low.norm:.3g} ({low.name}) to {high.norm:.3g} ({high.name})"
 
     def _table(self, lines: int) -> list[str]:
-        """Modules alike in everything but their name and norm, as aligned columns."""
+        """Modules that differ in name and norm alone, counted, in aligned columns."""
         groups = Counter(
             (m.component, m.kind, _times(m.shape), m.w1, m.w2, f"{m.scaling:.4g}", m.dora or "-") for m in self.modules
         ).most_common()
@@ -178,7 +180,7 @@ class Inspection:
 def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -> Inspection:
     """What ``adapter`` holds. Nothing of the size of a weight is built: 1,000 modules take about a second.
 
-    base: ‖W‖ of the weight that each module is for; with it the heat map is of ‖ΔW‖/‖W‖, of these modules alone
+    base: module -> ‖W‖ of its weight; the heat map then shows ‖ΔW‖/‖W‖, of these modules alone
     """
     architecture = guess({n.path: adapter[m].shape for m, n in adapter.names.items() if n.component in ("", "unet")})
     places = {module: place_of(name, architecture) for module, name in adapter.names.items()}
@@ -230,7 +232,7 @@ def _module(name: str, weights: LoKrWeights, spelled: ModuleName, block: str) ->
 
 
 def _kind(weights: LoKrWeights, name: ModuleName) -> str:
-    """The kind of layer as far as the file tells: files may flatten a kernel, or leave a 1×1 one away."""
+    """The kind of layer, as far as it is known: files may flatten a kernel, or omit a 1×1 one."""
     kernel = weights.shape[2:]
     if kernel:
         return f"Conv{len(kernel)}d {_times(kernel)}"
@@ -240,7 +242,7 @@ def _kind(weights: LoKrWeights, name: ModuleName) -> str:
 
 
 def _form(factor: Factor) -> str:
-    """ "8×8", or what it is made of: "320×320 of rank 4"."""
+    """ "8×8", or with its form: "320×320 of rank 4"."""
     if factor.rank is None:
         return _times(factor.shape)
     return f"{_times(factor.shape)} {'Tucker, rank' if factor.t is not None else 'of rank'} {factor.rank}"
@@ -261,7 +263,7 @@ def _line(label: str, text: str) -> str:
 
 
 def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:
-    """What the readers assumed, then what looks wrong; modules of one note together."""
+    """What was assumed in reading, then what looks wrong; modules with the same note together."""
     notes = [Note(text) for text in adapter.notes]
     assumed: dict[str, list[str]] = {}
     for name, weights in adapter.items():
