@@ -42,7 +42,7 @@ def _cpu() -> list[str]:
 
 
 def comfyui(name: str = "in_comfyui.py") -> list[dict]:
-    """The rows of a script that runs in ComfyUI's process, or none where there is no ComfyUI."""
+    """The rows of a script that runs in ComfyUI's process; [] without a ComfyUI."""
     host = find_comfyui()
     if host is None:
         print("no ComfyUI here (COMFYUI_PATH, COMFYUI_PYTHON): its part is left out")
@@ -119,7 +119,7 @@ def plot(results: dict, path: Path) -> None:
 
 
 def measured(out: Path, only: str | None) -> dict[str, dict]:
-    """{part: {"machine", "date", "rows"}}: those of ``out``, and in their place what is measured now."""
+    """{part: {"machine", "date", "rows"}}: those in ``out``, updated with the new measurements."""
     parts = {"kron": kron.run, "names": names.run, "live": live.run, "training": training.run, "comfyui": comfyui}
     parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
     parts |= {"a1111": in_a1111.run, "forge": in_forge.run}

@@ -1,4 +1,4 @@
-"""A real A1111 on its CPU, over its API: what a changed strength, a first use and no tag cost, beside its own Lora.
+"""A real A1111 on its CPU, over its API: the cost of a new strength, a first use and no tag, against its own Lora.
 
 ``python -m benchmarks --only a1111``. An SD1.5-shaped checkpoint in fp32 (see ``find_a1111``) and a low-rank LoKr on
 UNet and text encoder. Every run's prompt has another word than the one before, so that the host encodes it anew in all.
@@ -21,11 +21,11 @@ from tests.hosts import A1111, WebServer, find_a1111
 
 __all__ = ["measured_in", "run"]
 
-RUNS = {"lokr": 10, "lora": 4}  # the built-in's take half a minute each
+RUNS = {"lokr": 10, "lora": 4}  # the built-in takes half a minute per run
 SMALL = {"seed": 1, "steps": 2, "width": 64, "height": 64, "cfg_scale": 3, "sampler_name": "Euler"}
-# A1111's usual emphasis divides by the mean of the encoded prompt, which is 0 where random weights have no biases.
+# A1111's default emphasis divides by the mean of the encoded prompt, which is 0 for random weights without biases.
 SMALL["override_settings"] = {"emphasis": "No norm"}
-# Parts of a checkpoint of SD1.5 and how adapters call them: the original names, which the built-in knows too.
+# Prefixes of an SD1.5 checkpoint -> of adapters: the original names, which the built-in knows too.
 PREFIXES = {"model.diffusion_model.": "lora_unet_", "cond_stage_model.transformer.": "lora_te_"}
 LAYERS = ("attn1", "attn2", "ff.net", "proj_in", "proj_out", "in_layers.2", "out_layers.3", "self_attn", "mlp.")
 
@@ -39,7 +39,7 @@ def run() -> list[dict]:
 
 
 def measured_in(host: A1111, *arguments: str) -> list[dict]:
-    """One row for each of ``lokr`` and ``lora``, seconds over a run in which nothing but a word changed."""
+    """One row for each of ``lokr`` and ``lora``, seconds more than a run in which only a word changed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "models/Lora/style.safetensors"
         path.parent.mkdir(parents=True)
@@ -85,7 +85,7 @@ def measure(server: WebServer, path: Path, kind: str, modules: int) -> dict:
     seconds("")
     for _ in range(RUNS[kind]):
         without.append(seconds(""))
-        os.utime(path)  # another version of the file: nothing that was kept of it is of use
+        os.utime(path)  # a new version of the file: no cache of it is valid
         strength = next(strengths)
         firsts.append(seconds(f"<{kind}:style:{strength}>"))
         seconds(f"<{kind}:style:{strength}>")

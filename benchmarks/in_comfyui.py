@@ -41,12 +41,12 @@ measure = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(measure)
 
 FLOOR = "nothing (the floor)"
-TURNS = 8  # the first is for warming up
+TURNS = 8  # the first is a warm-up
 KINDS = ("attentions", "resnets", "downsamplers", "upsamplers")  # the modules that LyCORIS' preset "full" trains
 
 
 class Nothing(WeightAdapterBase):
-    """A patch that leaves the weight as it is."""
+    """An empty patch: the weight does not change."""
 
     name = "nothing"
 
@@ -105,13 +105,13 @@ def lokr_file(patcher, path: Path, rank: int | None) -> int:
 
 
 def of_the_floor(times: dict[str, list[float]]) -> dict[str, float]:
-    """Median over the turns of each side's time as a multiple of the floor's in the same turn."""
+    """Each side's median ratio to the floor's time in the same turn."""
     floor = times[FLOOR]
     return {n: statistics.median(a / b for a, b in zip(seen, floor, strict=True)) for n, seen in times.items()}
 
 
 def patch(patcher) -> float:
-    """Seconds to bring ``patcher``'s weights into force."""
+    """Seconds to patch ``patcher``'s weights."""
     start = time.perf_counter()
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
     return time.perf_counter() - start

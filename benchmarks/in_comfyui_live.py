@@ -12,7 +12,7 @@ import json
 import statistics
 import time
 
-import in_comfyui as shared  # reads the arguments, and lets ComfyUI be imported
+import in_comfyui as shared  # reads the arguments, and makes ComfyUI importable
 
 # isort: split
 import comfy.lora
@@ -22,7 +22,7 @@ from comfy_extras.nodes_lora_debug import LoraLoaderBypass
 
 import nodes
 
-TURNS = 6  # the first is for warming up
+TURNS = 6  # the first is a warm-up
 
 
 class Reached(Exception):
@@ -49,7 +49,7 @@ def to_first_step(load) -> float:
 
 
 def attaching(base, path) -> dict[str, float]:
-    """Seconds to work out what belongs where, and then to attach, for a file that was never seen."""
+    """Seconds to resolve, and then to attach, a new file."""
     pack = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"].__module__.removesuffix(".nodes.loader")
     bridge, live, core = (importlib.import_module(f"{pack}.{n}") for n in ("nodes.bridge", "nodes.live", "lokr_core"))
     adapter = core.load_adapter(path)

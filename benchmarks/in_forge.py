@@ -1,4 +1,4 @@
-"""What ``in_a1111.py`` measures, in a real Forge on its CPU: ``python -m benchmarks --only forge``."""
+"""The same as ``in_a1111.py``, in a real Forge on its CPU: ``python -m benchmarks --only forge``."""
 
 from __future__ import annotations
 

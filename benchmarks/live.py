@@ -1,4 +1,4 @@
-"""Live application: what it costs beside a layer's own forward, and against ComfyUI's and LyCORIS' own bypass.
+"""Live application: its cost relative to a layer's own forward, and to ComfyUI's and LyCORIS' bypass.
 
 A script as well: ``live.py OUT.json`` inside ComfyUI's interpreter times ComfyUI's ``h()`` and ours in one run.
 """
@@ -58,9 +58,9 @@ def lokr(shape: tuple[int, ...], rank: int | None, factor: int = FACTOR) -> LoKr
 
 @torch.no_grad()
 def layers(peer: str, bypass) -> list[dict]:
-    """``bypass(layer, weights)`` gives the peer's (x, base output) -> output, or None where it has none."""
+    """``bypass(layer, weights)`` gives the peer's (x, base output) -> output; None if it has none."""
     rows = [_layer(peer, bypass, *case) for case in itertools.product(LAYERS, FORMS)]
-    # Afterwards, since it slows all allocations: what is freed must leave the process to be measured again.
+    # Last, because it slows down all allocations: freed memory must leave the process to be measured again.
     _libc.mallopt(_MMAP_THRESHOLD, 1 << 16)
     for row, case in zip(rows, itertools.product(LAYERS, FORMS), strict=True):
         if "error" not in row:
@@ -93,7 +93,7 @@ def _layer(peer: str, bypass, name: str, form: str, peaks: bool = False) -> dict
 
 
 def product(layer: nn.Module, x: torch.Tensor, w2: Factor) -> torch.Tensor:
-    """x's first product with w2, or with its second half: what everybody has to do, whatever comes before and after."""
+    """x's product with w2, or with its b: the work that no implementation can avoid."""
     matrix = w2.b if w2.whole is None else w2.whole
     if isinstance(layer, nn.Linear):
         return nn.functional.linear(x.view(-1, matrix.shape[1]), matrix)
@@ -122,9 +122,9 @@ def comfyui_bypass(layer: nn.Module, weights: LoKrWeights):
 
     w2 = weights.w2
     alpha = None if w2.rank is None else float(w2.rank)
-    low = (None, None) if w2.rank is None else (w2.a, w2.b.flatten(1))  # as a file holds them
+    low = (None, None) if w2.rank is None else (w2.a, w2.b.flatten(1))  # as in a file
     adapter = LoKrAdapter(set(), (weights.w1.whole, w2.whole, alpha, None, None, *low, None, None))
-    BypassForwardHook(layer, adapter)  # tells the adapter what kind of layer it is
+    BypassForwardHook(layer, adapter)  # sets the adapter's kind of layer
     return lambda x, base: adapter.g(base + adapter.h(x, base))
 
 
@@ -181,7 +181,7 @@ def unet() -> list[dict]:
 
 
 def where(handle: LiveHandle, forward, base: float) -> dict[str, float]:
-    """Shares of the base's time that go into each kind of layer's adapters."""
+    """Kind of layer -> the time of its adapters as a share of the base's."""
     seconds: dict[str, float] = defaultdict(float)
     plain = LiveHook.__call__
 
@@ -210,7 +210,7 @@ def digest(model: nn.Module) -> str:
 
 
 def lines(results: dict[str, list[dict]]) -> list[str]:
-    """The results as a table to read."""
+    """The results as a text table."""
     out = []
     for row in results["layers"]:
         if "error" in row:

@@ -13,13 +13,13 @@ __all__ = ["median_times", "peak_allocated", "peak_extra"]
 
 
 def median_times(runs: dict[str, Callable[[], object]], repeats: int = 15) -> dict[str, float]:
-    """Median seconds of each run. They take turns, so that what else the machine does hits all alike."""
+    """Median seconds of each run. Runs alternate, so that other load on the machine affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if turn:  # the first is for warming up
+            if turn:  # the first is a warm-up
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(seen) for name, seen in times.items()}
 
@@ -36,15 +36,15 @@ def _start(event) -> float:
 
 
 def peak_extra(run: Callable[[], object]) -> int:
-    """Bytes by which the process' resident memory rose above where it stood, at its highest. Linux."""
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
+    """The rise of the process' resident memory at its peak, in bytes. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _status("VmRSS")
     run()
     return max(0, _status("VmHWM") - before)
 
 
 def peak_allocated(run: Callable[[], object]) -> int:
-    """The most bytes of CPU tensors that were allocated at a time while ``run`` ran, beside what there was before.
+    """The peak of CPU tensors allocated while ``run`` runs, in bytes, beyond those from before.
 
     Counted at torch's allocator: unlike resident memory it does not depend on what the process had to spare.
     """

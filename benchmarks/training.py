@@ -1,4 +1,4 @@
-"""Training: what a step and a forward cost with LoKr adapters, beside PEFT's, LyCORIS' and the model's own."""
+"""Training: the cost of a step and a forward with LoKr adapters, against PEFT's, LyCORIS' and the bare model's."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SEED_TARGETS = (
 )
 VIT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 BASE = "base"
-FORWARDS = 5  # in each turn: what an adapter itself costs is a small difference of two of them
-WARM = 2  # steps before one is timed: the first finds no memory that the process could use again
+FORWARDS = 5  # per turn: an adapter's own cost is a small difference of two
+WARM = 2  # steps before one is timed: the first has no memory to reuse
 
 
 @dataclass
 class Case:
-    """A model with the names of the modules to adapt, its input, and how often it is measured."""
+    """A model, the names of its modules to adapt, its input, and the number of measurements."""
 
     name: str
     model: nn.Module
@@ -42,7 +42,7 @@ class Case:
     forward: Callable[[nn.Module, Tensor], Tensor]
     x: Tensor
     repeats: int
-    steps: int = 3  # timed in each turn
+    steps: int = 3  # timed per turn
     rank_dropout: float = 0.0
 
 
@@ -82,7 +82,7 @@ CASES = {
 }
 
 
-# Each way puts adapters into the model and takes them out again: one base, however large, is enough for all.
+# Each implementation adds its adapters to the model and removes them: one base, however large, is enough.
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def step_of(case: Case, model: nn.Module, parameters: list[nn.Parameter]) -> Cal
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True) if parameters else None
 
     def step() -> None:
-        # A first layer before any adapter would let the base skip its backward pass.
+        # x needs a gradient, or autograd would skip the backward pass of the layers before the first adapter.
         loss = case.forward(model, case.x.detach().requires_grad_()).square().mean()
         loss.backward()
         if optimizer is not None:
@@ -151,10 +151,10 @@ def step_of(case: Case, model: nn.Module, parameters: list[nn.Parameter]) -> Cal
 
 
 def kept_bytes(case: Case, model: nn.Module) -> int:
-    """What the forward keeps for the backward pass, parameters left out, each storage once."""
+    """Bytes that the forward saves for the backward pass, without parameters, each storage once."""
     known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     storages: dict[int, int] = {}
-    alive: list[Tensor] = []  # so that no two share an address
+    alive: list[Tensor] = []  # keeps them alive, so that no two share an address
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -169,7 +169,7 @@ def kept_bytes(case: Case, model: nn.Module) -> int:
 
 
 def measure(case: Case, ways: dict) -> dict:
-    """Medians over turns in which every way is put in, warmed up, timed and taken out."""
+    """Medians over turns in which every implementation is added, warmed up, timed and removed."""
     case.model.requires_grad_(False)
     seconds: dict[str, dict[str, list[float]]] = {"step": defaultdict(list), "forward": defaultdict(list)}
     kept, peak, flops, modules = {}, {}, {}, 0
@@ -216,7 +216,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def run() -> list[dict]:
-    """One row for each case; the environment's ``LOKR_CASES`` (such as "mlp,vit1") takes some of them only.
+    """One row per case; the environment's ``LOKR_CASES`` (such as "mlp,vit1") selects cases.
 
     Each case has a process of its own: what allocators keep of one would leave too little memory for the next.
     """
@@ -231,7 +231,7 @@ def _row(name: str) -> dict:
 
 
 def lines(rows: list[dict]) -> list[str]:
-    """The results as a table to read."""
+    """The results as a text table."""
     out = []
     for row in rows:
         out.append(f"{row['case']}")
