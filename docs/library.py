@@ -1,7 +1,12 @@
-"""Writes docs/library.md, the library's reference, out of its docstrings: ``python docs/library.py``."""
+"""Writes the library's reference out of its docstrings: ``python docs/library.py``.
+
+docs/library.md lists every public name; docs/library/ROOM.md describes those of one room of ``lokr_core``, and
+docs/library/ROOM-FILE.md those of one file of a room that has many.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
@@ -12,30 +17,81 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 import lokr_core  # noqa: E402
-from lokr_core import display, inspection, kronecker, strengths, tools  # noqa: E402
+from lokr_core import display, inspection, kronecker, strengths, tools, training  # noqa: E402
 
-PAGE = PROJECT / "docs" / "library.md"
+INDEX = PROJECT / "docs" / "library.md"
+FOLDER = PROJECT / "docs" / "library"
 
-# Packages behind the package's own names that are meant to be used too.
-FURTHER = (kronecker, strengths, inspection, tools, display)
+# Rooms whose own names are meant to be used too, beyond those that ``lokr_core`` itself exports.
+FURTHER = (kronecker, strengths, inspection, tools, training, display)
+MANY = 20  # names of a room on one page, at most
 
 
-def reference() -> str:
-    """The page: what the package exports, then the further packages, each with its signature and docstring."""
+def pages() -> dict[Path, str]:
+    """Every page of the reference and its text."""
+    rooms: dict[str, dict[str, object]] = {}
+    for face in (lokr_core, *FURTHER):
+        for name in face.__all__:
+            thing = getattr(face, name)
+            ours = (inspect.isclass(thing) or inspect.isfunction(thing)) and thing.__module__.startswith("lokr_core.")
+            if ours and thing.__name__ == name:  # not an alias
+                rooms.setdefault(thing.__module__.split(".")[1], {})[name] = thing
+    found: dict[Path, str] = {INDEX: _index(rooms)}
+    for room, things in rooms.items():
+        for page in {_page_of(thing, things): None for thing in things.values()}:
+            entries = {name: thing for name, thing in things.items() if _page_of(thing, things) == page}
+            found[FOLDER / f"{page}.md"] = _page(_module(room), entries)
+    return found
+
+
+def _page_of(thing: object, room: dict[str, object]) -> str:
+    """The name of the page that describes one of a room's things."""
+    _, name, *file = thing.__module__.split(".")
+    return f"{name}-{file[0].strip('_')}" if len(room) > MANY and file else name
+
+
+def _index(rooms: dict[str, dict[str, object]]) -> str:
     parts = [
         "# The library",
-        "Made from the docstrings by `python docs/library.py`. `import lokr_core` is all that most need; torch, "
-        "safetensors and numpy are all that it needs.",
+        "Made from the docstrings by `python docs/library.py`. `import lokr_core` is all that most need; a name in "
+        "*italics* is imported from its room, as in `from lokr_core.kronecker import apply_kron`.",
     ]
-    parts += [text for name in lokr_core.__all__ for text in _entry(name, getattr(lokr_core, name))]
-    for module in FURTHER:
-        parts += [f"# {module.__name__}", _first_paragraph(module)]
-        parts += [text for name in module.__all__ for text in _entry(name, getattr(module, name))]
+    for room, things in rooms.items():
+        parts.append(f"## {room}\n\n{_first_paragraph(_module(room))}")
+        rows = [
+            f"- {_linked(name, _page_of(thing, things))}: {_first_sentence(thing)}" for name, thing in things.items()
+        ]
+        parts.append("\n".join(row.removesuffix(": ") for row in rows))
     return "\n\n".join(parts) + "\n"
 
 
+def _linked(name: str, page: str) -> str:
+    link = f"[`{name}`](library/{page}.md#{name.lower()})"
+    return link if name in lokr_core.__all__ else f"*{link}*"
+
+
+def _page(module: object, things: dict[str, object]) -> str:
+    parts = [f"# {module.__name__}", _first_paragraph(module)]
+    parts += [text for name, thing in things.items() for text in _entry(name, thing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _module(room: str) -> object:
+    return importlib.import_module(f"lokr_core.{room}")
+
+
 def _first_paragraph(thing: object) -> str:
-    return _docstring(thing).partition("\n\n")[0]
+    return "" if _is_generated(thing) else _docstring(thing).partition("\n\n")[0].replace("``", "`")
+
+
+def _first_sentence(thing: object) -> str:
+    text = " ".join(_first_paragraph(thing).split())
+    return re.split(r"(?<=[.;:]) ", text)[0].rstrip(".;:")
+
+
+def _is_generated(thing: object) -> bool:
+    """Whether a dataclass wrote its own docstring: its signature."""
+    return inspect.isclass(thing) and _docstring(thing).startswith(f"{thing.__name__}(")
 
 
 def _docstring(thing: object) -> str:
@@ -70,7 +126,7 @@ def _signature(function: object) -> str:
 def _documented(thing: object) -> Iterator[str]:
     """The docstring as markdown: examples in fences, ``code`` as `code`."""
     text = _docstring(thing)
-    if inspect.isclass(thing) and text.startswith(f"{thing.__name__}("):  # dataclasses' own
+    if _is_generated(thing):
         return
     lines, fenced = [], False
     for line in text.replace("``", "`").splitlines():
@@ -86,5 +142,14 @@ def _documented(thing: object) -> Iterator[str]:
     yield "\n".join(lines)
 
 
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    written = pages()
+    for path in set(FOLDER.glob("*.md")) - set(written):
+        path.unlink()
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(reference(), encoding="utf-8")
+    main()

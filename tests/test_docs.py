@@ -20,12 +20,7 @@ from lokr_core.cli._command import main as lokr
 from lokr_core.strengths import BlockStrengths
 from tests.hosts import PROJECT
 
-PAGES = sorted(
-    path
-    for folder in (".", "docs", "web/docs", "examples")
-    for path in (PROJECT / folder).glob("*.md")
-    if path.name != "library.md"  # its examples are the docstrings', which test_doctests runs
-)
+PAGES = sorted(path for folder in (".", "docs", "web/docs", "examples") for path in (PROJECT / folder).glob("*.md"))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
@@ -128,7 +123,8 @@ def test_the_reference_is_what_the_docstrings_say():
     spec = importlib.util.spec_from_file_location("library_page", PROJECT / "docs" / "library.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.reference(), "run: python docs/library.py"
+    found = {path: path.read_text(encoding="utf-8") for path in [module.INDEX, *module.FOLDER.glob("*.md")]}
+    assert found == module.pages(), "run: python docs/library.py"
 
 
 def test_a_wheel_holds_the_library_and_the_command_alone(tmp_path):
