@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import json
 import re
@@ -136,3 +137,20 @@ def test_a_wheel_holds_the_library_and_the_command_alone(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.splitlines()[-1] == "['lokr_core']", done.stderr[-2000:]
+
+
+DESIGN = PROJECT / "docs/design.md"
+
+
+def test_the_floors_in_design_are_those_that_import_linter_checks():
+    rules = configparser.ConfigParser()
+    rules.read(PROJECT / ".importlinter", encoding="utf-8")
+    layers = rules["importlinter:contract:rooms"]["layers"].split("\n")
+    picture = DESIGN.read_text(encoding="utf-8").partition("\nlokr_core ")[2].partition("```")[0]
+    floors = [set(line.split()) for line in picture.splitlines() if line.strip()]
+    assert floors == [set(layer.split(" | ")) for layer in layers if layer]
+
+
+def test_the_files_in_design_exist():
+    names = re.findall(r"`([\w./]+\.(?:py|js))`", DESIGN.read_text(encoding="utf-8"))
+    assert names and [n for n in names if not any((PROJECT / f / n).is_file() for f in ("lokr_core", "."))] == []
