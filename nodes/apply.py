@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import comfy.lora
 import torch
@@ -37,49 +37,70 @@ def apply_adapter(
     LoKrMatchError if nothing matches, LoKrValueError if ``how`` names blocks that the model does not have.
     """
     how = how or How(MERGE)
-    reports, modes = [], {}
+    parts: dict[str, _Part] = {}
     if model is not None:
         plan = plan_of(adapter, model.model, comfy.lora.model_lora_keys_unet)
-        model, modes["model"] = _apply(model, plan, strength_model, how)
-        reports.append(plan.report)
+        parts["model"] = _part(model, plan, strength_model, how)
     if clip is not None:
         plan = plan_of(adapter, clip.cond_stage_model, comfy.lora.model_lora_keys_clip)
-        clip, modes["clip"] = _apply(clip, plan, strength_clip, replace(how, blocks=None, schedule=None))
-        reports.append(plan.report)
-    report = Report.merged(adapter, reports)
+        parts["clip"] = _part(clip, plan, strength_clip, replace(how, blocks=None, schedule=None))
+    report = Report.merged(adapter, [part.report for part in parts.values()])
     report.raise_if_nothing_matched()
-    report.modes = modes
+    report.modes = {name: part.mode for name, part in parts.items()}
+    for part in parts.values():
+        if part.live is not None:
+            part.live.listen(part.patcher)
+            # A clone of an injected patcher inherits is_injected, which is not true of this injection.
+            part.patcher.is_injected = False
+            injection = PatcherInjection(inject=part.live.inject, eject=part.live.eject)
+            part.patcher.set_injections(part.live.key, [injection])
+        for patches, strength in part.patches:
+            part.patcher.add_patches(patches, strength)
+    model, clip = (parts[name].owner if name in parts else None for name in ("model", "clip"))
     return model, clip, report
 
 
-def _apply(owner, plan: Plan, strength: float, how: How) -> tuple[object, tuple[str, str]]:
-    """A clone of ``owner``, a MODEL or a CLIP, with the plan in force, and its entry of ``Report.modes``."""
+@dataclass(frozen=True)
+class _Part:
+    """What is to be handed to ComfyUI for a MODEL or a CLIP.
+
+    owner: the MODEL or CLIP to return; mode: its entry of ``Report.modes``; patcher: of ``owner``, a fresh clone, or
+    None if nothing changes; patches: (ComfyUI's key -> patch, strength) pairs
+    """
+
+    owner: object
+    report: Report
+    mode: tuple[str, str]
+    patcher: ModelPatcher | None = None
+    patches: tuple[tuple[dict, float], ...] = ()
+    live: Live | None = None
+
+
+def _part(owner, plan: Plan, strength: float, how: How) -> _Part:
+    """What the plan comes to for ``owner``, a MODEL or a CLIP."""
     strength, factor_of = check_strength(strength), _factors(plan.target, how)
     if not plan.matches and not plan.handed:
-        return owner, ("", "")
+        return _Part(owner, plan.report, ("", ""))
     if strength == 0:
-        return owner, ("", "strength 0: not applied")
+        return _Part(owner, plan.report, ("", "strength 0: not applied"))
     owner = owner.clone()
     patcher = owner if isinstance(owner, ModelPatcher) else owner.patcher
     mode, why = choose(how, patcher)
-    # Live first: what it does not support is merged.
+    # What live mode does not support is merged all the same.
     refused = unsupported(patcher.model, plan.matches) if mode == LIVE else {match.module for match in plan.matches}
     merged = [match for match in plan.matches if match.module in refused]
+    live = None
     if len(merged) < len(plan.matches):
         live = Live(plan.adapter, plan.target, strength, factor_of, how.schedule)
-        live.listen(patcher)
-        # A clone of an injected patcher inherits is_injected, which is not true of this injection.
-        patcher.is_injected = False
-        patcher.set_injections(live.key, [PatcherInjection(inject=live.inject, eject=live.eject)])
     if mode == LIVE and merged:
         why += f"; {len(merged)} modules are merged all the same, since live mode does not support their layers"
-    for patches, factor in _by_factor([*patches_of(merged, plan.target), plan.handed], factor_of):
-        patcher.add_patches(patches, strength * factor)
     if how.schedule is not None and plan.handed:
         why += "; the schedule does not reach what was handed to ComfyUI's own loader"
+    layers = [*patches_of(merged, plan.target), plan.handed]
+    patches = tuple((patches, strength * factor) for patches, factor in _by_factor(layers, factor_of))
     strengths = plan.strengths(strength, factor_of)
     remember(patcher, Loaded(plan.adapter, strengths, len(plan.handed), how.schedule is not None))
-    return owner, (mode, why)
+    return _Part(owner, plan.report, (mode, why), patcher, patches, live)
 
 
 def _factors(target: Target, how: How) -> Callable[[str], float]:

@@ -83,6 +83,25 @@ def test_notes_of_file_and_target_are_shown(report):
     assert report.as_dict()["notes"] == ["of the file", "of the target"]
 
 
+@pytest.mark.parametrize(
+    "modes, lines",
+    [
+        ({"model": ("live", "as set")}, ["live: as set"]),
+        ({"model": ("live", "as set"), "clip": ("live", "as set")}, ["live: as set"]),
+        ({"model": ("live", "as set"), "clip": ("merge", "why")}, ["model: live: as set", "clip: merge: why"]),
+        ({"model": ("", "strength 0"), "clip": ("merge", "why")}, ["model: strength 0", "clip: merge: why"]),
+        ({"model": ("live", "as set"), "clip": ("", "")}, ["model: live: as set"]),
+        ({"model": ("", "")}, []),
+        ({}, []),
+    ],
+)
+def test_modes_stand_behind_the_notes_with_their_part_where_parts_differ(report, modes, lines):
+    report.notes.append("of the target")
+    report.modes = modes
+    assert report.remarks == report.as_dict()["notes"] == ["of the target", *lines]
+    assert report.text().splitlines()[1:] == [f"note: {line}" for line in report.remarks]
+
+
 def test_as_dict_is_json(report):
     report.adapter.path, report.adapter.producer = Path("some") / "style ü.safetensors", "LyCORIS"
     blocks(report, 2, APPLIED, where="x.weight", note="n")

@@ -304,8 +304,9 @@ JOBS = {f.__name__: f for f in (make_sd15, make_flux, names, through_loader, cor
 def main() -> None:
     import live_jobs
     import live_runs
+    import walk_jobs
 
-    jobs = JOBS | live_jobs.JOBS | live_runs.JOBS
+    jobs = JOBS | live_jobs.JOBS | live_runs.JOBS | walk_jobs.JOBS
     for pack in sorted((BASE / "custom_nodes").iterdir()):
         assert asyncio.run(nodes.load_custom_node(str(pack))), f"ComfyUI could not load {pack.name}"
     with torch.inference_mode():
