@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 CHECKPOINT = "sd15-float16.safetensors"
+CELL = 64  # pixels of a picture's side
 SMALL = {
     "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
-    "EmptyLatentImage": {"width": 64, "height": 64},
+    "EmptyLatentImage": {"width": CELL, "height": CELL},
     "KSampler": {"steps": 2},
 }
 """So that an example of full size runs on the small checkpoint, at a size that a test can wait for."""
@@ -75,10 +76,12 @@ def outcome(server, prompt: dict) -> dict:
 
 
 def colours(path: Path) -> list:
-    """[width, height, colours of 12 x 12 fields from 0 to 255]"""
+    """[width, height, colours of 12 x 12 fields from 0 to 255], without a grid's labels, whose font is the system's"""
     with Image.open(path) as picture:
-        fields = picture.convert("RGB").resize((12, 12), Image.Resampling.BOX)
-        return [*picture.size, list(fields.tobytes())]
+        width, height = (size // CELL * CELL for size in picture.size)
+        left, top = picture.width - width, picture.height - height
+        cells = picture.convert("RGB").crop((left, top, left + width, top + height))
+        return [width, height, list(cells.resize((12, 12), Image.Resampling.BOX).tobytes())]
 
 
 def near(one: list, other: list) -> bool:
