@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from ._words import Architecture, PrefixGroup, Rule, Side, block, fused, one
+from ._words import Architecture, PrefixGroup, Rule, Side, attention, block, feed_forward, fused, one
 
-
-def _ace_attention(name: str) -> tuple[Rule, ...]:
-    return block(
-        f"layers.{{i}}.{name}",
-        f"decoder.layers.{{i}}.{name}",
-        ("to_q", "q_proj"),
-        ("to_k", "k_proj"),
-        ("to_v", "v_proj"),
-        ("to_out.0", "o_proj"),
-        ("norm_q", "q_norm"),
-        ("norm_k", "k_norm"),
-    )
-
+_ACE_ATTENTION = ("q_proj k_proj v_proj o_proj", "q_norm k_norm")
 
 ACE_STEP_15 = Architecture(
     "ace_step15",
@@ -28,8 +16,8 @@ ACE_STEP_15 = Architecture(
     ),
     Side(has=("layers.0.cross_attn.to_q", "condition_embedder", "time_embed_r.linear_1")),
     (
-        *_ace_attention("self_attn"),
-        *_ace_attention("cross_attn"),
+        *attention("layers.{i}.self_attn", "decoder.layers.{i}.self_attn", *_ACE_ATTENTION),
+        *attention("layers.{i}.cross_attn", "decoder.layers.{i}.cross_attn", *_ACE_ATTENTION),
         one("proj_in_conv", "decoder.proj_in.1"),
         one("proj_out_conv", "decoder.proj_out.1"),
         *block(
@@ -75,12 +63,11 @@ STABLE_AUDIO = Architecture(
             ("attn1.to_out.0", "self_attn.to_out"),
             ("attn2.to_q", "cross_attn.to_q"),
             ("attn2.to_out.0", "cross_attn.to_out"),
-            ("ff.net.0.proj", "ff.ff.0.proj"),
-            ("ff.net.2", "ff.ff.2"),
             ("norm1", "pre_norm"),
             ("norm2", "cross_attend_norm"),
             ("norm3", "ff_norm"),
         ),
+        *feed_forward("transformer_blocks.{i}.ff", "transformer.layers.{i}.ff.ff", "0.proj 2"),
         *block("timestep_proj", "to_timestep_embed", "0", "2"),
         *block("global_proj", "to_global_embed", "0", "2"),
         *block("cross_attention_proj", "to_cond_embed", "0", "2"),
@@ -129,14 +116,7 @@ _CASCADE = tuple(
     rule
     for side in ("down_blocks", "up_blocks")
     for rule in (
-        *block(
-            f"{side}.{{i}}.{{j}}.attention",
-            f"{side}.{{i}}.{{j}}.attention.attn",
-            "to_q",
-            "to_k",
-            "to_v",
-            ("to_out.0", "out_proj"),
-        ),
+        *attention(f"{side}.{{i}}.{{j}}.attention", f"{side}.{{i}}.{{j}}.attention.attn", "to_q to_k to_v out_proj"),
         # The authors use PyTorch's MultiheadAttention, whose in_proj_weight is query, key and value.
         fused(f"{side}.{{i}}.{{j}}.attention.attn", f"{side}.{{i}}.{{j}}.attention.", "to_q to_k to_v"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, fused, one, split, two_layers
+from ._words import Architecture, Rule, Side, block, feed_forward, fused, one, split, two_layers
 
 _DOUBLE, _SINGLE = "double_blocks.{i}", "single_blocks.{i}"
 _TWO, _ONE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
@@ -28,13 +28,9 @@ _ATTENTION: tuple[Rule, ...] = (
     one("proj_out", "final_layer.linear"),
 )
 
-_FEED_FORWARD = block(
-    _TWO,
-    _DOUBLE,
-    ("ff.net.0.proj", "img_mlp.0"),
-    ("ff.net.2", "img_mlp.2"),
-    ("ff_context.net.0.proj", "txt_mlp.0"),
-    ("ff_context.net.2", "txt_mlp.2"),
+_FEED_FORWARD = (
+    *feed_forward(f"{_TWO}.ff", f"{_DOUBLE}.img_mlp"),
+    *feed_forward(f"{_TWO}.ff_context", f"{_DOUBLE}.txt_mlp"),
 )
 
 SINGLE_BLOCKS: tuple[Rule, ...] = (

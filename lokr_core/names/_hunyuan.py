@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._flux import DOUBLE_BLOCKS, MODULATION, SINGLE_BLOCKS, embedders
-from ._words import Architecture, Rule, Side, block, fused, one, two_layers
+from ._words import Architecture, Rule, Side, block, feed_forward, fused, one, two_layers
 
 _REFINER = "context_embedder.token_refiner.refiner_blocks.{i}"
 _TOKENS = "txt_in.individual_token_refiner.blocks.{i}"
@@ -20,12 +20,11 @@ _COMMON: tuple[Rule, ...] = (
         _REFINER,
         _TOKENS,
         ("attn.to_out.0", "self_attn.proj"),
-        ("ff.net.0.proj", "mlp.0"),
-        ("ff.net.2", "mlp.2"),
         ("norm_out.linear", "adaLN_modulation.1"),
         "norm1",
         "norm2",
     ),
+    *feed_forward(f"{_REFINER}.ff", f"{_TOKENS}.mlp"),
 )
 
 _BYT5 = block(
@@ -147,11 +146,10 @@ HUNYUAN_DIT = Architecture(
             ("attn2.to_out.0", "attn2.out_proj"),
             ("attn2.norm_q", "attn2.q_norm"),
             ("attn2.norm_k", "attn2.k_norm"),
-            ("ff.net.0.proj", "mlp.fc1"),
-            ("ff.net.2", "mlp.fc2"),
             ("norm1.linear", "default_modulation.1"),
             ("norm1.norm", "norm1"),
         ),
+        *feed_forward("blocks.{i}.ff", "blocks.{i}.mlp", "fc1 fc2"),
         *two_layers("time_extra_emb.timestep_embedder", "t_embedder.mlp"),
         *two_layers("time_extra_emb.extra_embedder", "extra_embedder"),
         *(one(f"time_extra_emb.pooler.{p}", f"pooler.{p}") for p in ("q_proj", "k_proj", "v_proj", "c_proj")),

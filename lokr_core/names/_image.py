@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._words import Architecture, PrefixGroup, Side, block, fused, one, two_layers
+from ._words import Architecture, PrefixGroup, Side, attention, block, feed_forward, fused, one, two_layers
 
 _JOINT, _TWO = "joint_blocks.{i}", "transformer_blocks.{i}"
 
@@ -24,10 +24,6 @@ SD3 = Architecture(
             ("attn.to_out.0", "x_block.attn.proj"),
             ("attn2.to_out.0", "x_block.attn2.proj"),
             ("attn.to_add_out", "context_block.attn.proj"),
-            ("ff.net.0.proj", "x_block.mlp.fc1"),
-            ("ff.net.2", "x_block.mlp.fc2"),
-            ("ff_context.net.0.proj", "context_block.mlp.fc1"),
-            ("ff_context.net.2", "context_block.mlp.fc2"),
             ("norm1.linear", "x_block.adaLN_modulation.1"),
             ("attn.norm_q", "x_block.attn.ln_q"),
             ("attn.norm_k", "x_block.attn.ln_k"),
@@ -36,6 +32,8 @@ SD3 = Architecture(
             ("attn.norm_added_q", "context_block.attn.ln_q"),
             ("attn.norm_added_k", "context_block.attn.ln_k"),
         ),
+        *feed_forward(f"{_TWO}.ff", f"{_JOINT}.x_block.mlp", "fc1 fc2"),
+        *feed_forward(f"{_TWO}.ff_context", f"{_JOINT}.context_block.mlp", "fc1 fc2"),
         one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=6),
         # The last block's context has only shift and scale, in reverse order as in the final layer.
         one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=2, swap=True),
@@ -56,10 +54,6 @@ AURAFLOW = Architecture(
         *block(
             "joint_transformer_blocks.{i}",
             "double_layers.{i}",
-            ("attn.to_q", "attn.w2q"),
-            ("attn.to_k", "attn.w2k"),
-            ("attn.to_v", "attn.w2v"),
-            ("attn.to_out.0", "attn.w2o"),
             ("attn.add_q_proj", "attn.w1q"),
             ("attn.add_k_proj", "attn.w1k"),
             ("attn.add_v_proj", "attn.w1v"),
@@ -73,18 +67,16 @@ AURAFLOW = Architecture(
             ("norm1.linear", "modX.1"),
             ("norm1_context.linear", "modC.1"),
         ),
+        *attention("joint_transformer_blocks.{i}.attn", "double_layers.{i}.attn", "w2q w2k w2v w2o"),
         *block(
             "single_transformer_blocks.{i}",
             "single_layers.{i}",
-            ("attn.to_q", "attn.w1q"),
-            ("attn.to_k", "attn.w1k"),
-            ("attn.to_v", "attn.w1v"),
-            ("attn.to_out.0", "attn.w1o"),
             ("ff.linear_1", "mlp.c_fc1"),
             ("ff.linear_2", "mlp.c_fc2"),
             ("ff.out_projection", "mlp.c_proj"),
             ("norm1.linear", "modCX.1"),
         ),
+        *attention("single_transformer_blocks.{i}.attn", "single_layers.{i}.attn", "w1q w1k w1v w1o"),
         *two_layers("time_step_proj", "t_embedder.mlp"),
         one("context_embedder", "cond_seq_linear"),
         one("pos_embed.proj", "init_x_linear"),
@@ -109,9 +101,8 @@ PIXART = Architecture(
             ("attn1.to_out.0", "attn.proj"),
             ("attn2.to_q", "cross_attn.q_linear"),
             ("attn2.to_out.0", "cross_attn.proj"),
-            ("ff.net.0.proj", "mlp.fc1"),
-            ("ff.net.2", "mlp.fc2"),
         ),
+        *feed_forward(f"{_TWO}.ff", "blocks.{i}.mlp", "fc1 fc2"),
         *two_layers("adaln_single.emb.timestep_embedder", "t_embedder.mlp"),
         *two_layers("adaln_single.emb.resolution_embedder", "csize_embedder.mlp"),
         *two_layers("adaln_single.emb.aspect_ratio_embedder", "ar_embedder.mlp"),
@@ -212,22 +203,12 @@ KREA2 = Architecture(
                 ("text_fusion.layerwise_blocks.{i}", "txtfusion.layerwise_blocks.{i}"),
                 ("text_fusion.refiner_blocks.{i}", "txtfusion.refiner_blocks.{i}"),
             )
-            for rule in block(
-                theirs,
-                ours,
-                ("attn.to_q", "attn.wq"),
-                ("attn.to_k", "attn.wk"),
-                ("attn.to_v", "attn.wv"),
-                ("attn.to_gate", "attn.gate"),
-                ("attn.to_out.0", "attn.wo"),
-                ("attn.to_out", "attn.wo"),  # as some trainers write it
-                ("attn.norm_q", "attn.qknorm.qnorm"),
-                ("attn.norm_k", "attn.qknorm.knorm"),
-                ("ff.gate", "mlp.gate"),
-                ("ff.up", "mlp.up"),
-                ("ff.down", "mlp.down"),
-                ("norm1", "prenorm"),
-                ("norm2", "postnorm"),
+            for rule in (
+                *attention(f"{theirs}.attn", f"{ours}.attn", "wq wk wv wo", "qknorm.qnorm qknorm.knorm"),
+                one(f"{theirs}.attn.to_out", f"{ours}.attn.wo"),  # as some trainers write it
+                one(f"{theirs}.attn.to_gate", f"{ours}.attn.gate"),
+                *block(f"{theirs}.ff", f"{ours}.mlp", "gate", "up", "down"),
+                *block(theirs, ours, ("norm1", "prenorm"), ("norm2", "postnorm")),
             )
         ),
         one("img_in", "first"),

@@ -5,31 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from ._words import ORIGINAL, Architecture, Rule, Side, block, fused, one, two_layers
+from ._words import ORIGINAL, Architecture, Rule, Side, attention, block, feed_forward, fused, one, two_layers
+
+_TWO = "transformer_blocks.{i}"
 
 
 def _wan_stack(stack: str) -> tuple[Rule, ...]:
-    return block(
-        stack,
-        stack,
-        *(
-            (f"{theirs}.{a}", f"{ours}.{b}")
-            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-            for a, b in (
-                ("to_q", "q"),
-                ("to_k", "k"),
-                ("to_v", "v"),
-                ("to_out.0", "o"),
-                ("norm_q", "norm_q"),
-                ("norm_k", "norm_k"),
-            )
+    return (
+        *attention(f"{stack}.attn1", f"{stack}.self_attn", "q k v o", "norm_q norm_k"),
+        *attention(f"{stack}.attn2", f"{stack}.cross_attn", "q k v o", "norm_q norm_k"),
+        *block(
+            f"{stack}.attn2",
+            f"{stack}.cross_attn",
+            ("add_k_proj", "k_img"),
+            ("add_v_proj", "v_img"),
+            ("norm_added_k", "norm_k_img"),
         ),
-        ("attn2.add_k_proj", "cross_attn.k_img"),
-        ("attn2.add_v_proj", "cross_attn.v_img"),
-        ("attn2.norm_added_k", "cross_attn.norm_k_img"),
-        ("ffn.net.0.proj", "ffn.0"),
-        ("ffn.net.2", "ffn.2"),
-        ("norm2", "norm3"),
+        *feed_forward(f"{stack}.ffn", f"{stack}.ffn"),
+        one(f"{stack}.norm2", f"{stack}.norm3"),
     )
 
 
@@ -59,14 +52,8 @@ WAN = Architecture(
         *block("vace_blocks.{i}", "vace_blocks.{i}", ("proj_in", "before_proj"), ("proj_out", "after_proj")),
         *two_layers("condition_embedder.time_embedder", "time_embedding"),
         *two_layers("condition_embedder.text_embedder", "text_embedding"),
-        *block(
-            "condition_embedder.image_embedder",
-            "img_emb.proj",
-            ("norm1", "0"),
-            ("ff.net.0.proj", "1"),
-            ("ff.net.2", "3"),
-            ("norm2", "4"),
-        ),
+        *block("condition_embedder.image_embedder", "img_emb.proj", ("norm1", "0"), ("norm2", "4")),
+        *feed_forward("condition_embedder.image_embedder.ff", "img_emb.proj", "1 3"),
         one("condition_embedder.time_proj", "time_projection.1"),
         one("proj_out", "head.head"),
         *_FACES,
@@ -129,31 +116,22 @@ _COSMOS_ENDS = (
     one("proj_out", "final_layer.linear"),
 )
 
+_COSMOS_ATTENTION = ("q_proj k_proj v_proj output_proj", "q_norm k_norm")
+
 _COSMOS = (
     *_COSMOS_ENDS,
     *block(
-        "transformer_blocks.{i}",
+        _TWO,
         "blocks.{i}",
-        *(
-            (f"{theirs}.{a}", f"{ours}.{b}")
-            for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-            for a, b in (
-                ("to_q", "q_proj"),
-                ("to_k", "k_proj"),
-                ("to_v", "v_proj"),
-                ("to_out.0", "output_proj"),
-                ("norm_q", "q_norm"),
-                ("norm_k", "k_norm"),
-            )
-        ),
         *(
             (f"{theirs}.linear_{n}", f"adaln_modulation_{ours}.{n}")
             for theirs, ours in (("norm1", "self_attn"), ("norm2", "cross_attn"), ("norm3", "mlp"))
             for n in (1, 2)
         ),
-        ("ff.net.0.proj", "mlp.layer1"),
-        ("ff.net.2", "mlp.layer2"),
     ),
+    *attention(f"{_TWO}.attn1", "blocks.{i}.self_attn", *_COSMOS_ATTENTION),
+    *attention(f"{_TWO}.attn2", "blocks.{i}.cross_attn", *_COSMOS_ATTENTION),
+    *feed_forward(f"{_TWO}.ff", "blocks.{i}.mlp", "layer1 layer2"),
     one("time_embed.norm", "t_embedding_norm"),
     *two_layers("norm_out", "final_layer.adaln_modulation", "1 2"),
 )
@@ -163,29 +141,17 @@ def _cosmos1_blocks(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
     """The rules of Cosmos 1's blocks, whose number is part of a name (`block7`)."""
     pattern = r"blocks\.block(\d+)\." if side == ORIGINAL else r"transformer_blocks\.(\d+)\."
     numbers = sorted({int(found[1]) for found in map(re.compile(pattern).match, modules) if found})
-    return tuple(
-        rule
-        for number in numbers
-        for rule in block(
-            f"transformer_blocks.{number}",
-            f"blocks.block{number}.blocks",
-            *(
-                (f"attn{n + 1}.{theirs}", f"{n}.block.attn.{ours}")
-                for n in (0, 1)
-                for theirs, ours in (
-                    ("to_q", "to_q.0"),
-                    ("to_k", "to_k.0"),
-                    ("to_v", "to_v.0"),
-                    ("to_out.0", "to_out.0"),
-                    ("norm_q", "to_q.1"),
-                    ("norm_k", "to_k.1"),
-                )
-            ),
-            *((f"norm{n + 1}.linear_{m}", f"{n}.adaLN_modulation.{m}") for n in (0, 1, 2) for m in (1, 2)),
-            ("ff.net.0.proj", "2.block.layer1"),
-            ("ff.net.2", "2.block.layer2"),
-        )
-    )
+    rules: list[Rule] = []
+    for number in numbers:
+        theirs, ours = f"transformer_blocks.{number}", f"blocks.block{number}.blocks"
+        for n in (0, 1):
+            rules += attention(
+                f"{theirs}.attn{n + 1}", f"{ours}.{n}.block.attn", "to_q.0 to_k.0 to_v.0 to_out.0", "to_q.1 to_k.1"
+            )
+        for n in (0, 1, 2):
+            rules += two_layers(f"{theirs}.norm{n + 1}", f"{ours}.{n}.adaLN_modulation", "1 2")
+        rules += feed_forward(f"{theirs}.ff", f"{ours}.2.block", "layer1 layer2")
+    return tuple(rules)
 
 
 _COSMOS_ORIGINAL = ("blocks.0.adaln_modulation_self_attn.1", "blocks.0.self_attn.output_proj", "t_embedder.1.linear_1")
@@ -238,19 +204,9 @@ COGVIDEOX = Architecture(
     Side(has=("blocks.0.norm1.linear", "blocks.0.attn_out", "patch_embed.text_proj")),
     Side(has=("transformer_blocks.0.norm1.linear", "transformer_blocks.0.attn1.to_q", "patch_embed.text_proj")),
     (
-        *block(
-            "transformer_blocks.{i}",
-            "blocks.{i}",
-            ("attn1.to_q", "q"),
-            ("attn1.to_k", "k"),
-            ("attn1.to_v", "v"),
-            ("attn1.to_out.0", "attn_out"),
-            ("attn1.norm_q", "norm_q"),
-            ("attn1.norm_k", "norm_k"),
-            ("ff.net.0.proj", "ff_proj"),
-            ("ff.net.2", "ff_out"),
-            *("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm"),
-        ),
+        *block(_TWO, "blocks.{i}", "norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm"),
+        *attention(f"{_TWO}.attn1", "blocks.{i}", "q k v attn_out", "norm_q norm_k"),
+        *feed_forward(f"{_TWO}.ff", "blocks.{i}", "ff_proj ff_out"),
         one("time_embedding.linear_1", "time_embedding_linear_1"),
         one("time_embedding.linear_2", "time_embedding_linear_2"),
         one("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
@@ -259,7 +215,7 @@ COGVIDEOX = Architecture(
     note="`original` here is ComfyUI's naming. The authors' repository has other names, which are not covered.",
 )
 
-_MOCHI, _TWO = "blocks.{i}", "transformer_blocks.{i}"
+_MOCHI = "blocks.{i}"
 
 MOCHI = Architecture(
     "mochi",

@@ -13,6 +13,8 @@ text encoders: transformers'). A pattern is a dotted module path whose block num
 ['final_layer.norm', 'final_layer.linear']
 >>> [rule.original for rule in two_layers("time_embed", "time_in.mlp")]
 ['time_in.mlp.0', 'time_in.mlp.2']
+>>> [rule.original for rule in attention("attn1", "self_attn", "q k v o")]
+['self_attn.q', 'self_attn.k', 'self_attn.v', 'self_attn.o']
 """
 
 from __future__ import annotations
@@ -124,8 +126,26 @@ def block(diffusers: str, original: str, *pairs: tuple[str, str] | str) -> tuple
 
 def two_layers(diffusers: str, original: str, names: str = "0 2") -> tuple[Rule, ...]:
     """Rules for two Linears below the prefixes: diffusers' `linear_1` and `linear_2` are the original's `names`."""
-    first, second = names.split()
-    return block(diffusers, original, ("linear_1", first), ("linear_2", second))
+    return _block_of(diffusers, original, "linear_1 linear_2", names)
+
+
+def feed_forward(diffusers: str, original: str, names: str = "0 2") -> tuple[Rule, ...]:
+    """Rules for a feed-forward below the prefixes: diffusers' `net.0.proj` and `net.2` are the original's `names`."""
+    return _block_of(diffusers, original, "net.0.proj net.2", names)
+
+
+def attention(diffusers: str, original: str, names: str, norms: str = "") -> tuple[Rule, ...]:
+    """Rules for an attention below the prefixes.
+
+    names: the original's names of diffusers' `to_q`, `to_k`, `to_v`, `to_out.0`
+    norms: those of `norm_q` and `norm_k`, if it has them
+    """
+    theirs = "to_q to_k to_v to_out.0 norm_q norm_k" if norms else "to_q to_k to_v to_out.0"
+    return _block_of(diffusers, original, theirs, f"{names} {norms}")
+
+
+def _block_of(diffusers: str, original: str, theirs: str, ours: str) -> tuple[Rule, ...]:
+    return block(diffusers, original, *zip(theirs.split(), ours.split(), strict=True))
 
 
 @dataclass(frozen=True)
