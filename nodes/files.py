@@ -1,23 +1,20 @@
-"""Which adapter files ComfyUI offers, and the ones that were read last."""
+"""Which adapter files ComfyUI offers."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import os
-from functools import lru_cache
 
 import folder_paths
 
-from ..lokr_core.adapter import Adapter
 from ..lokr_core.errors import LoKrFileError
-from ..lokr_core.formats import load_adapter
 
 PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp", ".preview.jpg", ".preview.jpeg", ".preview.webp", ".gif")
 
 
 def _folders() -> list[str]:
-    """ComfyUI's ``loras``, and ``lokr`` before it where the user has such a folder."""
+    """ComfyUI's ``loras``, after ``lokr`` if the user has that folder."""
     own = os.path.join(folder_paths.models_dir, "lokr")
     if os.path.isdir(own):
         folder_paths.add_model_folder_path("lokr", own)
@@ -94,13 +91,3 @@ def version(name: str) -> tuple[str, int, int]:
     path = adapter_path(name)
     status = os.stat(path)
     return path, status.st_mtime_ns, status.st_size
-
-
-def read_adapter(name: str) -> Adapter:
-    """The adapter of that name, read again only after the file has changed."""
-    return _read(*version(name))
-
-
-@lru_cache(maxsize=4)
-def _read(path: str, mtime_ns: int, size: int) -> Adapter:
-    return load_adapter(path)

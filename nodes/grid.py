@@ -13,8 +13,9 @@ from comfy_api.latest import io, ui
 from ..lokr_core.display import Grid
 from ..lokr_core.errors import LoKrError, LoKrValueError
 from ..lokr_core.strengths import parse_strengths
+from .adapters import read_adapter
 from .apply import apply_adapter
-from .files import adapter_names, fingerprint, read_adapter
+from .files import adapter_names, fingerprint
 from .inputs import CATEGORY, MODEL, REPORT, clip_input, file_input, valid_file
 from .mode import LIVE, MODES, How
 from .shown import shown, tell

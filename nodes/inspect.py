@@ -11,8 +11,9 @@ from comfy_api.latest import io, ui
 
 from ..lokr_core.inspection import base_norms, draw_heat_map, inspect_adapter
 from ..lokr_core.live import dequantized
+from .adapters import read_adapter
 from .bridge import plan_of
-from .files import fingerprint, read_adapter
+from .files import fingerprint
 from .inputs import CATEGORY, clip_input, file_input, valid_file
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .adapters import read_adapter
 from .apply import apply_adapter
-from .files import fingerprint, read_adapter
+from .files import fingerprint
 from .inputs import (
     BLOCKS,
     CATEGORY,

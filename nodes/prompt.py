@@ -6,8 +6,9 @@ from comfy_api.latest import io
 
 from ..lokr_core.errors import LoKrError, LoKrFileError
 from ..lokr_core.strengths import read_tags
+from .adapters import read_adapter
 from .apply import apply_adapter
-from .files import adapter_called, fingerprint, read_adapter
+from .files import adapter_called, fingerprint
 from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input
 from .last_run import changed_since_last_run
 from .mode import AUTO, How

@@ -44,7 +44,7 @@ class LoKrSave(io.ComfyNode):
                     options=list(OVERLAPS),
                     default=EXACT,
                     optional=True,
-                    tooltip="Where adapters change one layer and their sum is no LoKr. full difference: exact, as "
+                    tooltip="Where adapters change one layer and their sum is not a LoKr. full difference: exact, as "
                     "large as the layer. nearest LoKr: small, and the report says how far off. refuse: an error.",
                 ),
                 io.Combo.Input(

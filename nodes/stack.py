@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 
 from ..lokr_core.errors import LoKrError
+from .adapters import read_adapter
 from .apply import apply_adapter
-from .files import fingerprint, read_adapter
+from .files import fingerprint
 from .inputs import (
     BLOCKS,
     CATEGORY,

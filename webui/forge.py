@@ -33,24 +33,24 @@ _PACKED = tuple(
 
 
 class ForgeModel(HostModel):
-    """Forge's models under one root, which is no part of them: ``forge_objects``' denoiser and text encoders."""
+    """The denoiser and text encoders of ``forge_objects``, under a root module made for the bridge."""
 
     @cached_property
     def target(self) -> Target:
         shapes = {}
         for path, module in self.root.named_modules():
             if isinstance(module, _PACKED) and module.weight is not None:
-                # These do not say how large they are, as Linears do; live asks for it.
+                # These lack the sizes that Linears have, which live needs.
                 module.out_features, module.in_features = _shape(module.weight)
             if hasattr(module, "wrapped"):
-                continue  # the table of tokens shows the weight of what it wraps as its own; nothing reads it there
+                continue  # the wrapper of the token embedding, whose weight is an alias that nothing reads
             for name, parameter in module.named_parameters(recurse=False):
                 shapes[f"{path}.{name}"] = _shape(parameter)
         return Target({name: shape for name, shape in shapes.items() if name.startswith(self.unet + self.text)})
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The shape of the weight, be it packed or not. A GGUF parameter tells it itself, one of bitsandbytes does not."""
+    """The shape of the weight, packed or not. A GGUF parameter's ``shape`` is the weight's, bitsandbytes' is not."""
     packed = getattr(parameter, "quant_state", None)
     return tuple(parameter.shape if packed is None else packed.shape)
 
@@ -81,7 +81,7 @@ class Forge(A1111):
         return weight if scale is None else weight.float() * scale.to(weight.device)
 
     def _unpatched(self, module: nn.Module) -> Tensor | None:
-        """What the module's weight was before Forge patched it, where it has."""
+        """The module's weight before Forge patched it. Returns None if it did not."""
         objects = sd_models.model_data.sd_model.forge_objects
         for model in (objects.unet.model, objects.clip.cond_stage_model):
             backup = model.lora_loader.backup

@@ -27,9 +27,9 @@ def register() -> None:
 
 
 def write(p, used: Iterable[tuple[str, Entry]]) -> None:
-    """Note in the parameters of the pictures of ``p`` what is active: (name as the prompt says it, file) of each tag.
+    """Note in the parameters of the pictures of ``p`` what is active: (name in the prompt, file) of each tag.
 
-    The pass of hires fix adds to what the first pass used; every other activation stands for itself.
+    The pass of hires fix adds to what the first pass used; every other activation replaces it.
     """
     if not settings.writes_hashes():
         return
@@ -41,14 +41,14 @@ def write(p, used: Iterable[tuple[str, Entry]]) -> None:
     for field in (FIELD, settings.MODE_FIELD):
         parameters.pop(field, None)
     hashes = ", ".join(f"{name}: {shorthash}" for name, shorthash in noted.items() if shorthash)
-    if hashes:  # none where the user has switched hashing off
+    if hashes:  # empty if the user has disabled hashing
         parameters[FIELD] = hashes
     if noted:
         parameters[settings.MODE_FIELD] = settings.default_mode()
 
 
 def pasted(infotext: str, parameters: dict) -> None:
-    """Where a file is called otherwise here than where the picture was made, let the prompt say its name here."""
+    """Replace the names in the prompt by those that the files have here."""
     noted = _read(parameters.get(FIELD, ""))
     if not noted:
         return
@@ -59,7 +59,7 @@ def pasted(infotext: str, parameters: dict) -> None:
 
 
 def _here(name: str, shorthash: str | None) -> str:
-    """What the file of ``shorthash`` is called here; ``name`` where that is the one, or none of it is here."""
+    """The name here of the file with that hash. Returns ``name`` if it means that file, or if the file is not here."""
     if shorthash is None:
         return name
     try:

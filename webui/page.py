@@ -83,7 +83,7 @@ class LoKrPage(ui_extra_networks.ExtraNetworksPage):
         return item
 
     def _embedded_preview(self, path: str, entry: Entry) -> str | None:
-        """A picture in the file's metadata; None where there is none, or what is there is no list of pictures."""
+        """A picture in the file's metadata. Returns None if there is none, or its entry is not a list of pictures."""
         try:
             return self.find_embedded_preview(path, quote(entry.name), entry.outline.metadata)
         except (ValueError, TypeError):
@@ -128,8 +128,8 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         user, metadata = self.get_user_metadata(name), self.page.items[name].get("metadata") or {}
         entry = _entry(name)
         words = [(word, "trigger") for word in entry.outline.trigger_words] if entry else []
-        said = {word for word, _ in words}
-        words += [(tag, str(n)) for tag, n in frequent_tags(metadata, most=24).items() if tag not in said]
+        known = {word for word, _ in words}
+        words += [(tag, str(n)) for tag, n in frequent_tags(metadata, most=24).items() if tag not in known]
         return [
             *values,
             _report_html(entry) if entry else "",
@@ -140,13 +140,13 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         ]
 
     def get_metadata_table(self, name: str) -> list[tuple[str, str]]:
-        """The host's rows, and what the file says of itself."""
+        """The host's rows, and what the file's metadata say."""
         rows = super().get_metadata_table(name)
         entry = _entry(name)
         if entry is None:
             return rows
         trained = ", ".join(f"{key} {value}" for key, value in trained_with(entry.outline.metadata).items())
-        said = [
+        details = [
             ("Hash: ", entry.shorthash),
             ("Name in a prompt: ", entry.tag_name),
             ("Base model: ", entry.outline.base_model),
@@ -156,7 +156,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
             ("Trigger words: ", ", ".join(entry.outline.trigger_words)),
         ]
         rows = [(label, value) for label, value in rows if label != "Hash: "]
-        return rows + [(label, html.escape(value)) for label, value in said if value]
+        return rows + [(label, html.escape(value)) for label, value in details if value]
 
     def save_user_metadata(
         self, name: str, description: str, activation: str, weight: float, negative: str, notes: str

@@ -33,7 +33,7 @@ def adapters() -> list[dict]:
 def report(name: str) -> dict:
     """What becomes of each module of the adapter ``name`` on the loaded model.
 
-    404: no such adapter, the detail names near ones; 422: the file is broken or holds no LoKr; 503: no model is loaded.
+    404: no such adapter, the detail names near ones; 422: the file is broken or not a LoKr; 503: no model is loaded.
     """
     try:
         entry = library.find(name)

@@ -1,0 +1,19 @@
+"""The adapters that nodes read last."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ..lokr_core.adapter import Adapter
+from ..lokr_core.formats import load_adapter
+from .files import version
+
+
+def read_adapter(name: str) -> Adapter:
+    """The adapter of that name, read again only after the file has changed."""
+    return _read(*version(name))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, mtime_ns: int, size: int) -> Adapter:
+    return load_adapter(path)
