@@ -14,7 +14,7 @@ from hypothesis import settings
 from tests.covering import mark_exhaustive
 from tests.hosts import A1111, ComfyUI, find_a1111, find_comfyui
 
-settings.register_profile("exhaustive", max_examples=150, deadline=None)
+settings.register_profile("exhaustive", max_examples=200, deadline=None)
 settings.register_profile("default", max_examples=20, deadline=None)
 settings.load_profile("default")
 

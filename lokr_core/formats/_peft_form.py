@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from itertools import count
 from math import prod
 
 import torch
@@ -90,8 +91,12 @@ def _decompose_factor(modules: Mapping[str, LoKrWeights]) -> int:
     def misses(factor: int) -> list[str]:
         return [m for m, pairs in sizes.items() if any(factorization(a * b, factor) != (a, b) for a, b in pairs)]
 
-    # A factor that divides a size is the first of the pair itself; -1 gives the most balanced pair.
-    candidates = (-1, *sorted({pair[0] for pairs in sizes.values() for pair in pairs}))
+    # A factor that divides a size is the first of its pair. One that divides none of the sizes gives each its largest
+    # divisor below, and so does the smallest such factor above all firsts. -1 gives the most balanced pair.
+    firsts = {a for pairs in sizes.values() for a, _ in pairs}
+    products = {a * b for pairs in sizes.values() for a, b in pairs}
+    between = next(f for f in count(max(firsts, default=1) + 1) if all(size % f for size in products))
+    candidates = (-1, *sorted(firsts), between)
     missed = {factor: misses(factor) for factor in candidates}
     factor = min(missed, key=lambda factor: len(missed[factor]))
     if missed[factor]:
