@@ -59,7 +59,8 @@ def split_keys(tensors: Mapping[str, Tensor]) -> SortedKeys:
     (['lokr_w1', 'alpha'], 'full difference')
     """
     found = SortedKeys()
-    rest, spelled = {}, {}
+    rest: dict[str, Tensor] = {}
+    spelled: dict[tuple[str, str], str] = {}  # (module, tensor name) -> key
     for key, tensor in tensors.items():
         match = _LOKR.fullmatch(key) if "lokr_" in key else None
         if match is None:

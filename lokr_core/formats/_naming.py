@@ -13,6 +13,7 @@ from ._producers import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, FilePr
 _PLAIN = FilePrefix("", "", False, "plain module names")
 _PREFIX = re.compile("|".join(f"(?P<p{number}>{row.pattern})" for number, row in enumerate(PREFIXES)))
 _WRAPPERS = re.compile(WRAPPERS.pattern)
+_PEFT_ROOT = PREFIX.removesuffix("model.")
 _INNER = re.compile(INNER_WRAPPERS)
 _ROOT = re.compile(rf"(?:{'|'.join(sorted(ROOTS, key=len, reverse=True))})(?:_(\d+)(?=_|$)|_|$)")
 # Directly below PEFT's wrapper these words are modules of the model, not prefixes (Stable Audio's
@@ -34,7 +35,9 @@ def module_names(
     >>> names["lora_unet_blocks_0_attn"].path, list(namings)
     ('blocks_0_attn', ['kohya-ss / LyCORIS'])
     """
-    names, namings, left = {}, {}, []
+    names: dict[str, ModuleName] = {}
+    namings: dict[str, None] = {}
+    left: list[str] = []
     for module in modules:
         names[module], row = _taken_apart(module)
         if row is _PLAIN and "." not in module:
@@ -55,7 +58,7 @@ def _taken_apart(module: str) -> tuple[ModuleName, FilePrefix]:
     outer = _WRAPPERS.match(path)
     path = path[outer.end() :] if outer else path
     match = None if outer and _OWN_WORDS.match(path) else _PREFIX.match(path)
-    peft = WRAPPERS if PREFIX in module else None
+    peft = WRAPPERS if _PEFT_ROOT in module else None
     if match is None:
         return ModuleName(module, path, "", False), peft or _PLAIN
     row = PREFIXES[int(match.lastgroup[1:])]

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ _HINT = "save in a format that can hold it: kohya, lycoris or comfyui"
 
 def peft_layout(
     modules: Mapping[str, LoKrWeights], all_modules: Collection[str] = ()
-) -> tuple[dict[str, Tensor], dict[str, object]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """``modules`` in PEFT's layout.
 
     modules: dotted name -> update; all_modules: the names of all modules of the model, so that ``target_modules`` names
@@ -46,7 +47,9 @@ def peft_layout(
     factor = _decompose_factor(modules)
     effective = _all_tucker(modules.values())
     both = _all_both(modules.values(), effective)
-    tensors, ranks, alphas = {}, {}, {}
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
     for module, weights in modules.items():
         form, r = _form(weights, effective, both)
         if is_reversed(form.w2) and form.w2.shape[2] > 1:
@@ -61,13 +64,13 @@ def peft_layout(
         ranks[module] = r
         kept = weights.alpha is not None and weights.alpha / r == weights.scaling
         alphas[module] = _plain(weights.alpha if kept else weights.scaling * r)
-    r, ranks = _pattern(ranks)
-    alpha, alphas = _pattern(alphas)
+    common_r, rank_pattern = _pattern(ranks)
+    alpha, alpha_pattern = _pattern(alphas)
     return tensors, {
-        "r": r,
+        "r": common_r,
         "alpha": alpha,
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": alpha_pattern,
         "decompose_both": both,
         "decompose_factor": factor,
         "use_effective_conv2d": effective,

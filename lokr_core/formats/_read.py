@@ -155,9 +155,10 @@ def _weights(
     alpha = float(tensors["alpha"]) if "alpha" in tensors else None
     if config and alpha is None:
         scaling, assumed = config.scaling(module, w1, w2)
+        notes += assumed
     else:
-        scaling, assumed = scaling_of(alpha, w1, w2, metadata)
-    notes += assumed
+        scaling, own_notes = scaling_of(alpha, w1, w2, metadata)
+        notes += own_notes
     if alpha is None and peft and is_reversed(w2):
         w1, w2 = as_trained(w1, w2)
         notes.append("PEFT trains a Conv1d's whole factors as w2 ⊗ w1, and so they are read")

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import LoKrValueError
 from ..kronecker import Factor, rank_of
@@ -133,7 +133,7 @@ def _object(text: str) -> Mapping[str, object]:
         return {}
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     """A rank or an alpha in metadata, None if it is not a positive number."""
     try:
         number = float(value)

@@ -78,6 +78,6 @@ def _shape(tensors: Mapping[str, torch.Tensor]) -> tuple[int, ...] | None:
     """(out, in, *kernel) of the weight that a module's tensors are for, None if they are incomplete."""
     tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}  # ignored, as in reading
     try:
-        return LoKrWeights(*(Factor.from_tensors(tensors, name) for name in ("lokr_w1", "lokr_w2"))).shape
+        return LoKrWeights(Factor.from_tensors(tensors, "lokr_w1"), Factor.from_tensors(tensors, "lokr_w2")).shape
     except LoKrError:
         return None

@@ -165,7 +165,7 @@ class Inspection:
         groups = Counter(
             (m.component, m.kind, _times(m.shape), m.w1, m.w2, f"{m.scaling:.4g}", m.dora or "-") for m in self.modules
         ).most_common()
-        rows = [("count", "part", "kind", "weight", "w1", "w2", "scaling", "DoRA")]
+        rows: list[tuple[str, ...]] = [("count", "part", "kind", "weight", "w1", "w2", "scaling", "DoRA")]
         rows += [(f"{n:,}", component or "-", *rest) for (component, *rest), n in groups[:lines]]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []

@@ -105,11 +105,12 @@ def _place_foreign(adapter: Adapter, target: Target, report: Report) -> list[Mat
     updates = foreign_updates(adapter)
     matches: list[Match] = []
     for module, each in adapter.foreign.modules.items():
+        place: list[Match] | Refusal
         if module in updates:
             # A module's weight and bias are applied together or not at all.
             places = [_place(module, w, each.name, target, each.kind, on) for on, w in updates[module].items()]
             refused = next((place for place in places if isinstance(place, Refusal)), None)
-            place = refused or [match for found in places for match in found]
+            place = refused or [match for found in places if isinstance(found, list) for match in found]
         else:
             place = Refusal(f"{each.kind} is not LoKr, and not applied by this library")
         matches += _reported(report, module, place, kind=each.kind)
@@ -137,8 +138,8 @@ def _place(
     refusal = Refusal("no such weight in this model")
     for known, slots in target.candidates(name):
         try:
-            slots = [replace(slot, parameter=slot.parameter.replace("weight", on)) for slot in slots]
-            return [replace(_match(module, known, slot, weights, target), kind=kind) for slot in slots]
+            moved = [replace(slot, parameter=slot.parameter.replace("weight", on)) for slot in slots]
+            return [replace(_match(module, known, slot, weights, target), kind=kind) for slot in moved]
         except LoKrShapeError as error:
             refusal = Refusal(error.problem, f"expected {error.expected}, found {error.found}")
     return refusal

@@ -170,7 +170,7 @@ def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:
 
 
 def _sub_model(prefix: str, component: str, number: int, shapes: Mapping[str, tuple[int, ...]]) -> SubModel:
-    names = {}
+    names: dict[str, tuple[Slot, ...]] = {}
     for name in shapes:
         module, _, parameter = name.rpartition(".")
         if parameter == "weight":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import LoKrFileError, LoKrValueError, blame
 from ..kronecker import Factor, rank_of
@@ -79,7 +80,7 @@ def stored_configs(metadata: Mapping[str, str]) -> list[StoredConfig]:
     if METADATA_KEY not in metadata:
         return []
     source = f"the file's {METADATA_KEY}"
-    by_prefix: dict[str, dict[str, object]] = defaultdict(dict)
+    by_prefix: dict[str, dict[str, Any]] = defaultdict(dict)
     with blame(hint=_HINT):
         for key, value in read_entries(metadata[METADATA_KEY], source).items():
             part, dot, name = key.rpartition(".")
@@ -97,7 +98,7 @@ def stored_config(text: str | bytes) -> StoredConfig | None:
         return _stored(read_entries(text, CONFIG_NAME), CONFIG_NAME)
 
 
-def _stored(entries: Mapping[str, object], source: str, prefix: str = "") -> StoredConfig | None:
+def _stored(entries: Mapping[str, Any], source: str, prefix: str = "") -> StoredConfig | None:
     if not is_lokr(entries):
         return None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,8 +60,9 @@ def load_lokr_model(
     return wrapped
 
 
-def _config(updates: Mapping[str, LoKrWeights], is_trainable: bool, fields: Mapping[str, object]) -> LoKrConfig:
+def _config(updates: Mapping[str, LoKrWeights], is_trainable: bool, fields: Mapping[str, Any]) -> LoKrConfig:
     """A configuration for these updates: PEFT's if its layout can hold them, else one that names their modules."""
+    entries: dict[str, Any]
     try:
         _, entries = peft_layout(updates, updates)
     except LoKrValueError:

@@ -295,6 +295,6 @@ class LoKrModel(nn.Module):
         folder = Path(model_id) / (subfolder or "")
         config = config or LoKrConfig.from_pretrained(folder)
         config.inference_mode = not is_trainable
-        how = dict(state_dict=read_weights(folder), file=folder, autocast_adapter_dtype=autocast_adapter_dtype)
+        how: dict = dict(state_dict=read_weights(folder), file=folder, autocast_adapter_dtype=autocast_adapter_dtype)
         loaded = cls(model, config, adapter_name, **how)
         return loaded if is_trainable else loaded.eval()

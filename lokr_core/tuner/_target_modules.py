@@ -12,11 +12,10 @@ from torch import nn
 
 from ..errors import LoKrMatchError, LoKrValueError
 from ..peft import CLASSIFIERS, TARGETS_BY_MODEL_TYPE, LoKrConfig, matching_keys, names_module
-from ._kinds import KINDS, Linear, layer_class
-from ._layer import LoKrLayer
+from ._layer import KINDS, Linear, LoKrLayer, layer_class
 
 
-def _resolved(model: nn.Module, config: LoKrConfig) -> set[str] | str:
+def _resolved(model: nn.Module, config: LoKrConfig) -> list[str] | set[str] | str:
     """``config.target_modules`` as names or a regular expression; None and "all-linear" are looked up in the model."""
     targets = config.target_modules
     if targets is None:
