@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as all_modules
 
 from .errors import LoKrValueError
 
 WeightOf = Callable[[nn.Module], "Tensor | None"]
 """A host's way to the numbers of a module's quantised or offloaded weight; None leaves it to ``base_weight``."""
 
-LINEAR, CONV, EMBEDDING, ATTENTION = "linear", "convolution", "embedding", "attention"
+LINEAR, CONVOLUTION, EMBEDDING, ATTENTION = "linear", "convolution", "embedding", "attention"
 
 
 def kind_of(module: nn.Module) -> str | None:
@@ -23,7 +23,7 @@ def kind_of(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention):
         return ATTENTION
     if _has_ints(module, "in_channels", "out_channels", "groups") and hasattr(module, "stride"):
-        return CONV if 1 <= kernel_axes(module) <= 3 and not getattr(module, "transposed", False) else None
+        return CONVOLUTION if 1 <= kernel_axes(module) <= 3 and not getattr(module, "transposed", False) else None
     if _has_ints(module, "in_features", "out_features"):
         return LINEAR
     # An EmbeddingBag has a mode: it sums rows, so an index is no row of its output.
@@ -42,7 +42,7 @@ def shape_of(module: nn.Module) -> tuple[int, ...] | None:
     kind = kind_of(module)
     if kind == LINEAR:
         return (module.out_features, module.in_features)
-    if kind == CONV:
+    if kind == CONVOLUTION:
         return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
     if kind == EMBEDDING:
         return (module.num_embeddings, module.embedding_dim)
@@ -54,21 +54,36 @@ def kernel_axes(module: nn.Module) -> int:
     return len(vars(module).get("kernel_size", ()))
 
 
-def conv_arguments(module: nn.Module) -> dict:
-    """What ``apply_kron`` needs to convolve as ``module`` does an input that went through ``padded``."""
-    arguments = {"stride": module.stride, "dilation": module.dilation, "groups": module.groups}
-    return {**arguments, "padding": 0 if _pads_itself(module) else module.padding}
+def convolution(module: nn.Module) -> tuple[dict[str, Any] | None, tuple[Any, ...] | None]:
+    """(arguments, padding): how ``module`` convolves, as arguments of ``F.conv*d`` with the padding in numbers, and
+    what ``F.pad`` does to its input before (see ``padded``), None if the convolution pads by itself.
+
+    Returns (None, None) if it is not a convolution.
+
+    >>> convolution(nn.Conv1d(4, 4, 2, padding="same"))
+    ({'stride': (1,), 'padding': (0,), 'dilation': (1,), 'groups': 1}, ([0, 1], 'constant'))
+    """
+    axes = kernel_axes(module)
+    if not axes:
+        return None, None
+    conv = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation, "groups": module.groups}
+    mode = getattr(module, "padding_mode", "zeros")
+    if mode == "zeros" and not isinstance(module.padding, str):
+        return conv, None
+    total = (0,) * axes
+    if module.padding == "same":
+        total = tuple(d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True))
+    elif not isinstance(module.padding, str):
+        total = tuple(2 * p for p in module.padding)
+    if mode == "zeros" and all(t % 2 == 0 for t in total):
+        return {**conv, "padding": tuple(t // 2 for t in total)}, None
+    around = [side for t in reversed(total) for side in (t // 2, t - t // 2)]  # the last axis first, as F.pad has it
+    return {**conv, "padding": (0,) * axes}, (around, "constant" if mode == "zeros" else mode)
 
 
-def padded(module: nn.Module, x: Tensor) -> Tensor:
-    """``x`` as the module's convolution sees it: padded, where the padding is of other numbers than 0."""
-    if not _pads_itself(module):
-        return x
-    return F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
-
-
-def _pads_itself(module: nn.Module) -> bool:
-    return getattr(module, "padding_mode", "zeros") != "zeros"
+def padded(x: Tensor, padding: tuple[Any, ...] | None) -> Tensor:
+    """``x`` as a convolution sees it whose ``padding`` is given by ``convolution``."""
+    return x if padding is None else F.pad(x, *padding)
 
 
 def input_of(args: tuple, kwargs: dict) -> Tensor:
@@ -113,42 +128,3 @@ def base_weight(module: nn.Module, parameter: str, weight_of: WeightOf | None) -
             hint="pass attach(..., weight_of=...), a function from a module to its dequantised weight",
         )
     return weight.detach().as_subclass(torch.Tensor)
-
-
-def untouched(layer: nn.Module) -> bool:
-    """Whether a call of ``layer`` is torch's own forward and nothing else: no hook has a hand in it or sees it."""
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    if type(layer).forward not in _TORCHS_OWN or hooks or any(_EVERYWHERE):
-        return False
-    placed = vars(layer).get("forward")  # who replaced it and put it back (accelerate, LyCORIS) leaves the method here
-    own = getattr(placed, "__self__", None) is layer and getattr(placed, "__func__", None) in _TORCHS_OWN
-    return placed is None or own
-
-
-# The hooks of every module.
-_EVERYWHERE = (
-    all_modules._global_forward_pre_hooks,
-    all_modules._global_forward_hooks,
-    all_modules._global_backward_pre_hooks,
-    all_modules._global_backward_hooks,
-)
-
-
-_TORCHS_OWN = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-
-
-def convolution(layer: nn.Module) -> tuple[dict | None, tuple | None]:
-    """(the arguments of ``layer``'s convolution with its padding in numbers, None for a Linear; the arguments of
-    ``F.pad`` before it, None where the convolution pads by itself)."""
-    if not kernel_axes(layer):
-        return None, None
-    conv = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
-    around, mode = layer._reversed_padding_repeated_twice, layer.padding_mode
-    if mode != "zeros":
-        return {**conv, "padding": (0,) * len(layer.stride)}, (around, mode)
-    if not isinstance(layer.padding, str):
-        return conv, None
-    left, right = around[::-2], around[-2::-2]
-    if left == right:
-        return {**conv, "padding": tuple(left)}, None
-    return {**conv, "padding": (0,) * len(layer.stride)}, (around, "constant")

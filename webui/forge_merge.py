@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lokr_core.errors import LoKrError
 from lokr_core.handle import Factors, WeightsHandle
-from lokr_core.live import CONV, LINEAR, kind_of
+from lokr_core.live import CONVOLUTION, LINEAR, kind_of
 from lokr_core.matching import Match, Report
 
 _KIND = "lokr_core"
@@ -143,7 +143,7 @@ def _with_ours(held, name: _Name, updates: dict[str, list[tuple[Match, float]]],
         if not pairs:
             continue
         layer = utils.get_attr(_patcher(held).model, weight.rpartition(".")[0])
-        if online and kind_of(layer) in (LINEAR, CONV):  # other layers do not look for patches
+        if online and kind_of(layer) in (LINEAR, CONVOLUTION):  # other layers do not look for patches
             running[weight] = (_KIND, _Patch(tuple(pairs)))
         else:
             scale = getattr(layer, "scale_weight", None) if weight.endswith(".weight") else None

@@ -1,44 +1,58 @@
-"""The maths of LoKr, once: everything else calls it. Pure functions on tensors."""
+"""The maths of W1 ⊗ W2, once: everything else calls it. Pure functions on tensors.
 
-from ._accumulate import LinearSum, accumulate_kron_
-from ._add import add_kron_, kron, materialize
-from ._apply import CONV, apply_kron, cols_step, conv_step, embed_kron, ranks_step, rows_step
-from ._chain import interleaved, ordered, rank_in_front
+``add_kron_`` and ``add_dora_`` add it to a weight, ``apply_kron``, ``accumulate_kron_`` and ``plus_kron`` to an output.
+"""
+
+import warnings
+
+from ._add import add_kron_, materialize
+from ._apply import PlannedLinear, accumulate_kron_, apply_kron, embed_kron
+from ._autograd import followed, linear_plus_kron, plain_autograd, plus_kron
+from ._chain import Plan, linear_plan
 from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
 from ._nearest import kron_norm, nearest_kron
 from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling, is_finite
+from ._steps import F_CONV
+from ._tiles import kron
 
 __all__ = [
-    "CONV",
+    "F_CONV",
     "Factor",
-    "LinearSum",
+    "Plan",
+    "PlannedLinear",
     "accumulate_kron_",
     "add_dora_",
     "add_kron_",
     "apply_kron",
     "autocast_dtype",
-    "cols_step",
     "compute_dtype",
-    "conv_step",
     "core_name",
     "dora_ratio",
     "embed_kron",
     "factorization",
     "fit",
+    "followed",
     "full_precision",
-    "interleaved",
     "is_compiling",
     "is_finite",
     "kron",
     "kron_norm",
+    "linear_plan",
+    "linear_plus_kron",
     "materialize",
     "nearest_kron",
-    "ordered",
-    "rank_in_front",
+    "plain_autograd",
+    "plus_kron",
     "rank_of",
-    "ranks_step",
-    "rows_step",
     "split_rows",
 ]
+
+
+def __getattr__(name: str) -> type:
+    """``LinearSum``, the old name of ``PlannedLinear``."""
+    if name == "LinearSum":
+        warnings.warn("LinearSum is called PlannedLinear now", DeprecationWarning, stacklevel=2)
+        return PlannedLinear
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ._factor import Factor, fit
-from ._numerics import compute_dtype, full_precision
-from ._tiles import _SHORT_RUN, add_block_, blocks, check_dtype, kron_view
+from ._numerics import LEAST_BLOCK, SHORT_RUN, compute_dtype, full_precision
+from ._tiles import add_block_, blocks, check_dtype, kron, kron_view
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     w1, w2 = fit(Factor.of(w1), Factor.of(w2), tuple(weight.shape))
     if scale == 0 or weight.numel() == 0:
         return weight
-    view = kron_view(weight, w1, w2)
+    view = kron_view(weight, w1.shape, w2.shape)
     compute = compute_dtype(weight.dtype)
     # addcmul computes half precision in fp32 and rounds once, but takes all its operands in one dtype.
     exact = weight.dtype == compute or (
@@ -46,7 +46,7 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     )
     add = _addcmul_ if exact else _add_by_blocks_
     # A half ``b`` is turned to the weight's dtype and device whole, however few rows of the factor are asked for.
-    b_budget = max(weight.numel() * weight.element_size() // (16 * compute.itemsize), 1 << 15)
+    b_budget = max(weight.numel() * weight.element_size() // (16 * compute.itemsize), LEAST_BLOCK)
     n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.b.numel())
     with full_precision(weight.device):
         for at in range(0, w2.shape[1], n_step):
@@ -69,14 +69,14 @@ def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     dtype, device = view.dtype, view.device
     l, k, m = view.shape[:3]
     run = prod(view.shape[3:])
-    budget = max(view.numel() // 32, 1 << 15)
+    budget = max(view.numel() // 32, LEAST_BLOCK)
     l_step, k_step = max(1, budget // m), max(1, budget // run)
-    if 1 < run < _SHORT_RUN[dtype.itemsize] and device.type == "cpu":
+    if 1 < run < SHORT_RUN[dtype.itemsize] and device.type == "cpu":
         l_step, k_step = max(1, budget // (m * run)), max(1, budget // (m * run))
     for i in range(0, l, l_step):
-        w1_rows = w1.rows(i, min(i + l_step, l), dtype, device)
+        w1_rows = w1.materialize_rows(i, min(i + l_step, l), dtype, device)
         for j in range(0, k, k_step):
-            w2_rows = w2.rows(j, min(j + k_step, k), dtype, device)
+            w2_rows = w2.materialize_rows(j, min(j + k_step, k), dtype, device)
             add_block_(view[i : i + l_step, j : j + k_step], w1_rows, w2_rows, scale)
 
 
@@ -87,24 +87,13 @@ def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     for i, j in blocks(view):
         if j != last:  # a low-rank factor's rows are a product: made once for all blocks that use them
             w2_rows = None  # the last ones go before the next ones come
-            w2_rows, last = w2.rows(j.start, j.stop, dtype, device), j
+            w2_rows, last = w2.materialize_rows(j.start, j.stop, dtype, device), j
         block = view[i, j]
         if scratch is None:  # the first block is the largest; one scratch for all, since fresh memory is slow
             scratch = torch.empty(block.numel(), dtype=dtype, device=device)
         wide = scratch[: block.numel()].view(block.shape).copy_(block)
-        add_block_(wide, w1.rows(i.start, i.stop, dtype, device), w2_rows, scale)
+        add_block_(wide, w1.materialize_rows(i.start, i.stop, dtype, device), w2_rows, scale)
         block.copy_(wide)
-
-
-def kron(w1: Tensor, w2: Tensor) -> Tensor:
-    """w1 (l, m) ⊗ w2 (k, n, *kernel) -> (l*k, m*n, *kernel), built whole. w1's missing axes come last.
-
-    (``torch.kron`` puts missing axes first, which scrambles the result for any kernel.)
-    """
-    l, m = w1.shape
-    k, n, *kernel = w2.shape
-    trailing = (1,) * len(kernel)
-    return (w1.reshape(l, 1, m, 1, *trailing) * w2[None, :, None]).reshape(l * k, m * n, *kernel)
 
 
 def materialize(w1: Factor | Tensor, w2: Factor | Tensor, dtype: torch.dtype | None = None, device=None) -> Tensor:

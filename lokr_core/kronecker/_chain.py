@@ -1,125 +1,233 @@
-"""In which order the matrices of two Kronecker factors act on an input."""
+"""The chain of matrix products that makes up (w1 ⊗ w2) x: the plan of one, and the two functions that run it.
+
+With x as a grid X (m, n): (w1 ⊗ w2) x = w1 X w2ᵀ, which is (l, k). Each factor is a chain of one to three matrices
+(whole: one; low-rank: b, a; Tucker: b, core, a). Those of w1 act on the grid's first axis, those of w2 on its second,
+so the two chains can be interleaved in any order.
+
+A Linear has one grid per position: (positions, m, n) -> (positions, l, k). A convolution has one per sample and group:
+(batch * groups, m, n, *size) -> (batch * groups, l / groups, k, *size').
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from ._factor import Factor
-from ._numerics import is_compiling
+from ._numerics import CONV_CHUNK, FEW_RANKS, FEW_ROWS, GPU_CHUNK, LINEAR_CHUNK, is_compiling
+from ._order import Shape, cheapest
+from ._steps import Cols, Conv, FromRanks, Pointwise, Rows, Step, ToRanks, at_a_time
 
-Shape = tuple[int, ...]
-
-# The largest rank of w2 with which its intermediates go rank after rank. Measured on CPUs: up to here a product with
-# the ranks as its rows takes half the time of one with the ranks as its columns, from 16 on it takes more.
-_FEW_RANKS = 8
+T = TypeVar("T")
 
 
-class _Step(NamedTuple):
-    """One matrix of a chain, or the one convolution: (cols -> rows), ``taps`` numbers of kernel each."""
+class Plan(NamedTuple):
+    """In which order the matrices of both factors act, and each by which step (see ``linear_plan``, ``conv_plan``)."""
 
-    rows: int
-    cols: int
-    taps: int = 0
+    order: str  # of each step the factor, "1" or "2", whose next matrix acts
+    steps: tuple[Step, ...]
+    of_input: tuple[int, int]  # the grid (m, n)
+    of_output: tuple[int, int]  # the grid (l / groups, k)
+    groups: int  # 0 for a Linear
+    widest: int  # numbers of a Linear's largest intermediate, for each position
+
+    def interleave(self, first: Sequence[T], second: Sequence[T]) -> list[T]:
+        """What belongs to w1's and to w2's matrices (themselves, their names), in the order in which they act."""
+        todo1, todo2 = iter(first), iter(second)
+        return [next(todo1 if factor == "1" else todo2) for factor in self.order]
+
+    def split(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (..., channels) as (positions, *grid), or (batch, channels, *size) as (batch * groups, *grid, *size)."""
+        if self.groups:
+            return x.reshape(len(x) * self.groups, *grid, *x.shape[2:])
+        return x.reshape(-1, *grid)
+
+    def join(self, z: Tensor, x: Tensor) -> Tensor:
+        """The output for the input ``x`` that the grid ``z`` is: (..., l*k) or (batch, l*k, *size')."""
+        channels = self.of_output[0] * self.of_output[1]
+        if self.groups:
+            return z.reshape(len(x), self.groups * channels, *z.shape[3:])
+        return z.reshape(*x.shape[:-1], channels)
 
 
-def _chain(factor: Factor) -> list[Tensor]:
-    """The factor's matrices in the order in which they act, each (rows, cols) or (rows, cols, *kernel)."""
-    if factor.whole is not None:
-        return [factor.whole]
-    if factor.t is not None:
-        # The core is stored (row rank, col rank, *kernel), its row half transposed (see Factor).
-        return [factor.b, factor.t, factor.a.T]
-    return [factor.b, factor.a]
+def linear_plan(first: Sequence[Shape], second: Sequence[Shape]) -> Plan:
+    """The plan of a Linear from the shapes (rows, cols) of w1's and w2's matrices, in the order in which they act.
 
-
-def ordered(w1: Factor, w2: Factor, conv: dict | None) -> tuple[list[Tensor], list[Tensor], tuple[bool, ...], str]:
-    """(w1's chain, w2's chain, which of its steps is the convolution, the cheapest order as a word of 1s and 2s).
-
-    conv: the arguments of w2's convolution, of which stride and padding matter; None for a Linear.
+    >>> plan = linear_plan([(16, 16)], [(8, 64), (64, 8)])  # w1 (16, 16), w2 = a b of rank 8
+    >>> plan.interleave(["w1"], ["b", "a"])
+    ['b', 'w1', 'a']
     """
-    chain1, chain2 = _chain(w1), _chain(w2)
-    stride, padding = (_hashable(conv["stride"]), _hashable(conv["padding"])) if conv else (None, None)
-    route = _route.__wrapped__ if is_compiling() else _route  # a compiler warns of caches
-    shapes1, shapes2 = tuple([step.shape for step in chain1]), tuple([step.shape for step in chain2])
-    return chain1, chain2, *route(shapes1, shapes2, stride, padding)
+    if is_compiling():  # a compiler warns of caches
+        return _linear_plan.__wrapped__(tuple(first), tuple(second), 0)
+    return _linear_plan(tuple(first), tuple(second), FEW_RANKS)
 
 
-def interleaved(order: str, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
-    """The matrices of both chains as ``order`` takes turns between them."""
-    todo1, todo2 = iter(first), iter(second)
-    return [next(todo1 if which == "1" else todo2) for which in order]
+def conv_plan(first: Sequence[Shape], second: Sequence[Shape], conv: Mapping[str, Any]) -> Plan:
+    """The plan of a convolution; as ``linear_plan``, with w2's matrices (rows, cols, *kernel).
 
-
-def rank_in_front(order: str, w2: Factor) -> bool:
-    """Whether a Linear's intermediates are best laid out as (rank of w2, positions, rows of w1's matrices).
-
-    w1 acts between b and a of w2 then, and so does each of its matrices by one product for all positions and ranks;
-    with (positions, rows, rank) there would be one for each position.
+    conv: its stride, padding, dilation and groups, each a number or one for each axis. A pointwise matrix of w2 is to
+    be passed to ``run`` without its kernel axes: (rows, cols).
     """
-    low_rank = w2.rank is not None and w2.rank <= _FEW_RANKS
-    return low_rank and "1" in order and order[0] == order[-1] == "2" and order.count("2") == 2
-
-
-def _hashable(value: int | str | Sequence[int]) -> int | str | tuple[int, ...]:
-    return value if isinstance(value, (int, str)) else tuple(value)
+    make = _conv_plan.__wrapped__ if is_compiling() else _conv_plan
+    stride, padding, dilation = (_hashable(conv[name]) for name in ("stride", "padding", "dilation"))
+    return make(tuple(first), tuple(second), stride, padding, dilation, conv["groups"])
 
 
 @lru_cache(maxsize=4096)
-def _route(
-    shapes1: tuple[Shape, ...],
-    shapes2: tuple[Shape, ...],
-    stride: int | tuple[int, ...] | None,
-    padding: int | str | tuple[int, ...] | None,
-) -> tuple[tuple[bool, ...], str]:
-    """Which step of the second chain is the convolution, and the cheapest order. None, None: a Linear."""
-    kernels = [stride is not None and any(d != 1 for d in shape[2:]) for shape in shapes2]
-    if stride is not None and not any(kernels) and not (_all(stride, 1) and _all(padding, 0)):
+def _linear_plan(first: tuple[Shape, ...], second: tuple[Shape, ...], few_ranks: int) -> Plan:
+    order = cheapest(first, second, [0] * len(second), 1)
+    (l, m), (k, n) = _ends(first), _ends(second)
+    rows, cols, widest, todo1, todo2 = m, n, 0, iter(first), iter(second)
+    for factor in order[:-1]:
+        rows, cols = (next(todo1)[0], cols) if factor == "1" else (rows, next(todo2)[0])
+        widest = max(widest, rows * cols)
+    steps: list[Step]
+    if order[0] == order[-1] == "2" and order.count("2") == 2 and second[0][0] <= few_ranks:
+        # w1 acts between b and a of w2. In the layout (rank, positions, rows) each matrix of w1 is one matmul over all
+        # positions and ranks; in (positions, rows, rank) it would be one matmul per position.
+        steps = [ToRanks(FEW_ROWS), *[Cols()] * order.count("1"), FromRanks(FEW_ROWS)]
+    else:
+        steps = [Rows() if factor == "1" else Cols() for factor in order]
+    return Plan(order, tuple(steps), (m, n), (l, k), 0, widest)
+
+
+@lru_cache(maxsize=4096)
+def _conv_plan(
+    first: tuple[Shape, ...], second: tuple[Shape, ...], stride: Any, padding: Any, dilation: Any, groups: int
+) -> Plan:
+    taps = [prod(shape[2:]) if any(d != 1 for d in shape[2:]) else 0 for shape in second]
+    if not any(taps) and not (_all(stride, 1) and _all(padding, 0)):
         # A pointwise convolution is a matrix product on each position, but with a stride it drops positions and with
         # a padding it gets some.
-        kernels[next(i for i, shape in enumerate(shapes2) if len(shape) > 2)] = True
+        taps[next(i for i, shape in enumerate(second) if len(shape) > 2)] = 1
+    axes = max(len(shape) for shape in second) - 2
     # Positions before the convolution for each one after it: the order does not depend on the input's size.
-    axes = max(len(shape) for shape in shapes2) - 2
-    inputs = 1 if stride is None else stride**axes if isinstance(stride, int) else prod(stride)
-    steps1 = tuple(_Step(*shape) for shape in shapes1)
-    steps2 = tuple(_Step(*shape[:2], prod(shape[2:]) if at else 0) for shape, at in zip(shapes2, kernels, strict=True))
-    return tuple(kernels), _cheapest(steps1, steps2, inputs, 1)
+    order = cheapest(first, second, taps, stride**axes if isinstance(stride, int) else prod(stride))
+    (l, m), (k, n) = _ends(first), _ends(second)
+    last, todo2, steps = order.rindex("1"), iter(taps), []
+    for i, factor in enumerate(order):
+        if factor == "1":  # w1's last matrix has the output's rows, which the groups share out
+            steps.append(Pointwise(1, groups if i == last else 1))
+        else:
+            steps.append(Conv(stride, padding, dilation) if next(todo2) else Pointwise(2))
+    return Plan(order, tuple(steps), (m, n), (l // groups, k), groups, 0)
 
 
-def _all(value: int | str | tuple[int, ...], number: int) -> bool:
+def _ends(shapes: Sequence[Shape]) -> tuple[int, int]:
+    """(rows, cols) of the product of a chain's matrices."""
+    return shapes[-1][0], shapes[0][1]
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, (int, str)) else tuple(value)
+
+
+def _all(value: int | str | Shape, number: int) -> bool:
     if isinstance(value, str):
         return True  # "same" and "valid" do nothing to a pointwise convolution
     return value == number if isinstance(value, int) else all(v == number for v in value)
 
 
-def _cheapest(chain1: tuple[_Step, ...], chain2: tuple[_Step, ...], inputs: int, outputs: int) -> str:
-    """The order of fewest multiplications. ``inputs``, ``outputs``: positions before and after the convolution (the
-    same for a Linear), of which only the ratio matters."""
+def planned(
+    first: Sequence[Tensor], second: Sequence[Tensor], conv: Mapping[str, Any] | None
+) -> tuple[Plan, list[Tensor]]:
+    """(plan, matrices in its order) for w1's and w2's matrices; ``conv``: None for a Linear (see ``conv_plan``)."""
+    shapes1, shapes2 = [matrix.shape for matrix in first], [matrix.shape for matrix in second]
+    if conv is None:
+        plan = linear_plan(shapes1, shapes2)
+        return plan, plan.interleave(first, second)
+    plan = conv_plan(shapes1, shapes2, conv)
+    pairs = zip(plan.steps, plan.interleave(first, second), strict=True)
+    return plan, [matrix if isinstance(step, Conv) else matrix.flatten(1) for step, matrix in pairs]
 
-    def best(i: int, j: int) -> tuple[int, str]:
-        """(multiplications, order) of what is left once ``i`` and ``j`` steps of the chains are done."""
-        # Of two orders that cost the same, the one in which w2 acts first: the step of w1 adds into a result.
-        if i == len(chain1) and j == len(chain2):
-            return 0, ""
-        options = []
-        passed = any(step.taps for step in chain2[:j])
-        positions = outputs if passed or not any(step.taps for step in chain2) else inputs
-        if i < len(chain1):
-            step = chain1[i]
-            size2 = chain2[j].cols if j < len(chain2) else chain2[-1].rows
-            cost, rest = best(i + 1, j)
-            options.append((cost + step.rows * step.cols * size2 * positions, "1" + rest))
-        if j < len(chain2):
-            step = chain2[j]
-            size1 = chain1[i].cols if i < len(chain1) else chain1[-1].rows
-            where = outputs if step.taps else positions
-            cost, rest = best(i, j + 1)
-            options.append((cost + step.rows * step.cols * max(step.taps, 1) * size1 * where, "2" + rest))
-        return min(reversed(options), key=itemgetter(0))
 
-    return best(0, 0)[1]
+def run(plan: Plan, x: Tensor, matrices: Sequence[Tensor], seen: Callable[[Tensor], object] | None = None) -> Tensor:
+    """(w1 ⊗ w2) x for x (..., m*n) or (batch, groups*m*n, *size), in plain operations that autograd can record.
+
+    matrices: in the plan's order; ``seen`` is called with each intermediate
+    """
+    z = _before_last(plan, plan.split(x, plan.of_input), matrices, seen)
+    return plan.join(plan.steps[-1](z, matrices[-1]), x)
+
+
+def run_into_(
+    plan: Plan,
+    y: Tensor,
+    x: Tensor,
+    matrices: Sequence[Tensor],
+    scale: float,
+    seen: Callable[[Tensor], object] | None = None,
+) -> None:
+    """y += scale * (w1 ⊗ w2) x: the last product accumulates into y, so the update itself is never held.
+
+    y: (..., l*k) or (batch, l*k, *size'), any strides and dtype. Runs in chunks, or with ``seen`` (see ``run``) in one.
+    Autograd must be off.
+    """
+    into = _addable(plan, y, x)
+    if into is None:
+        y.add_(run(plan, x, matrices, seen).view(y.shape), alpha=scale)
+        return
+    if plan.groups:
+        _convolve_into_(plan, into, plan.split(x, plan.of_input), matrices, scale, seen)
+        return
+    z = x.reshape(-1, *plan.of_input)  # (positions, m, n)
+    positions = z.size(0)
+    budget = LINEAR_CHUNK if y.is_cpu else max(GPU_CHUNK, y.numel() // 4)
+    if seen is not None or plan.widest * positions <= budget:
+        plan.steps[-1].add_(into, _before_last(plan, z, matrices, seen), matrices[-1], scale)
+        return
+    count = at_a_time(plan.widest, positions, budget)
+    for at in range(0, positions, count):
+        part = _before_last(plan, z[at : at + count], matrices)
+        plan.steps[-1].add_(into[at : at + count], part, matrices[-1], scale)
+
+
+def _before_last(
+    plan: Plan, z: Tensor, matrices: Sequence[Tensor], seen: Callable[[Tensor], object] | None = None, budget: int = 0
+) -> Tensor:
+    """The grid z after all steps but the last; with a ``budget``, convolutions do that many numbers at a time."""
+    for step, matrix in zip(plan.steps[:-1], matrices, strict=False):
+        z = step.in_chunks(z, matrix, budget) if budget else step(z, matrix)
+        if seen is not None:
+            seen(z)
+    return z
+
+
+def _addable(plan: Plan, y: Tensor, x: Tensor) -> Tensor | None:
+    """y as the last step's ``add_`` takes it, a view: (positions, l*k) or y itself. None if dtype or strides forbid."""
+    if y.dtype != x.dtype or not x.numel():
+        return None
+    if plan.groups:
+        dense = y.numel() and (y.is_contiguous() if plan.groups > 1 else y[0].is_contiguous())
+        return y if dense else None
+    try:
+        return y.view(-1, y.size(-1))
+    except RuntimeError:
+        return None
+
+
+def _convolve_into_(
+    plan: Plan,
+    y: Tensor,
+    z: Tensor,
+    matrices: Sequence[Tensor],
+    scale: float,
+    seen: Callable[[Tensor], object] | None,
+) -> None:
+    """``run_into_`` for a convolution whose input is the grid z (batch * groups, m, n, *size)."""
+    step, last = plan.steps[-1], matrices[-1]
+    budget = max(CONV_CHUNK if y.is_cpu else GPU_CHUNK, y.numel() // 4)
+    if seen is not None or plan.groups > 1 or plan.order[-1] != "1" or plan.order.count("1") > 1:
+        step.add_(y, _before_last(plan, z, matrices, seen, 0 if seen else budget), last, scale)
+        return
+    # All of w2 acts before w1 does in one step: w1 sums over m images of k channels, some of them at a time.
+    (batch, m), image = z.shape[:2], plan.of_output[1] * prod(y.shape[2:])
+    samples = at_a_time(m * image, batch, budget)
+    images = at_a_time(image, m, budget) if samples == 1 else m
+    for at in range(0, batch, samples):
+        for i in range(0, m, images):
+            part = _before_last(plan, z[at : at + samples, i : i + images], matrices, None, budget)
+            step.add_(y[at : at + samples], part, last[:, i : i + images], scale)

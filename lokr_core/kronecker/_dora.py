@@ -20,16 +20,16 @@ from ._tiles import add_block_, blocks, check_dtype, kron_view
 
 def _merged_blocks(base: Tensor, w1: Factor, w2: Factor, scale: float) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
     """Each block (l, k, m, n, *kernel) of the grid: its place, W, and V = W + scale * (w1 ⊗ w2)."""
-    view = kron_view(base, w1, w2)
+    view = kron_view(base, w1.shape, w2.shape)
     compute = compute_dtype(base.dtype)
     last = None
     # Up to four blocks of scratch are alive at a time (W, V and what their norm needs): 1/8 of the weight together.
     for i, j in blocks(view, share=32):
         if j != last:
-            w2_rows, last = w2.rows(j.start, j.stop, compute, base.device), j
+            w2_rows, last = w2.materialize_rows(j.start, j.stop, compute, base.device), j
         w = view[i, j].to(compute)
         v = w.clone() if w.dtype == base.dtype else view[i, j].to(compute)
-        add_block_(v, w1.rows(i.start, i.stop, compute, base.device), w2_rows, scale)
+        add_block_(v, w1.materialize_rows(i.start, i.stop, compute, base.device), w2_rows, scale)
         yield i, j, w, v
 
 
@@ -106,7 +106,7 @@ def add_dora_(
         raise LoKrShapeError(
             "The base is not of the weight's shape", expected=tuple(weight.shape), found=tuple(base.shape)
         )
-    view = kron_view(weight, w1, w2)
+    view = kron_view(weight, w1.shape, w2.shape)
     compute = compute_dtype(weight.dtype)
     ones = (1,) * (view.ndim - 4)
     grid = {"out": (*view.shape[:2], 1, 1, *ones), "in": (1, 1, *view.shape[2:4], *ones)}[axis]

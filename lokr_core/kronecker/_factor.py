@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoKrShapeError
+from ._numerics import COMPARED
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,8 @@ class Factor:
         """The factor ``name`` ("lokr_w1", "lokr_w2") out of a module's tensors by LyCORIS' names, in whichever form.
 
         Whole: ``lokr_w2``. Low-rank: ``lokr_w2_a``, ``lokr_w2_b``. Tucker: ``lokr_t2`` besides. A whole factor wins
-        over halves, as in LyCORIS. Raises LoKrShapeError if both forms are incomplete, or the shapes do not belong together.
+        over halves, as in LyCORIS. Raises LoKrShapeError if both forms are incomplete or
+        their shapes contradict each other.
 
         >>> Factor.from_tensors({"lokr_w2_a": torch.ones(6, 2), "lokr_w2_b": torch.ones(2, 4)}, "lokr_w2").shape
         (6, 4)
@@ -113,6 +115,14 @@ class Factor:
         """The stored tensors by the name of their field."""
         named = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: tensor for name, tensor in named if tensor is not None}
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """The matrices whose product is the factor, each (rows, cols) or (rows, cols, *kernel), in the order in which
+        they act on an input."""
+        if self.whole is not None:
+            return [self.whole]
+        return [self.b, self.a] if self.t is None else [self.b, self.t, self.a.T]
 
     @property
     def numel(self) -> int:
@@ -172,7 +182,7 @@ class Factor:
             return replace(self, whole=self.whole.roll(shift, 0))
         return replace(self, a=self.a.roll(shift, 0 if self.t is None else 1))
 
-    def rows(self, start: int, stop: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
+    def materialize_rows(self, start: int, stop: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
         """Rows start:stop, whole: (stop - start, cols, *kernel), in ``dtype`` on ``device``."""
         # On the tensors themselves: a merge asks for this at every layer, and a Factor on the way costs more time than
         # a small product.
@@ -186,7 +196,7 @@ class Factor:
 
     def materialize(self, dtype: torch.dtype | None = None, device=None) -> Tensor:
         """The factor whole: (rows, cols, *kernel)."""
-        return self.rows(0, self.shape[0], dtype, device)
+        return self.materialize_rows(0, self.shape[0], dtype, device)
 
     def representable_in(self, dtype: torch.dtype) -> bool:
         """Whether the whole factor is stored, and each of its numbers is a number of ``dtype``."""
@@ -194,7 +204,7 @@ class Factor:
         if whole is None:
             return False
         # By a few rows at a time: the copies of a factor as large as the weight would be as large as the weight.
-        step = max(1, (1 << 17) // max(1, whole[:1].numel()))
+        step = max(1, COMPARED // max(1, whole[:1].numel()))
         parts = () if whole.dtype == dtype else whole.split(step)
         if whole.dtype.itemsize == 1:  # fp8 cannot be compared everywhere
             parts = (part.float() for part in parts)

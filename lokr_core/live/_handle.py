@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from torch import nn
 
-from .._layers import ATTENTION, CONV, EMBEDDING, LINEAR, WeightOf, kind_of, shape_of
+from .._layers import ATTENTION, CONVOLUTION, EMBEDDING, LINEAR, WeightOf, kind_of, shape_of
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..handle import Factors, Handle, Setting
 from ..matching import APPLIED, REFUSED, Match, Report, Target, resolve
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
-from ._update import Part, Piece
+from ._update import LayerUpdate, Piece
 
 
 class LiveHandle(Handle):
@@ -26,7 +26,7 @@ class LiveHandle(Handle):
     forward runs, at no cost.
     """
 
-    def __init__(self, control: Control, sites: list[tuple[nn.Module, Part]]):
+    def __init__(self, control: Control, sites: list[tuple[nn.Module, LayerUpdate]]):
         self._control, self._sites = control, sites
 
     @classmethod
@@ -191,19 +191,20 @@ def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, s
     if isinstance(parent, nn.MultiheadAttention) and parent._modules.get(path.rpartition(".")[2]) is module:
         module, parameter = parent, f"{path.rpartition('.')[2]}.{parameter}"
     kind = kind_of(module)
-    if kind in (LINEAR, CONV, EMBEDDING) and parameter == "weight":
+    if kind in (LINEAR, CONVOLUTION, EMBEDDING) and parameter == "weight":
         sliced = match.slot.rows is not None or len(match.pieces) > 1
-        if sliced and (kind == EMBEDDING or (kind == CONV and module.groups > 1)):
-            layer = "a grouped convolution" if kind == CONV else "an embedding"
+        if sliced and (kind == EMBEDDING or (kind == CONVOLUTION and vars(module)["groups"] > 1)):
+            layer = "a grouped convolution" if kind == CONVOLUTION else "an embedding"
             raise LoKrMatchError(f"live mode cannot update part of {layer}")
         return module, parameter
-    if kind in (LINEAR, CONV) and parameter == "bias":
+    if kind in (LINEAR, CONVOLUTION) and parameter == "bias":
         if getattr(module, "bias", None) is None:
             raise LoKrMatchError("the layer has no bias")
         return module, parameter
     # All other layers are re-run with patched weights: they need plain tensors and a cheap forward.
     owner, _, name = parameter.rpartition(".")
-    weight = (module._modules[owner] if owner else module)._parameters.get(name)
+    holder = module.get_submodule(owner)
+    weight = holder._parameters.get(name)
     if kind not in (None, ATTENTION) or weight is None or not weight.is_floating_point():
         raise LoKrMatchError(f"live mode does not support {parameter} of a {type(module).__name__}")
     if kind is None and module._modules:
@@ -211,10 +212,10 @@ def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, s
     return module, parameter
 
 
-def _part(control: Control, match: Match, module: nn.Module, parameter: str) -> Part:
+def _part(control: Control, match: Match, module: nn.Module, parameter: str) -> LayerUpdate:
     whole = match.slot.rows is None and len(match.pieces) == 1
     pieces = tuple(Piece(None if whole else start, weights) for start, weights in match.pieces)
-    return Part(control, match.module, match.slot.module, parameter, kind_of(module), pieces)
+    return LayerUpdate(control, match.module, match.slot.module, parameter, kind_of(module), pieces)
 
 
 def _refuse(report: Report, reasons: Mapping[str, str]) -> None:
@@ -226,12 +227,11 @@ def _refuse(report: Report, reasons: Mapping[str, str]) -> None:
     ]
 
 
-def _hook(module: nn.Module, part: Part) -> bool:
+def _hook(module: nn.Module, part: LayerUpdate) -> bool:
     """Add ``part`` to the module's hook, a new one if it has none. Returns whether a hook is new."""
-    hook = hook_of(module)
-    fresh = hook is None
+    found = hook_of(module)
+    hook, fresh = found or LiveHook(kind_of(module)), found is None
     if fresh:
-        hook = LiveHook(kind_of(module))
         module.register_forward_hook(hook, with_kwargs=True)
     if part.scales_input and not any(other.scales_input for other in hook.parts):
         module.register_forward_pre_hook(InputHook(hook), with_kwargs=True)
@@ -240,7 +240,7 @@ def _hook(module: nn.Module, part: Part) -> bool:
     return fresh
 
 
-def _unhook(module: nn.Module, part: Part) -> None:
+def _unhook(module: nn.Module, part: LayerUpdate) -> None:
     hook = hook_of(module)
     if hook is None:
         return

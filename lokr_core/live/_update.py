@@ -1,4 +1,4 @@
-"""What an adapter does to one weight: its updates, how strong they are now, and their factors where they are used."""
+"""What an adapter adds to one weight: its updates, their strength now, and their factors on each device and dtype."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .._layers import CONV, LINEAR, base_weight
+from .._layers import CONVOLUTION, LINEAR, base_weight
 from ..adapter import LoKrWeights
-from ..errors import LoKrError
-from ..kronecker import Factor, LinearSum, compute_dtype, dora_ratio, full_precision, is_compiling
+from ..errors import blame
+from ..kronecker import Factor, PlannedLinear, compute_dtype, dora_ratio, full_precision, is_compiling
 from ._control import Control
 
 
@@ -32,7 +32,7 @@ class Piece:
         return tensor if self.start is None else tensor.narrow(axis, self.start, self.rows)
 
 
-class Part:
+class LayerUpdate:
     """What one adapter does to one weight. Its factors are kept for each device and dtype they were used on.
 
     module: the file's name of the module; path, parameter: where the weight is in the model; kind: its layer's
@@ -47,7 +47,7 @@ class Part:
         axes = {piece.weights.dora_axis for piece in pieces}
         self.has_dora, self.scales_rows = axes != {None}, "out" in axes
         # DoRA on the input axis goes into the input of a layer that is linear in it, where it is for all rows.
-        self.scales_input = pieces[0].start is None and "in" in axes and kind in (LINEAR, CONV)
+        self.scales_input = pieces[0].start is None and "in" in axes and kind in (LINEAR, CONVOLUTION)
         self.no_ratios = [None] * len(pieces)
         # Whether all it does is to add a Linear's ΔW x to the layer's output.
         self.only_adds = kind == LINEAR and parameter == "weight" and not self.has_dora
@@ -55,7 +55,7 @@ class Part:
 
     def _clear(self) -> None:
         self._factors: dict[tuple, list[tuple[Factor, Factor]]] = {}
-        self._sums: dict[tuple, list[tuple[Piece, LinearSum]]] = {}
+        self._planned: dict[tuple, list[tuple[Piece, PlannedLinear]]] = {}
         self._ratios: dict[torch.device, tuple] = {}
 
     def release(self) -> None:
@@ -75,14 +75,14 @@ class Part:
                 self._factors[key] = made
         return made
 
-    def sums(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Piece, LinearSum]]:
-        """Each piece with its ``factors`` as what adds them to a Linear's output."""
+    def planned(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Piece, PlannedLinear]]:
+        """Each piece with what adds its ``factors`` to a Linear's output."""
         key = device, dtype
-        made = self._sums.get(key)
+        made = self._planned.get(key)
         if made is None:
             factors = self.factors(device, dtype)
-            made = [(piece, LinearSum(*pair)) for piece, pair in zip(self.pieces, factors, strict=True)]
-            self._sums[key] = made
+            made = [(piece, PlannedLinear(*pair)) for piece, pair in zip(self.pieces, factors, strict=True)]
+            self._planned[key] = made
         return made
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor) -> None:
@@ -107,15 +107,11 @@ class Part:
         known = self._ratios.get(device)
         if known is not None and known[0]() is weight and known[1] == _state(weight):
             return known[2]
-        try:
+        with blame(file=self.control.report.adapter.path, module=self.module):
             base = base_weight(module, self.parameter, self.control.weight_of)
             with torch.inference_mode(False):
                 base = base.clone() if base.is_inference() else base
                 ratios = [self._ratio(piece, base) for piece in self.pieces]
-        except LoKrError as error:
-            error.module = error.module or self.module
-            error.file = error.file or self.control.report.adapter.path
-            raise
         self._ratios[device] = (weakref.ref(weight) if weight is not None else lambda: None, _state(weight), ratios)
         return ratios
 
@@ -127,17 +123,17 @@ class Part:
         arguments = (weights.w1, weights.w2, weights.scaling, weights.dora_scale, weights.dora_axis)
         return dora_ratio(piece.of(base, 0), *arguments)
 
-    def __deepcopy__(self, memo: dict) -> Part:
+    def __deepcopy__(self, memo: dict) -> LayerUpdate:
         control = memo.get(id(self.control))
         if control is None:
             control = memo[id(self.control)] = self.control.__deepcopy__(memo)
         # The updates never change, so a copy shares them.
-        copy = Part(control, self.module, self.path, self.parameter, self.kind, self.pieces)
+        copy = LayerUpdate(control, self.module, self.path, self.parameter, self.kind, self.pieces)
         copy.factor = self.factor
         return copy
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_factors", "_ratios", "_sums")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_factors", "_ratios", "_planned")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)

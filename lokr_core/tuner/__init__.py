@@ -2,8 +2,7 @@
 
 from ..peft import LoKrConfig
 from ._create import get_lokr_model
-from ._kinds import Conv1d, Conv2d, Conv3d, Linear
-from ._layer import LoKrLayer
+from ._layer import Conv1d, Conv2d, Conv3d, Linear, LoKrLayer
 from ._load import load_lokr_model
 from ._model import LoKrModel
 

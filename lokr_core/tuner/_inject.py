@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..errors import LoKrValueError
 from ..peft import PREFIX, LoKrConfig, matching_keys, names_module
 from ._all_layers import freeze_all_but, replace_module, wrappers
-from ._kinds import layer_class
-from ._layer import LoKrLayer
+from ._layer import LoKrLayer, layer_class
 from ._modules_to_save import ModulesToSaveWrapper
 from ._parameters import adapter_parameters, check_fits
 from ._shapes import AdapterShapes

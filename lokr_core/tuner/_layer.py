@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
 
-from .._layers import convolution, kernel_axes, untouched
+from .._layers import convolution, kernel_axes
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
-from ..kronecker import CONV, Factor, add_dora_, add_kron_, is_compiling
+from ..kronecker import Factor, Plan, is_compiling, linear_plan, linear_plus_kron, plain_autograd
 from ..peft import LoKrConfig
 from ._dora import trainable_dora_ratio
-from ._function import add_kron, as_computed
+from ._products import Products, as_computed, kept_rows, plus_update
 from ._shapes import AdapterShapes
+from ._tuner_layer import TunerLayer
 
 
-class LoKrLayer(nn.Module):
-    """Wraps ``base_layer``, whose weight stays as it is, and adds each active adapter's dW x to its output.
+class LoKrLayer(TunerLayer):
+    """Adds each active adapter's dW x to the output of ``base_layer``, whose weight does not change.
 
-    Parameters and attributes are PEFT's (``tuners/lokr/layer.py``): one ``ParameterDict`` for each kind of tensor and
-    one dict for each number, by adapter name. dW itself is built by ``get_delta_weight`` alone.
+    Parameters and attributes are PEFT's (``tuners/lokr/layer.py``). dW itself is built by ``get_delta_weight`` alone.
     """
 
     adapter_layer_names = (
@@ -49,32 +49,17 @@ class LoKrLayer(nn.Module):
         alpha: float = 0.0,
         **fields,
     ):
-        super().__init__()
-        self.base_layer = base_layer
-        for name in self.adapter_layer_names:
-            setattr(self, name, nn.ParameterDict())
-        for name in self.other_param_names:
-            setattr(self, name, {})
+        super().__init__(base_layer)
         self.dora: dict[str, str] = {}
         self.shapes: dict[str, AdapterShapes] = {}
-        self._trained_scaling: dict[str, float] = {}
-        self._disable_adapters = False
-        self._active_adapter: list[str] = []
-        self.merged_adapters: list[str] = []
-        self._unmerged_weight: Tensor | None = None
         layer = self.get_base_layer()
         self.kernel_axes = kernel_axes(layer)
-        self._conv, self._padding = convolution(layer)
+        self._products = Products(self.kernel_axes, *convolution(layer))
         self.in_features = layer.in_channels if self.kernel_axes else layer.in_features
         self.out_features = layer.out_channels if self.kernel_axes else layer.out_features
         if adapter_name is not None:
             self._active_adapter = [adapter_name]
             self.update_layer(adapter_name, r, alpha, config, **fields)
-
-    # adapters
-
-    def __contains__(self, adapter_name: str) -> bool:
-        return adapter_name in self.shapes
 
     def update_layer(
         self,
@@ -148,105 +133,10 @@ class LoKrLayer(nn.Module):
     def _tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name)[adapter_name] for name in self.shapes[adapter_name].tensors}
 
-    def _alone(self) -> str | None:
-        """The one adapter that there is to add, where it is nothing but an addition (no DoRA, no module dropout)."""
-        if self._disable_adapters or self.merged_adapters or self.dora or len(self._active_adapter) != 1:
-            return None
-        name = self._active_adapter[0]
-        return name if name in self.shapes and not (self.training and self.module_dropout[name]) else None
-
     def delete_adapter(self, adapter_name: str) -> None:
-        """Remove an adapter; where it was the only active one, the first of the others becomes active."""
-        if adapter_name in self.merged_adapters:
-            raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
-        named = (*self.adapter_layer_names, *self.other_param_names, "dora", "shapes", "_trained_scaling")
-        for name in named:
-            values = getattr(self, name)
-            if adapter_name in values:
-                del values[adapter_name]
-        if adapter_name in self._active_adapter:
-            left = [name for name in self._active_adapter if name != adapter_name]
-            self.set_adapter(left or sorted(self.shapes)[:1])
-
-    @property
-    def active_adapter(self) -> list[str]:
-        return self._active_adapter
-
-    @property
-    def active_adapters(self) -> list[str]:
-        return self._active_adapter
-
-    @property
-    def disable_adapters(self) -> bool:
-        return self._disable_adapters
-
-    @property
-    def merged(self) -> bool:
-        return bool(self.merged_adapters)
-
-    def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
-        """Make these adapters the active ones: theirs are the parameters that are trained (not in inference mode)."""
-        self._active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        for name in self.adapter_layer_names:
-            for adapter, tensor in getattr(self, name).items():
-                tensor.requires_grad_(adapter in self._active_adapter and not inference_mode)
-
-    def enable_adapters(self, enabled: bool) -> None:
-        """Add the active adapters to the output, or leave the base alone (whose parameters are then not trained)."""
-        if enabled:
-            self.set_adapter(self._active_adapter)
-        else:
-            self.set_requires_grad(self.shapes, False)
-        self._disable_adapters = not enabled
-
-    def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
-        """Train these adapters' parameters, or do not."""
-        names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
-        for name in self.adapter_layer_names:
-            for adapter, tensor in getattr(self, name).items():
-                if adapter in names:
-                    tensor.requires_grad_(requires_grad)
-
-    # scale
-
-    def set_scale(self, adapter: str, scale: float) -> None:
-        """scaling = ``scale`` times the one trained with; nothing where the layer has no such adapter."""
-        if adapter in self.scaling:
-            self.scaling[adapter] = scale * self._trained_scaling[adapter]
-
-    def scale_layer(self, scale: float) -> None:
-        """Multiply the active adapters' scaling."""
-        for name in self._present(self._active_adapter):
-            self.scaling[name] *= scale
-
-    def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the active adapters' scaling, or with None set it to the one trained with."""
-        for name in self._present(self._active_adapter):
-            self.scaling[name] = self._trained_scaling[name] if scale is None else self.scaling[name] / scale
-
-    def trained_scaling(self, adapter: str) -> float:
-        """The scaling that the adapter is trained with, whatever it is set to."""
-        return self._trained_scaling[adapter]
-
-    def _present(self, names: Iterable[str]) -> list[str]:
-        return [name for name in names if name in self.shapes]
-
-    # weights
-
-    def get_base_layer(self) -> nn.Module:
-        """The layer itself, under however many wrappers."""
-        layer = self.base_layer
-        while hasattr(layer, "base_layer"):
-            layer = layer.base_layer
-        return layer
-
-    @property
-    def weight(self) -> Tensor:
-        return self.get_base_layer().weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.get_base_layer().bias
+        super().delete_adapter(adapter_name)
+        self.shapes.pop(adapter_name, None)
+        self.dora.pop(adapter_name, None)
 
     def lokr_weights(self, adapter_name: str) -> LoKrWeights:
         """The adapter as the engines and the formats of this library take it, detached, in W1 ⊗ W2's order."""
@@ -273,75 +163,35 @@ class LoKrLayer(nn.Module):
     def _factors(self, adapter_name: str) -> tuple[Factor, Factor]:
         return self.shapes[adapter_name].factors(self._tensors(adapter_name))
 
-    def _ratio(self, adapter_name: str, w1: Factor, w2: Factor, kept: Tensor | None = None) -> Tensor:
+    def _ratio(self, name: str, w1: Factor, w2: Factor, kept: Tensor | None = None) -> Tensor:
+        """DoRA's c, (out,) or (in,)."""
+        weight, scale, shapes = self.weight.detach(), self.scaling[name], self.shapes[name]
         return trainable_dora_ratio(
-            *(self.weight.detach(), w1, w2, self.scaling[adapter_name], self.dora_scale[adapter_name]),
-            axis=self.dora[adapter_name],
-            shapes=self.shapes[adapter_name],
-            kept=kept,
+            weight, w1, w2, scale, self.dora_scale[name], axis=self.dora[name], shapes=shapes, kept=kept
         )
 
-    @torch.no_grad()
-    def merge(self, safe_merge: bool = False, adapter_names: Sequence[str] | None = None) -> None:
-        """Add adapters (by default the active ones) to the base weight, which is kept beside for ``unmerge``.
-
-        ``safe_merge``: LoKrValueError, and nothing changed, where a number of the result would not be finite.
-        """
-        if isinstance(adapter_names, str):
-            raise TypeError(f"adapter_names should be a list of strings, got {adapter_names!r}")
-        names = self._present(self._active_adapter if adapter_names is None else adapter_names)
-        again = [name for name in names if name in self.merged_adapters]
-        names = [name for name in names if name not in again]
-        if again:
-            warnings.warn(f"Already merged, and not merged again: {', '.join(again)}", stacklevel=2)
-        if not names:
-            return
-        layer = self.get_base_layer()
-        before = layer.weight.data
-        merged = before.clone()
-        base = before if self._unmerged_weight is None else self._unmerged_weight
-        for name in names:
-            weights = self.lokr_weights(name)
-            if weights.dora_scale is None:
-                add_kron_(merged, weights.w1, weights.w2, weights.scaling)
-            else:
-                scale = weights.dora_scale.flatten()
-                add_dora_(merged, weights.w1, weights.w2, weights.scaling, scale, self.dora[name], base=base)
-        if safe_merge and not torch.isfinite(merged).all():
-            raise LoKrValueError(
-                "The merged weight holds NaN or Inf", found=f"adapters {', '.join(names)}", hint="it seems to be broken"
-            )
-        self._unmerged_weight = base
-        layer.weight.data = merged
-        self.merged_adapters += names
-
-    def unmerge(self) -> None:
-        """Put the base weight back, bit for bit, as it was before the first ``merge``."""
-        if not self.merged:
-            warnings.warn("Nothing is merged, so nothing is unmerged", stacklevel=2)
-            return
-        weight = self.get_base_layer().weight
-        weight.data = self._unmerged_weight.to(weight.device, weight.dtype)
-        self._unmerged_weight = None
-        self.merged_adapters.clear()
-
-    # forward
+    def _merge_into(self, weight: Tensor, adapter_name: str, base: Tensor) -> None:
+        self.lokr_weights(adapter_name).add_to_(weight, base=base)
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        """The base layer's output and the active adapters' updates, in the dtype of the base layer's output."""
+        """The base layer's output plus the active adapters' updates, in the dtype of the base layer's output."""
         if self._disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, *args, **kwargs)
         if self._disable_adapters or self.merged:
             return y
-        # DoRA's update is one of the base's output, which then has to stay; so has one that a hook may have kept.
+        # Add in place only if nobody else needs y: DoRA reads the base output again, and a user's hook may hold it.
         base, base_is_ours = y, not self.dora and untouched(self.base_layer)
         for name in self._present(self._active_adapter):
             y = self._add(name, x, y, base, base_is_ours or y is not base)
         return y
 
     def _add(self, name: str, x: Tensor, y: Tensor, base: Tensor, in_place: bool) -> Tensor:
-        """``y`` with the adapter's update for the input ``x`` added; ``base``: W x + b, which DoRA refers to."""
+        """``y`` plus the adapter's update for the input ``x``; ``base``: W x + b, which DoRA refers to.
+
+        With DoRA's ratio c (see ``trainable_dora_ratio``), the update is (c - 1) W x + c dW x for rows, and
+        W ((c - 1) x) + dW (c x) for columns.
+        """
         present: Tensor | None = None
         if self.training and self.module_dropout[name]:
             present = torch.rand(1) > self.module_dropout[name]
@@ -350,60 +200,110 @@ class LoKrLayer(nn.Module):
                     return y
                 present = None
         w1, w2 = as_computed(x, *self._factors(name))
-        kept, axis = self._kept_rows(name, x.device), self.dora.get(name)
-        if present is None and axis is None and not self.shapes[name].swapped:
-            return add_kron(y, self._padded(x), w1, w2, self.scaling[name], self._conv, in_place, kept)
+        kept, axis, shapes, scale = self._kept_rows(name, x), self.dora.get(name), self.shapes[name], self.scaling[name]
+        products = self._products
+        if present is None and axis is None and not shapes.swapped:
+            return plus_update(y, products.padded(x), w1, w2, scale, products.conv, in_place, kept)
         if axis == "in":
-            ratio = self._ratio(name, w1, w2, kept)
-            groups = 1 if self._conv is None else self._conv["groups"]
-            ratio = self._by_channel(ratio.repeat(groups))
-            update = self._product(name, x * ratio, w1, w2, kept) + self._base_product(x * (ratio - 1))
+            ratio = products.by_channel(self._ratio(name, w1, w2, kept).repeat(products.groups))  # (in, 1, ...)
+            update = products.update(shapes, x * ratio, w1, w2, scale, kept)
+            update = update + products.base(x * (ratio - 1), self.weight)
         else:
-            update = self._product(name, x, w1, w2, kept)
+            update = products.update(shapes, x, w1, w2, scale, kept)
         if axis == "out":
-            ratio = self._by_channel(self._ratio(name, w1, w2, kept))
-            plain = base if self.bias is None else base - self._by_channel(self.bias)
+            ratio = products.by_channel(self._ratio(name, w1, w2, kept))  # (out, 1, ...)
+            plain = base if self.bias is None else base - products.by_channel(self.bias)
             update = plain * (ratio - 1) + update * ratio
         if present is not None:  # a graph has no branches
             update = update * present.to(update.device)
         return (y + update).to(y.dtype)
 
-    def _product(self, name: str, x: Tensor, w1: Factor, w2: Factor, kept: Tensor | None) -> Tensor:
-        """dW x, its rows multiplied by ``kept``."""
-        shapes, x = self.shapes[name], self._padded(x)
-        if not shapes.swapped:
-            return add_kron(None, x, w1, w2, self.scaling[name], self._conv, rows=kept)
-        if self._conv["groups"] > 1:  # rows of W2 belong to the groups, not of W1: PEFT's way, and rare
-            weight = shapes.delta(w1, w2) * self.scaling[name]
-            update = CONV[self.kernel_axes](x.to(weight.dtype), weight, **self._conv)
-        else:
-            # W2 ⊗ W1 is W1 ⊗ W2 with the two halves of each axis exchanged.
-            axis = x.ndim - 1 - self.kernel_axes
-            x = x.unflatten(axis, (shapes.n, shapes.m)).transpose(axis, axis + 1).flatten(axis, axis + 1)
-            update = add_kron(None, x, w1, w2, self.scaling[name], self._conv)
-            update = update.unflatten(axis, (shapes.l, shapes.k)).transpose(axis, axis + 1).flatten(axis, axis + 1)
-        return update if kept is None else update * self._by_channel(kept.to(update.dtype))
-
-    def _base_product(self, x: Tensor) -> Tensor:
-        """W x, without the bias."""
-        weight = self.weight
-        x = self._padded(x).to(weight.dtype)
-        return F.linear(x, weight) if self._conv is None else CONV[self.kernel_axes](x, weight, **self._conv)
-
-    def _by_channel(self, values: Tensor) -> Tensor:
-        """One number for each channel, shaped to multiply an input or output."""
-        return values.view(-1, *(1,) * self.kernel_axes)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        return x if self._padding is None else F.pad(x, *self._padding)
-
-    def _kept_rows(self, name: str, device: torch.device) -> Tensor | None:
-        """Rank dropout: a number for each row of dW, 0 or what PEFT's ``get_delta_weight`` gives those that stay."""
+    def _kept_rows(self, name: str, x: Tensor) -> Tensor | None:
+        """Rank dropout's factor for each row of dW, (out,); None if it is off."""
         probability = self.rank_dropout[name] if self.training else 0
-        if not probability:
-            return None
-        kept = (torch.rand(self.out_features) > probability).float().to(device)
-        return kept / kept.mean() if self.rank_dropout_scale[name] else kept
+        return (
+            kept_rows(self.out_features, probability, self.rank_dropout_scale[name], x.device) if probability else None
+        )
 
     def __repr__(self) -> str:
         return "lokr." + super().__repr__()
+
+
+class Linear(LoKrLayer):
+    """x (..., in) -> (..., out)."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """As ``LoKrLayer.forward``; in the plain case of training, one function with the base layer's own product."""
+        name = self._only_update()
+        if name is not None and not args and not kwargs and plain_autograd(x):
+            # Read `_modules`/`_parameters` directly: `Module.__getattr__` is measurable on small layers.
+            modules, (plan, kinds) = self._modules, _planned(self.shapes[name])
+            layer = modules["base_layer"]
+            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+            matrices = [getattr(modules[kind], name) for kind in kinds]
+            one_dtype = all(tensor.dtype == x.dtype for tensor in (weight, *matrices) if tensor is not None)
+            if _frozen(weight, bias) and untouched(layer) and one_dtype and x.shape[-1] == weight.shape[1]:
+                return linear_plus_kron(x, weight, bias, plan, matrices, self.scaling[name], self._kept_rows(name, x))
+        return super().forward(x, *args, **kwargs)
+
+    def _only_update(self) -> str | None:
+        """The adapter, if a single one is active and is a plain addition (no DoRA, no module dropout); else None."""
+        if self._disable_adapters or self.merged_adapters or self.dora or len(self._active_adapter) != 1:
+            return None
+        name = self._active_adapter[0]
+        return name if name in self.shapes and not (self.training and self.module_dropout[name]) else None
+
+
+# torch's own forwards, and the hooks of every module.
+_FORWARDS = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+_GLOBAL_HOOKS = (
+    all_modules._global_forward_pre_hooks,
+    all_modules._global_forward_hooks,
+    all_modules._global_backward_pre_hooks,
+    all_modules._global_backward_hooks,
+)
+
+
+def untouched(layer: nn.Module) -> bool:
+    """Whether a call of ``layer`` is torch's own forward and nothing else: no hook changes it or sees it."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    if type(layer).forward not in _FORWARDS or hooks or any(_GLOBAL_HOOKS):
+        return False
+    placed = vars(layer).get("forward")  # accelerate and LyCORIS restore a patched forward as an instance attribute
+    own = getattr(placed, "__self__", None) is layer and getattr(placed, "__func__", None) in _FORWARDS
+    return placed is None or own
+
+
+@lru_cache(maxsize=4096)
+def _planned(shapes: AdapterShapes) -> tuple[Plan, list[str]]:
+    """The plan of a Linear's adapter of these shapes, and the kinds of its parameters in the plan's order."""
+    tensors = shapes.tensors
+    chains = [[kind] if kind in tensors else [f"{kind}_b", f"{kind}_a"] for kind in ("lokr_w1", "lokr_w2")]
+    plan = linear_plan(*([tensors[kind] for kind in chain] for chain in chains))
+    return plan, plan.interleave(*chains)
+
+
+def _frozen(weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether they are a Linear's own parameters (not quantised ones), and not trained."""
+    return type(weight) is nn.Parameter and not weight.requires_grad and (bias is None or not bias.requires_grad)
+
+
+class Conv1d(LoKrLayer):
+    """x (batch, in, length) -> (batch, out, length'). Where W2 is whole, dW is W2 ⊗ W1, as in PEFT."""
+
+
+class Conv2d(LoKrLayer):
+    """x (batch, in, height, width) -> (batch, out, height', width')."""
+
+
+class Conv3d(LoKrLayer):
+    """x (batch, in, depth, height, width) -> (batch, out, depth', height', width')."""
+
+
+KINDS: dict[type[nn.Module], type[LoKrLayer]]
+KINDS = {nn.Linear: Linear, nn.Conv1d: Conv1d, nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
+
+
+def layer_class(module: nn.Module) -> type[LoKrLayer] | None:
+    """The class that wraps ``module``; None if its kind cannot have an adapter."""
+    return next((layer for base, layer in KINDS.items() if isinstance(module, base)), None)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lokr_core.kronecker import _accumulate as accumulate
-from lokr_core.kronecker import _apply as apply
-from lokr_core.kronecker import _chain as order
-from lokr_core.kronecker import accumulate_kron_, apply_kron
+from lokr_core import Factor
+from lokr_core.kronecker import PlannedLinear, _chain, accumulate_kron_, apply_kron, linear_plan
+from lokr_core.kronecker._steps import Cols, FromRanks, Rows, ToRanks
 
 FORMS1 = {"whole": ("whole", 2), "low-rank": ("low-rank", 2)}
 FORMS2 = {"whole": ("whole", 2), "rank 1": ("low-rank", 1), "rank 3": ("low-rank", 3), "rank 9": ("low-rank", 9)}
@@ -16,10 +15,15 @@ FORMS2 = {"whole": ("whole", 2), "rank 1": ("low-rank", 1), "rank 3": ("low-rank
 
 @pytest.fixture(params=["one part", "many parts"])
 def budgets(request, monkeypatch):
+    plans = _chain._linear_plan, _chain._conv_plan
     if request.param == "many parts":
-        monkeypatch.setattr(accumulate, "_LINEAR", 100)
-        monkeypatch.setattr(accumulate, "_CONV", 100)
-        monkeypatch.setattr(apply, "_FEW_ROWS", 100)
+        for name in ("LINEAR_CHUNK", "CONV_CHUNK", "FEW_ROWS"):
+            monkeypatch.setattr(_chain, name, 100)
+    for made in plans:
+        made.cache_clear()
+    yield
+    for made in plans:
+        made.cache_clear()
 
 
 @pytest.mark.usefixtures("budgets")
@@ -64,15 +68,21 @@ def test_convolution(make_factor, form1, form2, where):
         assert torch.equal(all_of_it[:, :1], before[:, :1]) and torch.equal(all_of_it[:, 25:], before[:, 25:])
 
 
+def kinds(w1: Factor, w2: Factor) -> list[type]:
+    plan = linear_plan([matrix.shape for matrix in w1.matrices], [matrix.shape for matrix in w2.matrices])
+    return [type(step) for step in plan.steps]
+
+
 def test_few_ranks_go_in_front_where_w1_acts_between_them(make_factor):
     square = make_factor("whole", 16, 16)
-
-    def in_front(w1, w2):
-        return order.rank_in_front(order.ordered(w1, w2, None)[3], w2)
-
-    assert in_front(square, make_factor("low-rank", 32, 32, rank=8))
-    assert not in_front(square, make_factor("low-rank", 32, 32, rank=9))
-    assert not in_front(square, make_factor("whole", 32, 32))
+    assert kinds(square, make_factor("low-rank", 32, 32, rank=8)) == [ToRanks, Cols, FromRanks]
+    assert kinds(square, make_factor("low-rank", 32, 32, rank=9)) == [Cols, Rows, Cols]
+    assert kinds(square, make_factor("whole", 32, 32)) == [Cols, Rows]
     wide = make_factor("whole", 64, 1)
-    assert order.ordered(wide, make_factor("low-rank", 8, 32, rank=8), None)[3] == "221"
-    assert not in_front(wide, make_factor("low-rank", 8, 32, rank=8))
+    assert kinds(wide, make_factor("low-rank", 8, 32, rank=8)) == [Cols, Cols, Rows]
+
+
+def test_the_old_name_of_a_planned_linear_still_works():
+    with pytest.warns(DeprecationWarning, match="PlannedLinear"):
+        from lokr_core.kronecker import LinearSum
+    assert LinearSum is PlannedLinear

@@ -1,0 +1,215 @@
+"""The chain with gradients: little is kept for the backward pass, and an output is added to in place.
+
+Plain autograd over ``run`` keeps each intermediate, and makes the update as a tensor of its own that is then added to
+the layer's output. The functions here add the last product straight into that output. They keep the input (which is
+the layer's own), the matrices, and the intermediates that are much smaller than the input; others are made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ._chain import Plan, planned, run, run_into_
+from ._factor import Factor
+from ._numerics import KEPT, full_precision, is_compiling
+
+_functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+_any_autocast = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
+
+
+def followed() -> bool:
+    """Whether something transforms the operations it traces: a compiler, ``torch.func``, forward mode."""
+    return is_compiling() or _functorch_active() or forward_ad._current_level >= 0
+
+
+def plain_autograd(x: Tensor) -> bool:
+    """Whether gradients of what is made of ``x`` are recorded by autograd alone: not ``followed``, no autocast."""
+    recorded = type(x) is Tensor and x.numel() > 0 and torch.is_grad_enabled()
+    return recorded and not followed() and not _any_autocast()
+
+
+def plus_kron(
+    y: Tensor | None,
+    x: Tensor,
+    w1: Factor,
+    w2: Factor,
+    scale: float,
+    conv: Mapping[str, Any] | None = None,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """``y + rows * scale * (w1 ⊗ w2) x``, written to y; without y a new tensor. Differentiable any number of times.
+
+    y: (..., l*k) or (batch, l*k, *size'); x: (..., m*n) or (batch, groups*m*n, *size), not empty
+    w1: (l, m), l a multiple of the groups; w2: (k, n) or (k, n, *kernel); in x's dtype and on its device
+    conv: the arguments of a convolution (stride, padding, dilation, groups), numbers for each axis; None for a Linear
+    rows: (l*k,), constant factors for the rows of the product (rank dropout); None for 1
+
+    Not to be used where ``followed`` is true.
+
+    >>> x, w1, w2, y = torch.randn(5, 6), torch.randn(4, 2), torch.randn(2, 3), torch.randn(5, 8)
+    >>> expected = y + 0.5 * x @ torch.kron(w1, w2).T
+    >>> torch.allclose(plus_kron(y, x, Factor(w1), Factor(w2), 0.5), expected, atol=1e-5)
+    True
+    """
+    plan, matrices = planned(w1.matrices, w2.matrices, conv)
+    if rows is not None:
+        rows = rows.to(x.dtype).view(-1, *(1,) * (x.ndim - 2 if conv else 0))  # (l*k, 1, ...)
+    constants = _Constants(plan, scale, rows)
+    if y is None:
+        return _Chain.apply(x, constants, *matrices)
+    result = _AddChain.apply(_matrix_under(y), x, constants, *matrices)
+    return result if result.shape == y.shape else result.view(y.shape)
+
+
+def linear_plus_kron(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    plan: Plan,
+    matrices: Sequence[Tensor],
+    scale: float,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """``F.linear(x, weight, bias) + rows * scale * (w1 ⊗ w2) x`` as one function, for a frozen Linear; in one dtype.
+
+    x: (..., m*n); weight: (l*k, m*n), bias: (l*k,) or None, neither of which gets a gradient
+    matrices: in the order of ``plan.interleave``; rows: (l*k,), constants (rank dropout), or None for 1
+    """
+    constants = _Constants(plan, scale, None if rows is None else rows.to(x.dtype), weight, bias)
+    return _LinearPlusChain.apply(x, constants, *matrices)
+
+
+def _matrix_under(y: Tensor) -> Tensor:
+    """The matrix that ``y``, a Linear's output, is a view of, else ``y``.
+
+    Autograd follows a write to a view by copies of the whole gradient, so it is the matrix that is written to.
+    """
+    whole = y._base if y._is_view() else None
+    if whole is None or whole.shape[-1] != y.shape[-1] or whole.numel() != y.numel() or not whole.is_contiguous():
+        return y
+    return whole
+
+
+class _Constants(NamedTuple):
+    """What the functions take besides the tensors that have gradients (see ``plus_kron``, ``linear_plus_kron``)."""
+
+    plan: Plan
+    scale: float
+    rows: Tensor | None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class _Chain(torch.autograd.Function):
+    """(x, constants, *matrices) -> rows * scale * (w1 ⊗ w2) x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
+        return _forward(ctx, None, x, _dense(constants.plan, x), constants, matrices)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, g, *ctx.needs_input_grad)
+
+
+class _AddChain(torch.autograd.Function):
+    """(y, x, constants, *matrices) -> y, to which rows * scale * (w1 ⊗ w2) x was added in place."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
+        ctx.mark_dirty(y)
+        return _forward(ctx, y, x, _dense(constants.plan, x), constants, matrices)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        of_y, *rest = ctx.needs_input_grad
+        return g if of_y else None, *_gradients(ctx, g, *rest)
+
+
+class _LinearPlusChain(torch.autograd.Function):
+    """(x, constants, *matrices) -> W x + b + rows * scale * (w1 ⊗ w2) x, for a frozen W and b.
+
+    W x + b is computed here as well, so that x's gradient is accumulated in one buffer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
+        dense = x.contiguous()
+        y = F.linear(dense.view(-1, x.shape[-1]), constants.weight, constants.bias)  # (positions, l*k)
+        return _forward(ctx, y, x, dense, constants, matrices).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, g, *ctx.needs_input_grad)
+
+
+def _forward(
+    ctx: Any, y: Tensor | None, x: Tensor, dense: Tensor, constants: _Constants, matrices: tuple[Tensor, ...]
+) -> Tensor:
+    """rows * scale * (w1 ⊗ w2) x, added to ``y`` in place if given; keeps what the backward pass needs.
+
+    dense: x as ``_dense`` gives it. x itself is kept: it is the layer's own, and has a history for a second derivative.
+    """
+    plan, scale, rows, weight, _ = constants
+    most = x.numel() // KEPT
+    kept: list[Tensor | None] = []
+
+    def keep_small(z: Tensor) -> None:
+        kept.append(z if z.numel() <= most else None)
+
+    if y is None:
+        # Fold the scale into the last matrix: scaling an output would cost a pass over it.
+        y = run(plan, dense, (*matrices[:-1], matrices[-1] * scale), keep_small)
+        y = y if rows is None else y.mul_(rows)
+    elif rows is None:
+        run_into_(plan, y, dense, matrices, scale, keep_small)
+    else:
+        y.addcmul_(run(plan, dense, matrices, keep_small).view(y.shape), rows, value=scale)
+    ctx.plan, ctx.scale = plan, scale
+    ctx.save_for_backward(x, weight, rows, *matrices, *kept)
+    return y
+
+
+def _gradients(ctx: Any, g: Tensor, of_x: bool, _: bool, *of_matrices: bool) -> tuple[Tensor | None, ...]:
+    """The gradients of (x, constants, *matrices) from that of the output, ``g``; what was not kept is made again."""
+    (plan, scale), (x, weight, rows, *saved) = (ctx.plan, ctx.scale), ctx.saved_tensors
+    steps, last = plan.steps, len(plan.steps) - 1
+    second = torch.is_grad_enabled()  # a second derivative: what was kept has no history, so all of it is made again
+    in_place = weight is not None and of_x and not second
+    results: list[Tensor | None] = [None] * (last + 1)
+    with full_precision(x.device):
+        inputs = [plan.split(_dense(plan, x), plan.of_input)]  # of each step
+        for i, kept in enumerate(saved[last + 1 :]):
+            inputs.append(steps[i](inputs[i], saved[i]) if second or kept is None else kept)
+        g = _dense(plan, g)
+        of_product = g.to(x.dtype) if rows is None else g.to(x.dtype) * rows
+        of_product = plan.split(of_product, plan.of_output)  # (positions, l, k)
+        for i in range(last, -1, -1):
+            matrix = saved[i] * scale if i == last else saved[i]  # see ``_forward``
+            of_input = any(of_matrices[:i]) or (of_x and not (i == 0 and in_place))
+            of_z, result = steps[i].gradients(inputs[i], matrix, of_product, of_input, of_matrices[i])
+            results[i] = result * scale if i == last and result is not None else result
+            if of_z is None:
+                break
+            of_product = of_z
+        if not of_x:
+            return None, None, *results
+        if weight is None:
+            return of_product.reshape(x.shape), None, *results
+        g_x = g.reshape(-1, len(weight)) @ weight  # (positions, m*n)
+        if in_place:
+            steps[0].add_gradient_(g_x, saved[0], of_product)
+        else:
+            g_x = g_x + of_product.reshape(g_x.shape)
+        return g_x.view(x.shape), None, *results
+
+
+def _dense(plan: Plan, x: Tensor) -> Tensor:
+    """A Linear's input, or the gradient of its output, contiguous: several products read it, and each would copy it."""
+    return x if plan.groups else x.contiguous()

@@ -1,0 +1,127 @@
+"""What a weight does to an input, as a Linear or as a convolution with its padding: W x, and dW x from the factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._layers import padded
+from ..kronecker import (
+    F_CONV,
+    Factor,
+    accumulate_kron_,
+    apply_kron,
+    autocast_dtype,
+    followed,
+    full_precision,
+    plus_kron,
+)
+from ._shapes import AdapterShapes
+
+
+@dataclass(frozen=True)
+class Products:
+    """A layer's products with weights (out, in, *kernel), for inputs (..., in) or (batch, in, *size).
+
+    axes: of the kernel, 0 for a Linear; conv, padding: as ``convolution`` gives them, None for a Linear
+    """
+
+    axes: int
+    conv: dict[str, Any] | None
+    padding: tuple[Any, ...] | None
+
+    @property
+    def groups(self) -> int:
+        return 1 if self.conv is None else self.conv["groups"]
+
+    def padded(self, x: Tensor) -> Tensor:
+        """``x`` with the padding that the convolution's arguments leave to ``F.pad``."""
+        return padded(x, self.padding)
+
+    def by_channel(self, values: Tensor) -> Tensor:
+        """values (channels,) as (channels, 1, ...), to multiply an input or an output by."""
+        return values.view(-1, *(1,) * self.axes)
+
+    def base(self, x: Tensor, weight: Tensor) -> Tensor:
+        """W x, without the bias."""
+        x = self.padded(x).to(weight.dtype)
+        return F.linear(x, weight) if self.conv is None else F_CONV[self.axes](x, weight, **self.conv)
+
+    def update(
+        self, shapes: AdapterShapes, x: Tensor, w1: Factor, w2: Factor, scale: float, kept: Tensor | None
+    ) -> Tensor:
+        """scale * (w1 ⊗ w2) x, its rows multiplied by ``kept`` (out,) unless None; w2 ⊗ w1 if ``shapes.swapped``."""
+        x = self.padded(x)
+        if not shapes.swapped:
+            return plus_update(None, x, w1, w2, scale, self.conv, rows=kept)
+        if self.groups > 1:  # rows of W2 belong to the groups, not of W1: PEFT's way, and rare
+            weight = shapes.delta(w1, w2) * scale
+            update = F_CONV[self.axes](x.to(weight.dtype), weight, **self.conv or {})
+        else:
+            # W2 ⊗ W1 is W1 ⊗ W2 with the two halves of each axis exchanged.
+            axis = x.ndim - 1 - self.axes
+            x = _exchanged(x, axis, shapes.n, shapes.m)
+            update = _exchanged(plus_update(None, x, w1, w2, scale, self.conv), axis, shapes.l, shapes.k)
+        return update if kept is None else update * self.by_channel(kept.to(update.dtype))
+
+
+def plus_update(
+    y: Tensor | None,
+    x: Tensor,
+    w1: Factor,
+    w2: Factor,
+    scale: float,
+    conv: dict[str, Any] | None = None,
+    in_place: bool = False,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """``y + rows * scale * (w1 ⊗ w2) x`` in y's dtype, computed in the factors', differentiable any number of times.
+
+    y: (..., l*k) or (batch, l*k, *size'), None for 0; x: (..., m*n) or (batch, groups*m*n, *size), in any dtype
+    w1: (l, m) without a kernel, w2: (k, n) or (k, n, *kernel), in one dtype and on x's device
+    conv: the arguments of a convolution (stride, padding, dilation, groups), numbers for each axis; None for a Linear
+    in_place: whether y may be overwritten; the result is then y or a view of the same memory
+    rows: (l*k,), constant factors for the rows of the product (rank dropout); None for 1
+
+    Under ``torch.compile``, inside ``torch.func`` and in forward mode it consists of plain operations, which those
+    transform by themselves; elsewhere it is ``plus_kron``, and without gradients ``accumulate_kron_``.
+
+    >>> x, w1, w2, y = torch.randn(5, 6), torch.randn(4, 2), torch.randn(2, 3), torch.randn(5, 8)
+    >>> torch.allclose(plus_update(y, x, Factor(w1), Factor(w2), 0.5), y + 0.5 * x @ torch.kron(w1, w2).T, atol=1e-5)
+    True
+    """
+    x = x.to(w1.dtype)
+    groups, axes = (1, 0) if conv is None else (conv["groups"], len(conv["stride"]))
+    with full_precision(x.device):
+        if followed() or x.numel() == 0 or w1.shape[0] % groups or (axes and x.ndim != axes + 2):
+            update = apply_kron(x, w1, w2, scale, **(conv or {}))
+            if rows is not None:
+                update = update * rows.to(x.dtype).view(-1, *(1,) * axes)
+            return update if y is None else (y + update).to(y.dtype)
+        if in_place and y is not None and rows is None and not torch.is_grad_enabled():
+            return accumulate_kron_(y, x, w1, w2, scale, **(conv or {}))
+        return plus_kron(y if in_place or y is None else y.clone(), x, w1, w2, scale, conv, rows)
+
+
+def _exchanged(x: Tensor, axis: int, first: int, second: int) -> Tensor:
+    """x (..., first * second, ...) as (..., second * first, ...)."""
+    return x.unflatten(axis, (first, second)).transpose(axis, axis + 1).flatten(axis, axis + 1)
+
+
+def as_computed(x: Tensor, w1: Factor, w2: Factor) -> tuple[Factor, Factor]:
+    """The factors in the dtype to compute in: autocast's if it is on, else their own (as PEFT, ``F.linear``)."""
+    dtype = autocast_dtype(x.device)
+    if dtype is None or x.dtype == torch.float64:
+        return w1, w2
+    return w1.to(dtype), w2.to(dtype)
+
+
+def kept_rows(rows: int, probability: float, rescale: bool, device: torch.device) -> Tensor:
+    """Rank dropout: (rows,), 0 with ``probability``, else 1; ``rescale`` to a mean of 1, as PEFT's
+    ``get_delta_weight``."""
+    kept = (torch.rand(rows) > probability).float().to(device)
+    return kept / kept.mean() if rescale else kept

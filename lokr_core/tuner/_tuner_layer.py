@@ -1,0 +1,171 @@
+"""``TunerLayer``: which adapters a layer has, which of them are active or merged, and how strong they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LoKrValueError
+
+
+class TunerLayer(nn.Module):
+    """Wraps ``base_layer``; the surface is PEFT's ``BaseTunerLayer`` (``tuners/tuners_utils.py``).
+
+    An adapter's parameters are in one ``ParameterDict`` for each kind of tensor, its numbers in one dict for each kind
+    of number, all by adapter name.
+    """
+
+    adapter_layer_names: tuple[str, ...] = ()
+    other_param_names: tuple[str, ...] = ("scaling",)
+    scaling: dict[str, float]
+
+    def __init__(self, base_layer: nn.Module):
+        super().__init__()
+        self.base_layer = base_layer
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ParameterDict())
+        for name in self.other_param_names:
+            setattr(self, name, {})
+        self._trained_scaling: dict[str, float] = {}
+        self._disable_adapters = False
+        self._active_adapter: list[str] = []
+        self.merged_adapters: list[str] = []
+        self._unmerged_weight: Tensor | None = None
+
+    def __contains__(self, adapter_name: str) -> bool:
+        return adapter_name in self.scaling
+
+    def _present(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if name in self]
+
+    def get_base_layer(self) -> nn.Module:
+        """The layer itself, under however many wrappers."""
+        layer = self.base_layer
+        while hasattr(layer, "base_layer"):
+            layer = layer.base_layer
+        return layer
+
+    @property
+    def weight(self) -> Tensor:
+        return self.get_base_layer().weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.get_base_layer().bias
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter; where it was the only active one, the first of the others becomes active."""
+        if adapter_name in self.merged_adapters:
+            raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
+        for name in (*self.adapter_layer_names, *self.other_param_names, "_trained_scaling"):
+            values = getattr(self, name)
+            if adapter_name in values:
+                del values[adapter_name]
+        if adapter_name in self._active_adapter:
+            left = [name for name in self._active_adapter if name != adapter_name]
+            self.set_adapter(left or sorted(self.scaling)[:1])
+
+    @property
+    def active_adapter(self) -> list[str]:
+        return self._active_adapter
+
+    @property
+    def active_adapters(self) -> list[str]:
+        return self._active_adapter
+
+    @property
+    def disable_adapters(self) -> bool:
+        return self._disable_adapters
+
+    @property
+    def merged(self) -> bool:
+        return bool(self.merged_adapters)
+
+    def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Make these adapters the active ones: theirs are the parameters that are trained (not in inference mode)."""
+        self._active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        for name in self.adapter_layer_names:
+            for adapter, tensor in getattr(self, name).items():
+                tensor.requires_grad_(adapter in self._active_adapter and not inference_mode)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Add the active adapters to the output, or leave the base alone (whose parameters are then not trained)."""
+        if enabled:
+            self.set_adapter(self._active_adapter)
+        else:
+            self.set_requires_grad(self.scaling, False)
+        self._disable_adapters = not enabled
+
+    def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
+        """Train these adapters' parameters, or do not."""
+        names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
+        for name in self.adapter_layer_names:
+            for adapter, tensor in getattr(self, name).items():
+                if adapter in names:
+                    tensor.requires_grad_(requires_grad)
+
+    def _merge_into(self, weight: Tensor, adapter_name: str, base: Tensor) -> None:
+        """weight += the adapter's update, of the base weight's shape; ``base``: the weight without any adapter."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: Sequence[str] | None = None) -> None:
+        """Add adapters (by default the active ones) to the base weight; a copy of it is kept for ``unmerge``.
+
+        Raises LoKrValueError if ``safe_merge`` and the result is not finite; nothing has changed then.
+        """
+        if isinstance(adapter_names, str):
+            raise TypeError(f"adapter_names should be a list of strings, got {adapter_names!r}")
+        names = self._present(self._active_adapter if adapter_names is None else adapter_names)
+        merged_before = [name for name in names if name in self.merged_adapters]
+        names = [name for name in names if name not in merged_before]
+        if merged_before:
+            warnings.warn(f"Already merged, and not merged again: {', '.join(merged_before)}", stacklevel=2)
+        if not names:
+            return
+        layer = self.get_base_layer()
+        base = layer.weight.data if self._unmerged_weight is None else self._unmerged_weight  # DoRA needs it
+        merged = layer.weight.data.clone()
+        for name in names:
+            self._merge_into(merged, name, base)
+        if safe_merge and not torch.isfinite(merged).all():
+            raise LoKrValueError(
+                "The merged weight holds NaN or Inf",
+                found=f"adapters {', '.join(names)}",
+                hint="use an earlier checkpoint",
+            )
+        self._unmerged_weight = base
+        layer.weight.data = merged
+        self.merged_adapters += names
+
+    def unmerge(self) -> None:
+        """Restore the base weight, bit for bit, as it was before the first ``merge``."""
+        if self._unmerged_weight is None:
+            warnings.warn("Nothing is merged, so nothing is unmerged", stacklevel=2)
+            return
+        weight = self.get_base_layer().weight
+        weight.data = self._unmerged_weight.to(weight.device, weight.dtype)
+        self._unmerged_weight = None
+        self.merged_adapters.clear()
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """scaling = ``scale`` times the one trained with; nothing where the layer has no such adapter."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = scale * self._trained_scaling[adapter]
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiply the active adapters' scaling."""
+        for name in self._present(self._active_adapter):
+            self.scaling[name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divide the active adapters' scaling, or with None set it to the one trained with."""
+        for name in self._present(self._active_adapter):
+            self.scaling[name] = self._trained_scaling[name] if scale is None else self.scaling[name] / scale
+
+    def trained_scaling(self, adapter: str) -> float:
+        """The scaling that the adapter is trained with, whatever it is set to."""
+        return self._trained_scaling[adapter]
