@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_core import Factor, LoKrShapeError, LoKrValueError
@@ -69,7 +69,6 @@ sizes = st.integers(1, 5)
 kernels = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 
 
-@settings(deadline=None, max_examples=400)
 @given(
     l=sizes, k=sizes, m=sizes, n=st.integers(1, 40), kernel=kernels, rank=st.integers(1, 3),
     form1=st.sampled_from(["whole", "low-rank"]), form2=st.sampled_from(["whole", "low-rank", "tucker"]),
