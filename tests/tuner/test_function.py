@@ -90,7 +90,7 @@ def as_function(y, x, w1: Factor, w2: Factor, conv, rows, in_place: bool):
     return function, tuple(tensors)
 
 
-@settings(max_examples=50, **SLOW)
+@settings(**SLOW)
 @given(products(), st.booleans(), st.booleans())
 def test_gradients_are_exact_over_the_whole_family(product, dropped, in_place):
     y, x, w1, w2, conv = product
@@ -103,7 +103,7 @@ def test_gradients_are_exact_over_the_whole_family(product, dropped, in_place):
         assert torch.autograd.gradcheck(function, tensors)
 
 
-@settings(max_examples=15, **SLOW)
+@settings(**SLOW)
 @given(products(), st.booleans())
 def test_second_derivatives_are_exact(product, dropped):
     _, _, w1, w2, _ = product
@@ -122,7 +122,7 @@ def names_of_nodes(y) -> str:
     return " ".join(names)
 
 
-@settings(max_examples=40, **SLOW)
+@settings(**SLOW)
 @given(st.data())
 def test_with_a_frozen_linear_it_is_one_function_whose_first_and_second_derivatives_are_exact(data):
     torch.manual_seed(data.draw(st.integers(0, 1 << 20)))
