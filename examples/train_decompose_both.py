@@ -13,8 +13,17 @@ import argparse
 import torch
 
 from lokr_core import LoKrConfig, get_lokr_model
-from lokr_core.demo import TARGETS, WIDTH, latents_of, load_pictures, small_flux
-from lokr_core.training import add_arguments, flow_matching_loss, prompt_embedding, run
+from lokr_core.training import (
+    FLUX_TARGETS,
+    FLUX_WIDTH,
+    add_arguments,
+    flow_matching_loss,
+    latents_of,
+    load_pictures,
+    prompt_embedding,
+    run,
+    small_flux,
+)
 
 
 def main() -> None:
@@ -26,9 +35,9 @@ def main() -> None:
     pictures, captions = torch.rand(4, 3, 64, 64) * 2 - 1, [""] * 4
     if options.folder:
         pictures, captions = load_pictures(options.folder, 64)
-    config = LoKrConfig(r=4, alpha=4, decompose_both=True, decompose_factor=8, target_modules=TARGETS)
+    config = LoKrConfig(r=4, alpha=4, decompose_both=True, decompose_factor=8, target_modules=FLUX_TARGETS)
     model = get_lokr_model(small_flux(), config)
-    loss = flow_matching_loss(latents_of(pictures), prompt_embedding(captions, WIDTH))
+    loss = flow_matching_loss(latents_of(pictures), prompt_embedding(captions, FLUX_WIDTH))
     trained = run(model, loss, len(pictures), options)
     if trained:
         print(trained.text())

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 
 import torch
 
-from ..demo import add_train_arguments, run_demo, train_on_pictures
+from ..demo import run_demo
 from ..display import progress_bar
 from ..errors import LoKrError
 from ..formats import load_adapter, save_adapter
 from ..inspection import inspect_adapter
 from ..tools import EXACT, OVERLAPS, Term, apply_to_file, check_file, combine, version
+from ._train import add_train_arguments, train_on_pictures
 
 OK, INCOMPLETE, ERROR, INTERRUPTED = 0, 1, 2, 130
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

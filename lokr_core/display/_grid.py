@@ -72,6 +72,6 @@ class Grid:
         for number, row in enumerate(self.rows):
             draw_text(canvas, row, (gap, 2 * line + (number + 0.5) * height), size, _INK)
         for number, image in enumerate(images):
-            row, column = divmod(number, len(self.columns))
-            whole.paste(Image.fromarray(image), (left + column * width, 2 * line + row * height))
+            down, right = divmod(number, len(self.columns))
+            whole.paste(Image.fromarray(image), (left + right * width, 2 * line + down * height))
         return np.array(whole)

@@ -3,18 +3,26 @@
 from ._command import Trained, add_arguments, run
 from ._loop import Batch, TrainSettings, train
 from ._losses import flow_matching_loss, noise_loss, prompt_embedding
+from ._pictures import load_pictures
 from ._processes import Processes, processes
+from ._small_model import FLUX_TARGETS, FLUX_WIDTH, latents_of, save_for_comfyui, small_flux
 
 __all__ = [
+    "FLUX_TARGETS",
+    "FLUX_WIDTH",
     "Batch",
     "Processes",
     "TrainSettings",
     "Trained",
     "add_arguments",
     "flow_matching_loss",
+    "latents_of",
+    "load_pictures",
     "noise_loss",
     "processes",
     "prompt_embedding",
     "run",
+    "save_for_comfyui",
+    "small_flux",
     "train",
 ]

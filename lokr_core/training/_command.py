@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str, format: str = "kohy
 
 
 def run(
-    model: nn.Module,
+    model: Any,
     loss_of: Callable[[nn.Module, Batch], Tensor],
     examples: int,
     options: argparse.Namespace,

@@ -144,11 +144,11 @@ def _adamw(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.opt
 
     A LoKr has many small parameters: unfused, a dozen calls for each take four times as long (measured on a CPU).
     """
-    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    rate, decay = settings.learning_rate, settings.weight_decay
     try:
-        return torch.optim.AdamW(parameters, fused=True, **options)
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
     except RuntimeError:
-        return torch.optim.AdamW(parameters, **options)
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay)
 
 
 def _step(
@@ -214,7 +214,8 @@ class _Checkpoint:
 def _batches(settings: TrainSettings, examples: int, done: int, processes: Processes) -> Iterator[Batch]:
     """This process' share of the remaining steps' batches."""
     size = settings.batch_size
-    order, epoch = [], -1
+    order: list[int] = []
+    epoch = -1
     for step in range(done, settings.steps):
         indices = []
         for place in range(step * size, (step + 1) * size):

@@ -85,7 +85,8 @@ def _shard(model: nn.Module, device: torch.device, count: int) -> nn.Module:
     for module in reversed(list(model.modules())):  # inner blocks before the blocks around them
         if type(module).__name__ in blocks:
             fully_shard(module, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 # gloo's threads release a collective's tensors only after its result has arrived, under the interpreter's lock. A

@@ -8,8 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from lokr_core import LoKrConfig, get_lokr_model, save_adapter
 from lokr_core.cli._command import main
-from lokr_core.demo import TARGETS, small_flux
-from lokr_core.demo._small_model import save_for_comfyui
+from lokr_core.training import FLUX_TARGETS, save_for_comfyui, small_flux
 from tests.hosts import base_directory
 
 pytest.importorskip("diffusers", reason="diffusers makes the model that is trained")
@@ -27,7 +26,7 @@ def loaded(comfyui, tmp_path_factory):
     torch.manual_seed(0)
     network = small_flux()
     save_for_comfyui(network, models / MODEL)
-    config = LoKrConfig(r=4, alpha=2, decompose_factor=8, target_modules=TARGETS, init_weights=False)
+    config = LoKrConfig(r=4, alpha=2, decompose_factor=8, target_modules=FLUX_TARGETS, init_weights=False)
     model = get_lokr_model(network, config)
     for format in FORMATS:
         folder = loras / format

@@ -37,7 +37,7 @@ def training() -> ModuleType:
 
 def small_flux() -> Any:
     """The model that ``lokr train`` trains."""
-    from lokr_core.demo import small_flux
+    from lokr_core.training import small_flux
 
     return small_flux()
 

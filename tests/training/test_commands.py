@@ -70,7 +70,7 @@ def test_decompose_both_is_pefts(run, tmp_path):
     peft = pytest.importorskip("peft", reason="PEFT's factors are the expected value")
     run("train_decompose_both.py", tmp_path, "--steps", "2")
     module = example("train_decompose_both")
-    config = dict(r=4, alpha=4, decompose_both=True, decompose_factor=8, target_modules=module.TARGETS)
+    config = dict(r=4, alpha=4, decompose_both=True, decompose_factor=8, target_modules=module.FLUX_TARGETS)
     theirs = peft.get_peft_model(module.small_flux(), peft.LoKrConfig(**config))
     found = sorted(t.shape for w in load_adapter(tmp_path / "lokr.safetensors").values() for t in tensors(w))
     assert found == sorted(p.shape for p in theirs.parameters() if p.requires_grad)

@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 
 from lokr_core import LoKrFileError
-from lokr_core.demo import load_pictures
-from lokr_core.training import prompt_embedding
+from lokr_core.training import load_pictures, prompt_embedding
 
 
 def test_pictures_are_squares_by_name_with_their_captions(tmp_path):

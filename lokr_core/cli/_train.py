@@ -9,9 +9,19 @@ import torch
 from .. import get_lokr_model
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
-from ..training import Trained, add_arguments, flow_matching_loss, prompt_embedding, run
-from ._pictures import load_pictures
-from ._small_model import TARGETS, WIDTH, latents_of, save_for_comfyui, small_flux
+from ..training import (
+    FLUX_TARGETS,
+    FLUX_WIDTH,
+    Trained,
+    add_arguments,
+    flow_matching_loss,
+    latents_of,
+    load_pictures,
+    prompt_embedding,
+    run,
+    save_for_comfyui,
+    small_flux,
+)
 
 BASE_NAME = "base.safetensors"
 
@@ -37,10 +47,10 @@ def train_on_pictures(options: argparse.Namespace) -> Trained | None:
     if options.size < 16 or options.size % 16:
         raise LoKrValueError("--size must be a multiple of 16", expected="16, 32, 48, ...", found=options.size)
     pictures, captions = load_pictures(options.folder, options.size)
-    config = LoKrConfig(r=options.rank, alpha=options.alpha, decompose_factor=options.factor, target_modules=TARGETS)
+    config = LoKrConfig(options.rank, options.alpha, decompose_factor=options.factor, target_modules=FLUX_TARGETS)
     base = small_flux()
     torch.manual_seed(options.seed)
-    loss_of = flow_matching_loss(latents_of(pictures), prompt_embedding(captions, WIDTH))
+    loss_of = flow_matching_loss(latents_of(pictures), prompt_embedding(captions, FLUX_WIDTH))
     options.out.mkdir(parents=True, exist_ok=True)
     save_for_comfyui(base, options.out / BASE_NAME)
     return run(get_lokr_model(base, config), loss_of, len(pictures), options)

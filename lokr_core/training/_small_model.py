@@ -16,9 +16,9 @@ from .._files import save_tensors
 from ..errors import LoKrError
 from ..names import ORIGINAL, Slot, spelled
 
-WIDTH = 768
+FLUX_WIDTH = 768
 """Width of the text embeddings that it takes."""
-TARGETS = (
+FLUX_TARGETS = (
     r"(single_)?transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
     r"|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out)"
 )
@@ -44,8 +44,8 @@ def small_flux(seed: int = 0) -> nn.Module:
             num_single_layers=2,
             attention_head_dim=128,
             num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            pooled_projection_dim=WIDTH,
+            joint_attention_dim=FLUX_WIDTH,
+            pooled_projection_dim=FLUX_WIDTH,
             guidance_embeds=True,
             axes_dims_rope=(16, 56, 56),
         )

@@ -35,8 +35,8 @@ def load_pictures(folder: str | os.PathLike, size: int) -> tuple[Tensor, list[st
 def _square(path: Path, size: int) -> Tensor:
     """(3, size, size), turned as its EXIF orientation says, on white where it is transparent."""
     try:
-        with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture).convert("RGBA")
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file).convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
