@@ -56,7 +56,7 @@ def _refresh_all(weights: Iterable[_Weight]) -> BaseException | None:
 
     KeyboardInterrupt is raised only after every weight is consistent; a half-restored model is useless.
     """
-    problem = None
+    problem: BaseException | None = None
     for weight in weights:
         while True:
             try:

@@ -17,9 +17,12 @@ class Control:
     It holds no module, so that copying one layer never drags the rest of the model along.
     """
 
+    strength: float | Callable
+    step: object = None
+    enabled = True
+
     def __init__(self, strength: float | Callable, report: Any, weight_of: WeightOf | None):
         self.report, self.weight_of = report, weight_of
-        self.enabled, self.step = True, None
         self.set(strength)
 
     def set(self, strength: float | Callable) -> None:
