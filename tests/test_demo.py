@@ -27,7 +27,7 @@ def demo(tmp_path_factory):
     """(folder, stdout) of one run, in a process of its own."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "lokr_core.cli", "demo", "--out", str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""  # no terminal, no bar
     return folder, run.stdout
