@@ -1,4 +1,6 @@
-"""Flux.1 (dev, schnell, Kontext, Fill), Flux.2 (dev, Klein), Chroma, LongCat-Image and Ovis-Image."""
+"""Flux.1 (dev, schnell, Kontext, Fill), Flux.2 (dev, Klein), Chroma, LongCat-Image, Ovis-Image; and, built of the same
+blocks, HunyuanVideo, HunyuanVideo 1.5 and HunyuanImage 2.1.
+"""
 
 from __future__ import annotations
 
@@ -33,25 +35,25 @@ _FEED_FORWARD = (
     *feed_forward(f"{_TWO}.ff_context", f"{_DOUBLE}.txt_mlp"),
 )
 
-SINGLE_BLOCKS: tuple[Rule, ...] = (
+_SINGLE_BLOCKS: tuple[Rule, ...] = (
     fused(f"{_SINGLE}.linear1", f"{_ONE}.", "attn.to_q attn.to_k attn.to_v proj_mlp", "in in in rest"),
     one(f"{_ONE}.proj_out", f"{_SINGLE}.linear2"),
 )
 
-MODULATION = (
+_MODULATION = (
     *block(_TWO, _DOUBLE, ("norm1.linear", "img_mod.lin"), ("norm1_context.linear", "txt_mod.lin")),
     one(f"{_ONE}.norm.linear", f"{_SINGLE}.modulation.lin"),
     one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
 )
 
-DOUBLE_BLOCKS = (*_ATTENTION, *_FEED_FORWARD)
+_DOUBLE_BLOCKS = (*_ATTENTION, *_FEED_FORWARD)
 
 
 # OneTrainer's OMI files have `.proj` below the input embedding.
 _OMI = ((("img_in", "img_in.proj"),),)
 
 
-def embedders(prefix: str, **names: str) -> tuple[Rule, ...]:
+def _embedders(prefix: str, **names: str) -> tuple[Rule, ...]:
     """Rules for embedders of two Linears below `prefix`; keywords are diffusers=original."""
     return tuple(
         rule for theirs, ours in names.items() for rule in two_layers(f"{prefix}.{theirs}", ours, "in_layer out_layer")
@@ -74,10 +76,10 @@ FLUX = Architecture(
     Side(has=(*_BLOCKS, "vector_in.in_layer"), lacks=_OVIS, spellings=_OMI),
     Side(has=(*_THEIR_BLOCKS, "time_text_embed.text_embedder.linear_1")),
     (
-        *DOUBLE_BLOCKS,
-        *SINGLE_BLOCKS,
-        *MODULATION,
-        *embedders(
+        *_DOUBLE_BLOCKS,
+        *_SINGLE_BLOCKS,
+        *_MODULATION,
+        *_embedders(
             "time_text_embed", timestep_embedder="time_in", text_embedder="vector_in", guidance_embedder="guidance_in"
         ),
     ),
@@ -88,7 +90,7 @@ LONGCAT_IMAGE = Architecture(
     "LongCat-Image",
     Side(has=_BLOCKS, lacks=("vector_in.in_layer", *_OVIS)),
     Side(has=(*_THEIR_BLOCKS, "time_embed.timestep_embedder.linear_1")),
-    (*DOUBLE_BLOCKS, *SINGLE_BLOCKS, *MODULATION, *embedders("time_embed", timestep_embedder="time_in")),
+    (*_DOUBLE_BLOCKS, *_SINGLE_BLOCKS, *_MODULATION, *_embedders("time_embed", timestep_embedder="time_in")),
 )
 
 OVIS_IMAGE = Architecture(
@@ -98,8 +100,8 @@ OVIS_IMAGE = Architecture(
     Side(has=(*_THEIR_BLOCKS, "timestep_embedder.linear_1")),
     (
         *_ATTENTION,
-        *SINGLE_BLOCKS,
-        *MODULATION,
+        *_SINGLE_BLOCKS,
+        *_MODULATION,
         # Gated feed-forwards: diffusers has one weight, whose upper rows are the values and whose lower the gate.
         split(f"{_TWO}.ff.net.0.proj", f"{_DOUBLE}.img_mlp.", "up_proj gate_proj"),
         split(f"{_TWO}.ff_context.net.0.proj", f"{_DOUBLE}.txt_mlp.", "up_proj gate_proj"),
@@ -129,7 +131,7 @@ FLUX2 = Architecture(
         one("double_stream_modulation_txt.linear", "double_stream_modulation_txt.lin"),
         one("single_stream_modulation.linear", "single_stream_modulation.lin"),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
-        *embedders("time_guidance_embed", timestep_embedder="time_in", guidance_embedder="guidance_in"),
+        *_embedders("time_guidance_embed", timestep_embedder="time_in", guidance_embedder="guidance_in"),
     ),
 )
 
@@ -139,10 +141,138 @@ CHROMA = Architecture(
     Side(has=("distilled_guidance_layer.in_proj", "double_blocks.0.img_attn.qkv"), spellings=_OMI),
     Side(has=("distilled_guidance_layer.in_proj", "transformer_blocks.0.attn.to_q")),
     (
-        *DOUBLE_BLOCKS,
-        *SINGLE_BLOCKS,
+        *_DOUBLE_BLOCKS,
+        *_SINGLE_BLOCKS,
         *two_layers("distilled_guidance_layer.layers.{i}", "distilled_guidance_layer.layers.{i}", "in_layer out_layer"),
     ),
 )
 
-TABLES = (FLUX2, CHROMA, OVIS_IMAGE, FLUX, LONGCAT_IMAGE)
+# Hunyuan's models of 2024 and 2025 have Flux' blocks, and a refiner of the text tokens before them.
+_REFINER = "context_embedder.token_refiner.refiner_blocks.{i}"
+_TOKENS = "txt_in.individual_token_refiner.blocks.{i}"
+
+_HUNYUAN: tuple[Rule, ...] = (
+    *(rule for rule in (*_DOUBLE_BLOCKS, *_SINGLE_BLOCKS, *_MODULATION) if rule.original not in ("img_in", "txt_in")),
+    one("x_embedder.proj", "img_in.proj"),
+    one("context_embedder.proj_in", "txt_in.input_embedder"),
+    *_embedders(
+        "context_embedder.time_text_embed", timestep_embedder="txt_in.t_embedder", text_embedder="txt_in.c_embedder"
+    ),
+    fused(f"{_TOKENS}.self_attn.qkv", f"{_REFINER}.attn.", "to_q to_k to_v"),
+    *block(
+        _REFINER,
+        _TOKENS,
+        ("attn.to_out.0", "self_attn.proj"),
+        ("norm_out.linear", "adaLN_modulation.1"),
+        "norm1",
+        "norm2",
+    ),
+    *feed_forward(f"{_REFINER}.ff", f"{_TOKENS}.mlp"),
+)
+
+_BYT5 = block(
+    "context_embedder_2",
+    "byt5_in",
+    ("norm", "layernorm"),
+    ("linear_1", "fc1"),
+    ("linear_2", "fc2"),
+    ("linear_3", "fc3"),
+)
+
+_SHORT = (
+    ("_mod.lin", "_mod.linear"),
+    ("modulation.lin", "modulation.linear"),
+    ("_attn.qkv", "_attn_qkv"),
+    ("_attn.proj", "_attn_proj"),
+)
+_CONTEXT = (("c_embedder.in_layer", "c_embedder.linear_1"), ("c_embedder.out_layer", "c_embedder.linear_2"))
+
+
+def _timesteps(*embedders: str) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (f"{embedder}.{ours}", f"{embedder}.{theirs}")
+        for embedder in embedders
+        for ours, theirs in (("in_layer", "mlp.0"), ("out_layer", "mlp.2"))
+    )
+
+
+_HUNYUAN_SPELLINGS = (
+    # The authors' own repository, kept by musubi-tuner; diffusion-pipe keeps it for the blocks.
+    (
+        *_SHORT,
+        ("mlp.0", "mlp.fc1"),
+        ("mlp.2", "mlp.fc2"),
+        *_CONTEXT,
+        *_timesteps("time_in", "guidance_in", "t_embedder"),
+    ),
+    # OneTrainer's OMI files.
+    (
+        *_SHORT,
+        ("mlp.0", "mlp.fc0"),
+        ("mlp.2", "mlp.fc2"),
+        *_CONTEXT,
+        *_timesteps("time_in", "guidance_in"),
+        ("t_embedder.in_layer", "t_embedder.linear_1"),
+        ("t_embedder.out_layer", "t_embedder.linear_2"),
+    ),
+)
+
+_HUNYUAN_ORIGINAL = (
+    "txt_in.individual_token_refiner.blocks.0.self_attn.qkv",
+    "double_blocks.0.img_attn.qkv",
+    "img_in.proj",
+)
+_HUNYUAN_THEIRS = ("context_embedder.token_refiner.refiner_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj")
+
+HUNYUAN_VIDEO = Architecture(
+    "hunyuan_video",
+    "HunyuanVideo",
+    Side(has=(*_HUNYUAN_ORIGINAL, "vector_in.in_layer"), spellings=_HUNYUAN_SPELLINGS),
+    Side(has=(*_HUNYUAN_THEIRS, "time_text_embed.timestep_embedder.linear_1")),
+    (
+        *_HUNYUAN,
+        *_embedders(
+            "time_text_embed", timestep_embedder="time_in", text_embedder="vector_in", guidance_embedder="guidance_in"
+        ),
+    ),
+)
+
+HUNYUAN_VIDEO_15 = Architecture(
+    "hunyuan_video15",
+    "HunyuanVideo 1.5",
+    Side(has=(*_HUNYUAN_ORIGINAL, "vision_in.proj.1"), lacks=("vector_in.in_layer",), spellings=_HUNYUAN_SPELLINGS),
+    Side(has=(*_HUNYUAN_THEIRS, "time_embed.timestep_embedder.linear_1")),
+    (
+        *_HUNYUAN,
+        *_BYT5,
+        *_embedders("time_embed", timestep_embedder="time_in", timestep_embedder_r="time_r_in"),
+        *block(
+            "image_embedder",
+            "vision_in",
+            ("norm_in", "proj.0"),
+            ("linear_1", "proj.1"),
+            ("linear_2", "proj.3"),
+            ("norm_out", "proj.4"),
+        ),
+        one("cond_type_embed", "cond_type_embedding"),
+    ),
+)
+
+HUNYUAN_IMAGE = Architecture(
+    "hunyuan_image",
+    "HunyuanImage 2.1",
+    Side(has=_HUNYUAN_ORIGINAL, lacks=("vector_in.in_layer", "vision_in.proj.1"), spellings=_HUNYUAN_SPELLINGS),
+    Side(has=(*_HUNYUAN_THEIRS, "time_guidance_embed.timestep_embedder.linear_1")),
+    (
+        *_HUNYUAN,
+        *_BYT5,
+        *_embedders(
+            "time_guidance_embed",
+            timestep_embedder="time_in",
+            timestep_embedder_r="time_r_in",
+            guidance_embedder="guidance_in",
+        ),
+    ),
+)
+
+TABLES = (HUNYUAN_VIDEO, HUNYUAN_VIDEO_15, HUNYUAN_IMAGE, FLUX2, CHROMA, OVIS_IMAGE, FLUX, LONGCAT_IMAGE)

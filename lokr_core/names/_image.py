@@ -1,4 +1,4 @@
-"""Further image transformers: SD3 and 3.5, AuraFlow, PixArt, Sana, Qwen-Image, HiDream, Krea 2 and others."""
+"""Further image transformers: SD3, AuraFlow, PixArt, Sana, HunyuanDiT, Qwen-Image, HiDream, Krea 2 and others."""
 
 from __future__ import annotations
 
@@ -222,4 +222,37 @@ KREA2 = Architecture(
     ),
 )
 
-TABLES = (SD3, AURAFLOW, SANA, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, JOYIMAGE, HIDREAM_O1, KREA2)
+HUNYUAN_DIT = Architecture(
+    "hunyuan_dit",
+    "HunyuanDiT",
+    Side(has=("mlp_t5.0", "blocks.0.attn1.Wqkv", "x_embedder.proj")),
+    Side(has=("text_embedder.linear_1", "time_extra_emb.pooler.k_proj", "blocks.0.attn1.to_q")),
+    (
+        fused("blocks.{i}.attn1.Wqkv", "blocks.{i}.attn1.", "to_q to_k to_v"),
+        fused("blocks.{i}.attn2.kv_proj", "blocks.{i}.attn2.", "to_k to_v"),
+        *block(
+            "blocks.{i}",
+            "blocks.{i}",
+            ("attn1.to_out.0", "attn1.out_proj"),
+            ("attn1.norm_q", "attn1.q_norm"),
+            ("attn1.norm_k", "attn1.k_norm"),
+            ("attn2.to_q", "attn2.q_proj"),
+            ("attn2.to_out.0", "attn2.out_proj"),
+            ("attn2.norm_q", "attn2.q_norm"),
+            ("attn2.norm_k", "attn2.k_norm"),
+            ("norm1.linear", "default_modulation.1"),
+            ("norm1.norm", "norm1"),
+        ),
+        *feed_forward("blocks.{i}.ff", "blocks.{i}.mlp", "fc1 fc2"),
+        *two_layers("time_extra_emb.timestep_embedder", "t_embedder.mlp"),
+        *two_layers("time_extra_emb.extra_embedder", "extra_embedder"),
+        *(one(f"time_extra_emb.pooler.{p}", f"pooler.{p}") for p in ("q_proj", "k_proj", "v_proj", "c_proj")),
+        *two_layers("text_embedder", "mlp_t5"),
+        one("pos_embed.proj", "x_embedder.proj"),
+        one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
+        one("proj_out", "final_layer.linear"),
+    ),
+    note="diffusers swaps norm2 and norm3 of a block; a file's `norm2` is ambiguous and means the target's own.",
+)
+
+TABLES = (HUNYUAN_DIT, SD3, AURAFLOW, SANA, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, JOYIMAGE, HIDREAM_O1, KREA2)

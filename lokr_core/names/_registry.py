@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from . import _audio as audio
 from . import _flux as flux
-from . import _hunyuan as hunyuan
 from . import _image as image
 from . import _lumina as lumina
 from . import _text as text
@@ -17,7 +16,6 @@ from ._words import DIFFUSERS, ORIGINAL, Architecture, Side
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *unet.TABLES,
-    *hunyuan.TABLES,
     *flux.TABLES,
     *image.TABLES,
     *lumina.TABLES,

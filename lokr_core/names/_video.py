@@ -1,4 +1,4 @@
-"""Video transformers other than Hunyuan's: Wan, LTX-Video and LTX-2, Cosmos, Anima, Kandinsky 5, CogVideoX, Mochi."""
+"""Video transformers: Wan, LTX-Video, LTX-2, Cosmos, Kandinsky 5, CogVideoX, Mochi; `_flux` has Hunyuan's."""
 
 from __future__ import annotations
 
