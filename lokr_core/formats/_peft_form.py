@@ -52,7 +52,7 @@ def peft_layout(
     alphas: dict[str, float] = {}
     for module, weights in modules.items():
         form, r = _form(weights, effective, both)
-        if is_reversed(form.w2) and form.w2.shape[2] > 1:
+        if is_reversed(form.w2.rank, form.w2.shape) and form.w2.shape[2] > 1:
             raise LoKrValueError(
                 "PEFT multiplies the factors of a Conv1d in reverse if w2 is whole",
                 module=module,

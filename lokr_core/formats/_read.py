@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError, blame
-from ..kronecker import Factor, core_name, is_finite
-from ..peft import CONFIG_NAME, PREFIX, StoredConfig, as_trained, is_reversed, stored_config, stored_configs
+from ..kronecker import Factor, core_name, is_finite, reversed_factors
+from ..peft import CONFIG_NAME, PREFIX, StoredConfig, is_reversed, stored_config, stored_configs
 from ._duplicates import drop_duplicates
 from ._keys import SortedKeys, describe, split_keys
 from ._naming import module_names, producer
@@ -154,13 +154,13 @@ def _weights(
             notes.append(f"{name} is stored whole and low-rank: the whole one is taken, as LyCORIS does")
     alpha = float(tensors["alpha"]) if "alpha" in tensors else None
     if config and alpha is None:
-        scaling, assumed = config.scaling(module, w1, w2)
+        scaling, assumed = config.scaling(module, w1.rank, w2.rank, w2.shape)
         notes += assumed
     else:
         scaling, own_notes = scaling_of(alpha, w1, w2, metadata)
         notes += own_notes
-    if alpha is None and peft and is_reversed(w2):
-        w1, w2 = as_trained(w1, w2)
+    if alpha is None and peft and is_reversed(w2.rank, w2.shape):
+        w1, w2 = reversed_factors(w1, w2)
         notes.append("PEFT trains a Conv1d's whole factors as w2 ⊗ w1, and so they are read")
     return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), alpha, tuple(dict.fromkeys(notes)))
 

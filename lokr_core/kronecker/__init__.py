@@ -14,6 +14,7 @@ from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
 from ._nearest import kron_norm, nearest_kron
 from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling, is_finite
+from ._reversed import reversed_factors, reversed_kron
 from ._steps import F_CONV
 from ._tiles import kron
 
@@ -46,6 +47,8 @@ __all__ = [
     "plain_autograd",
     "plus_kron",
     "rank_of",
+    "reversed_factors",
+    "reversed_kron",
     "split_rows",
 ]
 

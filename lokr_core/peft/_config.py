@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -12,8 +13,8 @@ from dataclasses import InitVar, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from .._files import replacing
 from ..errors import LoKrFileError, LoKrValueError, blame
-from ._folder import read_entries, write_entries
 from ._layout import CONFIG_NAME, is_lokr, matching_keys, regex
 
 # The fields that PEFT does not have, at their defaults.
@@ -254,3 +255,29 @@ def _is_number(value: object) -> bool:
 def _require(condition: bool, problem: str, expected: object, found: object) -> None:
     if not condition:
         raise LoKrValueError(problem, expected=expected, found=repr(found))
+
+
+def read_entries(text: str | bytes, source: str) -> dict[str, Any]:
+    """The fields in a configuration's text. Raises LoKrFileError, naming ``source``, if it is not a JSON object."""
+    try:
+        entries = json.loads(text)
+        if not isinstance(entries, dict):
+            raise ValueError(f"it is {type(entries).__name__}, not an object")
+    except (ValueError, RecursionError) as error:
+        raise LoKrFileError(
+            f"The adapter configuration cannot be read: {error}",
+            expected="a JSON object with r and alpha",
+            found=f"{source}: {text[:80]!r}",
+        ) from None
+    return entries
+
+
+def write_entries(folder: str | os.PathLike, entries: Mapping[str, object]) -> None:
+    """Write ``adapter_config.json`` into the folder, which is made if it is missing.
+
+    The order of the fields stays: of several patterns that match a module the first counts.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")

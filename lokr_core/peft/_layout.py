@@ -6,7 +6,7 @@ Facts of PEFT 0.21, with the file that each is from (paths below ``peft/``).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 
@@ -78,3 +78,12 @@ def is_whole(r: float, shape: tuple[int, ...]) -> bool:
 def whole_rank(*shapes: tuple[int, ...]) -> int:
     """The lowest rank at which PEFT stores factors of all these shapes whole."""
     return max(1, *(ceil(max(shape[:2]) / 2) for shape in shapes))
+
+
+def is_reversed(w2_rank: int | None, w2_shape: Sequence[int]) -> bool:
+    """Whether PEFT multiplies the factors as w2 ⊗ w1: a Conv1d whose w2 is whole, (k, n, kernel).
+
+    PEFT 0.21 (``tuners/lokr/layer.py: make_kron``) appends axes to w1 for a w2 of four axes only. For three,
+    ``torch.kron`` puts the missing axis in front, and the reshape to the weight's shape makes w2 the outer factor.
+    """
+    return w2_rank is None and len(w2_shape) == 3

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LoKrFileError, LoKrValueError, blame
-from ..kronecker import Factor, rank_of
-from ._config import LoKrConfig
-from ._folder import read_entries
+from ._config import LoKrConfig, read_entries
 from ._layout import CONFIG_NAME, METADATA_KEY, PREFIX, is_lokr, is_whole, matching_keys, names_module
 
 # All that a reader needs: other fields, and other values of them, may be a newer PEFT's.
@@ -48,19 +46,24 @@ class StoredConfig:
             )
         return config.rank_pattern.get(key, config.r), alpha, notes
 
-    def scaling(self, module: str, w1: Factor, w2: Factor) -> tuple[float, list[str]]:
-        """(alpha / r, notes), for whole factors too. Raises LoKrFileError if r differs from the tensors' rank."""
-        r, alpha, notes = self.r_and_alpha(module, rank_of(w1, w2))
-        for name, factor in (("w1", w1), ("w2", w2)):
-            if factor.rank is not None and factor.rank != r:
+    def scaling(
+        self, module: str, w1_rank: int | None, w2_rank: int | None, w2_shape: Sequence[int]
+    ) -> tuple[float, list[str]]:
+        """(alpha / r, notes), for whole factors (rank None) too.
+
+        Raises LoKrFileError if r differs from the tensors' rank.
+        """
+        r, alpha, notes = self.r_and_alpha(module, w1_rank if w2_rank is None else w2_rank)
+        for name, rank in (("w1", w1_rank), ("w2", w2_rank)):
+            if rank is not None and rank != r:
                 raise LoKrFileError(
                     f"PEFT's configuration contradicts the tensors: {name} has another rank",
                     expected=f"r = {r} (from {self.source})",
-                    found=f"rank {factor.rank}",
+                    found=f"rank {rank}",
                     hint="put the adapter_config.json of this very adapter beside it, or take the wrong one away: "
                     "then alpha = r is assumed",
                 )
-        if w2.rank is None and not is_whole(r, w2.shape):
+        if w2_rank is None and not is_whole(r, w2_shape):
             notes.append(f"w2 is whole although {self.source} says r = {r}: is it this adapter's?")
         return alpha / r, notes
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .._layers import kernel_axes, shape_of
 from ..adapter import LoKrWeights
-from ..kronecker import Factor, factorization, kron, rank_of
-from ..peft import LoKrConfig, as_trained, is_whole, reversed_kron
+from ..kronecker import Factor, factorization, kron, rank_of, reversed_factors, reversed_kron
+from ..peft import LoKrConfig, is_whole
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class AdapterShapes:
         """
         w1, w2 = self.factors(tensors)
         if self.swapped:
-            w1, w2 = as_trained(w1, w2)
+            w1, w2 = reversed_factors(w1, w2)
         rank = rank_of(w1, w2)
         return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), None if rank is None else scaling * rank)
 
