@@ -47,7 +47,8 @@ def apply_kron(
     if conv and w1.shape[0] % groups:
         # Rows of w1 straddle two groups: such a grouped weight is small, so it is built.
         return F_CONV[len(kernel)](x, kron(w1.materialize(), w2.materialize()) * scale, None, **conv)
-    plan, matrices = planned(w1.matrices, w2.matrices, conv)
+    # Few ranks in front pay where the last product accumulates.
+    plan, matrices = planned(w1.matrices, w2.matrices, conv, few_ranks=0)
     if not (isinstance(scale, (int, float)) and scale == 1):
         sizes = [matrix.numel() for matrix in matrices]
         smallest = sizes.index(min(sizes))

@@ -53,16 +53,15 @@ class Plan(NamedTuple):
         return z.reshape(*x.shape[:-1], channels)
 
 
-def linear_plan(first: Sequence[Shape], second: Sequence[Shape]) -> Plan:
+def linear_plan(first: Sequence[Shape], second: Sequence[Shape], few_ranks: int = FEW_RANKS) -> Plan:
     """The plan of a Linear from the shapes (rows, cols) of w1's and w2's matrices, in the order in which they act.
 
     >>> plan = linear_plan([(16, 16)], [(8, 64), (64, 8)])  # w1 (16, 16), w2 = a b of rank 8
     >>> plan.interleave(["w1"], ["b", "a"])
     ['b', 'w1', 'a']
     """
-    if is_compiling():  # a compiler warns of caches
-        return _linear_plan.__wrapped__(tuple(first), tuple(second), 0)
-    return _linear_plan(tuple(first), tuple(second), FEW_RANKS)
+    make = _linear_plan.__wrapped__ if is_compiling() else _linear_plan  # a compiler warns of caches
+    return make(tuple(first), tuple(second), few_ranks)
 
 
 def conv_plan(first: Sequence[Shape], second: Sequence[Shape], conv: Mapping[str, Any]) -> Plan:
@@ -132,12 +131,12 @@ def _all(value: int | str | Shape, number: int) -> bool:
 
 
 def planned(
-    first: Sequence[Tensor], second: Sequence[Tensor], conv: Mapping[str, Any] | None
+    first: Sequence[Tensor], second: Sequence[Tensor], conv: Mapping[str, Any] | None, few_ranks: int = FEW_RANKS
 ) -> tuple[Plan, list[Tensor]]:
     """(plan, matrices in its order) for w1's and w2's matrices; ``conv``: None for a Linear (see ``conv_plan``)."""
     shapes1, shapes2 = [matrix.shape for matrix in first], [matrix.shape for matrix in second]
     if conv is None:
-        plan = linear_plan(shapes1, shapes2)
+        plan = linear_plan(shapes1, shapes2, few_ranks)
         return plan, plan.interleave(first, second)
     plan = conv_plan(shapes1, shapes2, conv)
     pairs = zip(plan.steps, plan.interleave(first, second), strict=True)

@@ -119,7 +119,7 @@ class FromRanks(Step):
             ranks = z.reshape(z.size(0), -1).T  # (positions * l, rank)
             y.view(-1, matrix.size(0)).addmm_(ranks, turned, alpha=scale)
         else:
-            _add_columns_(y, z.permute(2, 1, 0), turned, scale)
+            _add_columns_(y, z.permute(2, 1, 0).contiguous(), turned, scale)
 
     def gradients(self, z: Tensor, matrix: Tensor, g: Tensor, of_z: bool, of_matrix: bool) -> Pair:
         g_z = ToRanks(self.chunk)(g, matrix.T) if of_z else None  # (rank, positions, l)
