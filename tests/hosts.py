@@ -1,4 +1,4 @@
-"""Real hosts, for tests and benchmarks: found where the user has them, started, talked to as their page does."""
+"""Real hosts, for tests and benchmarks: found where users install them, started, and called over HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 @contextmanager
 def started(command: list, folder: Path, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """A process that runs while the block does; what it prints goes to ``log``."""
+    """A process that runs while the block runs; its output goes to ``log``."""
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
         try:
@@ -48,7 +48,7 @@ class ComfyUI:
         return {**os.environ, "COMFYUI_PATH": str(self.path)}
 
     def run(self, base: Path, *jobs: dict) -> None:
-        """Do ``jobs`` (see comfyui/in_host.py) in ComfyUI's interpreter, with this project as a custom node."""
+        """Run ``jobs`` (see comfyui/in_host.py) in ComfyUI's interpreter, with this project as a custom node."""
         base_directory(base)
         work = base / "jobs.json"
         work.write_text(json.dumps(jobs))
@@ -60,7 +60,7 @@ class ComfyUI:
 
     @contextmanager
     def serve(self, base: Path, *arguments: str) -> Iterator[Server]:
-        """A real server on 127.0.0.1 with ``base`` as its base directory, ended at the end."""
+        """A real server on 127.0.0.1 with ``base`` as its base directory, stopped after the block."""
         base_directory(base)
         port = free_port()
         command = [self.python, "main.py", "--cpu", "--base-directory", base, "--disable-auto-launch"]
@@ -74,27 +74,27 @@ class ComfyUI:
 
 @dataclass(frozen=True)
 class Server:
-    """A running ComfyUI, talked to over HTTP as its page does."""
+    """A running ComfyUI, called over HTTP as its page does."""
 
     url: str
     base: Path
 
     def wait_until_up(self, process: subprocess.Popen, log: Path) -> None:
-        for _ in range(600):
+        for _ in range(1500):
             try:
                 self.get("/system_stats")
                 return
             except OSError:
                 assert process.poll() is None, log.read_text()[-6000:]
                 time.sleep(0.2)
-        raise AssertionError(f"ComfyUI is not up after two minutes:\n{log.read_text()[-6000:]}")
+        raise AssertionError(f"ComfyUI is not up after five minutes:\n{log.read_text()[-6000:]}")
 
     def get(self, path: str):
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return json.loads(answer.read())
 
     def queue(self, prompt: dict) -> dict:
-        """Queue a prompt; what ComfyUI answers: a prompt_id, or the errors it found before running anything."""
+        """Queue a prompt. Returns ComfyUI's answer: a prompt_id, or the errors of its validation."""
         request = urllib.request.Request(self.url + "/prompt", json.dumps({"prompt": prompt}).encode())
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -103,10 +103,10 @@ class Server:
             return json.loads(error.read())
 
     def run(self, prompt: dict) -> dict:
-        """Queue a prompt and wait for its end; its entry in the history."""
+        """Queue a prompt and wait for its end. Returns its entry in the history."""
         answer = self.queue(prompt)
         assert "prompt_id" in answer, answer
-        for _ in range(1200):
+        for _ in range(3000):
             history = self.get(f"/history/{answer['prompt_id']}")
             if history:
                 return history[answer["prompt_id"]]
@@ -124,7 +124,8 @@ class A1111:
 
     @contextmanager
     def serve(self, base: Path, *arguments: str, page: bool = False) -> Iterator[WebServer]:
-        """A real server on 127.0.0.1 with ``base`` as its data directory, ended at the end; ``page``: not API alone.
+        """A real server on 127.0.0.1 with ``base`` as its data directory, stopped after the block; ``page``: with the
+        page, not the API alone.
 
         This project lies in its ``extensions``; models/LoKr, models/Lora and models/LyCORIS are there for adapters.
         """
@@ -149,16 +150,16 @@ class A1111:
 
 @dataclass(frozen=True)
 class WebServer:
-    """A running A1111 or Forge, talked to over its API."""
+    """A running A1111 or Forge, called over its API."""
 
     url: str
     base: Path
     log: Path
 
     def wait_until_up(self, process: subprocess.Popen) -> None:
-        for _ in range(900):
+        for _ in range(1500):
             try:
-                # Not before it says so: asked while it puts its routes together, it ends with an exception.
+                # Not before its log has this line: asked while it puts its routes together, it raises and ends.
                 if "Startup time:" in self.log.read_text(errors="replace"):
                     self.get("/sdapi/v1/options")
                     return
@@ -166,7 +167,7 @@ class WebServer:
                 pass
             assert process.poll() is None, self.log.read_text()[-6000:]
             time.sleep(0.2)
-        raise AssertionError(f"It is not up after three minutes:\n{self.log.read_text()[-6000:]}")
+        raise AssertionError(f"It is not up after five minutes:\n{self.log.read_text()[-6000:]}")
 
     def get(self, path: str, **query: str):
         url = self.url + path + ("?" + urllib.parse.urlencode(query) if query else "")

@@ -25,7 +25,7 @@ class Front:
     errors: list[str] = field(default_factory=list)
 
     def open(self) -> Front:
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("dialog", lambda dialog: dialog.accept())  # "leave this page?"
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(self.url)

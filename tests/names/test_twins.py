@@ -53,7 +53,6 @@ def test_an_update_by_our_names_does_the_same_in_both_twins(arch: str, results: 
     assert result["updated"] <= RUNS[arch], "the update went to other places in ComfyUI's twin"
 
 
-@pytest.mark.every_value
 @pytest.mark.parametrize("maker", ["peft", "lycoris"])
 @pytest.mark.parametrize("arch", RUNS)
 def test_a_trainers_file_does_the_same_in_comfyuis_twin(arch: str, maker: str, results: Path) -> None:
