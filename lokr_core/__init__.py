@@ -8,13 +8,14 @@
 
 from .adapter import Adapter, LoKrWeights
 from .errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrShapeError, LoKrValueError
-from .formats import load_adapter, save_adapter
+from .formats import load_adapter
 from .handle import Handle
 from .kronecker import Factor, factorization
 from .live import LiveHandle, attach
 from .matching import Match, Report, Target, foreign_places, resolve, weight_name
 from .merge import MergeHandle, merge_adapter
 from .names import Slot
+from .saving import save_adapter
 
 other_places = foreign_places  # an alias: its name in 0.1.0
 

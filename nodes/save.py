@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..lokr_core.errors import LoKrValueError
-from ..lokr_core.formats import save_adapter
+from ..lokr_core.saving import save_adapter
 from ..lokr_core.tools import EXACT, OVERLAPS, Term, combine
 from .apply import LoKrPatch
 from .inputs import CATEGORY

@@ -1,23 +1,17 @@
-"""Files of every producer, read into an ``Adapter`` and written back."""
+"""Files of every producer, read into an ``Adapter``."""
 
 from ._keys import SortedKeys, describe, split_keys
 from ._naming import module_names, producer
-from ._peft_form import peft_layout
-from ._producers import SPELLINGS
 from ._read import load_adapter, parse_adapter
-from ._rename import rename
-from ._write import save_adapter
+from ._scaling import scaling_of
 
 __all__ = [
-    "SPELLINGS",
     "SortedKeys",
     "describe",
     "load_adapter",
     "module_names",
     "parse_adapter",
-    "peft_layout",
     "producer",
-    "rename",
-    "save_adapter",
+    "scaling_of",
     "split_keys",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrFileError
-from ._keys import same_numbers
+from ..kronecker import same_numbers
 
 
 def drop_duplicates(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> list[str]:

@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ..adapter import Foreign, ForeignModule, ModuleName
 from ..errors import LoKrFileError
+from ..kronecker import same_numbers
 from ._producers import ALGORITHMS, WHOLE_FILES
 
 # ``MODULE.lokr_w1``; ``MODULE.lokr_w1.ADAPTER`` in the state dict of a PEFT model; and ``MODULE_lokr_w1``, which
@@ -93,12 +93,6 @@ def split_keys(tensors: Mapping[str, Tensor]) -> SortedKeys:
             found.lokr[module][name] = rest.pop(key)
     found.foreign = _foreign(rest)
     return found
-
-
-def same_numbers(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal; on the meta device, whether their shapes and dtypes are."""
-    alike = one.shape == other.shape and one.dtype == other.dtype
-    return alike and (one.is_meta or other.is_meta or torch.equal(one, other))
 
 
 def _foreign(tensors: dict[str, Tensor]) -> Foreign:

@@ -13,7 +13,7 @@ from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
 from ._nearest import kron_norm, nearest_kron
-from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling, is_finite
+from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling, is_finite, same_numbers
 from ._reversed import reversed_factors, reversed_kron
 from ._steps import F_CONV
 from ._tiles import kron
@@ -49,6 +49,7 @@ __all__ = [
     "rank_of",
     "reversed_factors",
     "reversed_kron",
+    "same_numbers",
     "split_rows",
 ]
 

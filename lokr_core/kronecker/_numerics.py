@@ -77,3 +77,9 @@ def is_finite(tensor: Tensor) -> bool:
     if not _has_aminmax(tensor.dtype):
         parts = (part.float() for part in parts)
     return all(math.isfinite(number) for part in parts if part.numel() for number in torch.aminmax(part))
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal; on the meta device, whether their shapes and dtypes are."""
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return alike and (one.is_meta or other.is_meta or torch.equal(one, other))

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..display import progress_bar
-from ..formats import SPELLINGS, save_adapter
+from ..saving import SPELLINGS, save_adapter
 from ._loop import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, train
 from ._processes import processes
 

@@ -12,9 +12,10 @@ from torch import nn
 
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrValueError, blame
-from ..formats import SPELLINGS, load_adapter, peft_layout, rename
+from ..formats import load_adapter
 from ..matching import Target
 from ..peft import LoKrConfig
+from ..saving import SPELLINGS, peft_layout, rename
 from ._layer import LoKrLayer
 from ._model import LoKrModel
 from ._shapes import AdapterShapes

@@ -17,7 +17,7 @@ from lokr_core import (
     merge_adapter,
     save_adapter,
 )
-from lokr_core.formats import SPELLINGS
+from lokr_core.saving import SPELLINGS
 from lokr_core.tuner import load_lokr_model
 from tests.interchange.making import BOTH, FORMS, LOW, WHOLE, Layers, adapter_for
 

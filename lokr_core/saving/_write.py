@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from .._files import read_header, save_tensors
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrValueError, blame
+from ..formats import scaling_of
 from ..kronecker import Factor
 from ..matching import Target
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
 from ._peft_form import peft_layout
-from ._producers import Spelling, spelling_of
 from ._rename import Renamed, rename
-from ._scaling import scaling_of
+from ._spellings import Spelling, spelling_of
 
 
 class HoldsAdapter(Protocol):

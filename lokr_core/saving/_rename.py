@@ -15,7 +15,7 @@ from ..errors import LoKrMatchError, LoKrShapeError, LoKrValueError, blame
 from ..kronecker import Factor
 from ..matching import Match, SubModel, Target, foreign_places, resolve
 from ..names import DIFFUSERS, ORIGINAL, TEXT_ENCODERS, UNETS, Slot, spelled
-from ._producers import OWN, TRAINED, Spelling
+from ._spellings import OWN, TRAINED, Spelling
 
 _UNET = re.compile(r"(?:down|up|mid)_block")
 _TEXT = re.compile(r"(?:text_model[._])?(?:encoder[._](?:layers?|block)|model[._]layers)[._]|text_model[._]")
