@@ -18,21 +18,21 @@ TEXTS = ("0.25", "jÅg", "ΔW/W", "夜景", "style 夜景 Δ", "a\nb", "")
 @pytest.fixture(params=["the system's fonts", "Pillow's font", "the bitmap of Pillow before 10.1"])
 def fonts(request, monkeypatch):
     """Each kind of font that a host may have."""
-    caches = (_text._drawable, _text._typeface, _text._default)
-    for cache in caches:
-        cache.cache_clear()
+    _text._drawable.cache_clear()
+    _text._fonts.cache_clear()
     if request.param != "the system's fonts":
-        monkeypatch.setattr(_text, "_TYPEFACES", {})
+        monkeypatch.setattr(_text, "_TYPEFACES", ())
     if "bitmap" in request.param:
         bitmap = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)()
-        monkeypatch.setattr(_text, "_default", lambda size: bitmap)
+        monkeypatch.setattr(_text, "_fonts", lambda size: [bitmap])
     yield request.param
-    for cache in caches:
-        cache.cache_clear()
+    monkeypatch.undo()
+    _text._drawable.cache_clear()
+    _text._fonts.cache_clear()
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("align", ["left", "middle", "right"])
+@pytest.mark.parametrize("align", [0, 0.5, 1])
 def test_text_keeps_within_its_width(fonts, text, align):
     image = Image.new("RGB", (400, 40))
     draw_text(ImageDraw.Draw(image), text, (200, 20), 18, (255, 255, 255), align)
@@ -40,7 +40,7 @@ def test_text_keeps_within_its_width(fonts, text, align):
     assert bool(rows.size) == bool(text), "the text is seen"
     if text:
         width = text_width(text, 18)
-        left = 200 - {"left": 0, "middle": width / 2, "right": width}[align]
+        left = 200 - width * align
         assert left - 1 <= columns.min() and columns.max() <= left + width + 1
         assert rows.min() > 0 and rows.max() < 39
 
@@ -52,7 +52,7 @@ def test_a_letter_without_a_font_is_written_as_its_escape(fonts):
 
 
 def test_a_font_that_has_all_letters_comes_first(monkeypatch):
-    monkeypatch.setattr(_text, "_fonts", lambda size: iter(["latin", "some", "all", "more"]))
+    monkeypatch.setattr(_text, "_fonts", lambda size: ["latin", "some", "all", "more"])
     letters = {"latin": "a", "some": "a夜", "all": "a夜景", "more": "a夜景Δ"}
     monkeypatch.setattr(_text, "_has", lambda font, letter: letter in letters[font])
     _text._drawable.cache_clear()

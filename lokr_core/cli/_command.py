@@ -16,7 +16,8 @@ import torch
 from ..demo import run_demo
 from ..display import progress_bar
 from ..errors import LoKrError
-from ..formats import load_adapter, save_adapter
+from ..formats import load_adapter
+from ..saving import save_adapter
 from ..inspection import inspect_adapter
 from ..tools import EXACT, OVERLAPS, Term, apply_to_file, check_file, combine, version
 from ._train import add_train_arguments, train_on_pictures
@@ -96,18 +97,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _apply(options: argparse.Namespace) -> int:
     with progress_bar("merging") as progress:
-        report = apply_to_file(
-            options.model,
-            options.adapter,
-            options.output,
-            options.strength,
-            DTYPES.get(options.dtype),
-            progress,
-            options.overwrite_model,
-        )
+        files, dtype = (options.model, options.adapter, options.output), DTYPES.get(options.dtype)
+        report = apply_to_file(*files, options.strength, dtype, progress, options.overwrite_model)
     _show(report, options)
-    if not options.json:
-        print(f"written: {options.output}")
     return OK
 
 
@@ -128,8 +120,6 @@ def _combine(options: argparse.Namespace) -> int:
     combined = combine([_term(text) for text in options.files], options.overlap)
     save_adapter(combined.adapter, options.output, DTYPES.get(options.dtype))
     _show(combined, options)
-    if not options.json:
-        print(f"written: {options.output}")
     return OK
 
 
@@ -154,6 +144,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _show(result, options: argparse.Namespace) -> None:
     print(json.dumps(result.as_dict(), indent=2) if options.json else result.text(), flush=True)
+    if hasattr(options, "output") and not options.json:
+        print(f"written: {options.output}")
 
 
 @contextmanager

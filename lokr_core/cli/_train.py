@@ -6,22 +6,10 @@ import argparse
 
 import torch
 
-from .. import get_lokr_model
+from .. import get_lokr_model, training
+from .._files import save_tensors
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
-from ..training import (
-    FLUX_TARGETS,
-    FLUX_WIDTH,
-    Trained,
-    add_arguments,
-    flow_matching_loss,
-    latents_of,
-    load_pictures,
-    prompt_embedding,
-    run,
-    save_for_comfyui,
-    small_flux,
-)
 
 BASE_NAME = "base.safetensors"
 
@@ -29,7 +17,7 @@ BASE_NAME = "base.safetensors"
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lokr train``."""
     parser.add_argument("folder", metavar="FOLDER", help="pictures; a text file of the same name is a caption")
-    add_arguments(parser, "lokr-training", format="comfyui")
+    training.add_arguments(parser, "lokr-training", format="comfyui")
     parser.add_argument(
         "--size", type=int, default=64, help="pixels of a picture's side, a multiple of 16 (%(default)s)"
     )
@@ -38,19 +26,21 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factor", type=int, default=-1, help="decompose_factor of LoKrConfig (%(default)s)")
 
 
-def train_on_pictures(options: argparse.Namespace) -> Trained | None:
+def train_on_pictures(options: argparse.Namespace) -> training.Trained | None:
     """Train as the options of ``add_train_arguments`` say; returns None in every process but the first.
 
-    Writes the adapter, and the model itself under the names that ComfyUI reads, to ``options.out``. Raises LoKrError
+    Writes the adapter and the model itself, in diffusers' names, to ``options.out``. Raises LoKrError
     if an option is out of range, a picture cannot be read or the folder cannot be written.
     """
     if options.size < 16 or options.size % 16:
         raise LoKrValueError("--size must be a multiple of 16", expected="16, 32, 48, ...", found=options.size)
-    pictures, captions = load_pictures(options.folder, options.size)
-    config = LoKrConfig(options.rank, options.alpha, decompose_factor=options.factor, target_modules=FLUX_TARGETS)
-    base = small_flux()
+    pictures, captions = training.load_pictures(options.folder, options.size)
+    rank, alpha, factor = options.rank, options.alpha, options.factor
+    config = LoKrConfig(rank, alpha, decompose_factor=factor, target_modules=training.FLUX_TARGETS)
+    base = training.small_flux()
     torch.manual_seed(options.seed)
-    loss_of = flow_matching_loss(latents_of(pictures), prompt_embedding(captions, FLUX_WIDTH))
+    latents, prompts = training.latents_of(pictures), training.prompt_embedding(captions, training.FLUX_WIDTH)
     options.out.mkdir(parents=True, exist_ok=True)
-    save_for_comfyui(base, options.out / BASE_NAME)
-    return run(get_lokr_model(base, config), loss_of, len(pictures), options)
+    save_tensors(base.state_dict(), options.out / BASE_NAME)
+    loss_of = training.flow_matching_loss(latents, prompts)
+    return training.run(get_lokr_model(base, config), loss_of, len(pictures), options)

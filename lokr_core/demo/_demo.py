@@ -22,7 +22,8 @@ from .._files import save_tensors
 from ..adapter import Adapter
 from ..display import Progress, draw_text, human_bytes
 from ..errors import LoKrFileError
-from ..formats import load_adapter, save_adapter
+from ..formats import load_adapter
+from ..saving import save_adapter
 from ..merge import merge_adapter
 from ..peft import LoKrConfig
 from ._scenes import GRID, day, night, points
@@ -204,7 +205,7 @@ def _strip(pictures: list[tuple[float, Tensor]], target: Tensor) -> Image.Image:
     canvas = ImageDraw.Draw(strip)
     for number, (label, picture) in enumerate(tiles):
         left = _GAP + number * (_TILE + _GAP)
-        draw_text(canvas, label, (left + _TILE / 2, _TOP / 2), 18, (235, 235, 235), "middle")
+        draw_text(canvas, label, (left + _TILE / 2, _TOP / 2), 18, (235, 235, 235), 0.5)
         strip.paste(_image(picture), (left, _TOP))
         strip.paste(_image(_heat((picture - base).square().mean(1).sqrt())), (left, _TOP + _TILE + _GAP))
     return strip

@@ -68,7 +68,7 @@ class Grid:
         canvas = ImageDraw.Draw(whole)
         draw_text(canvas, self.title, (gap, line / 2), size, _INK)
         for number, column in enumerate(self.columns):
-            draw_text(canvas, column, (left + (number + 0.5) * width, 1.5 * line), size, _INK, "middle")
+            draw_text(canvas, column, (left + (number + 0.5) * width, 1.5 * line), size, _INK, 0.5)
         for number, row in enumerate(self.rows):
             draw_text(canvas, row, (gap, 2 * line + (number + 0.5) * height), size, _INK)
         for number, image in enumerate(images):

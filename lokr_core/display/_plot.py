@@ -28,10 +28,10 @@ def plot_losses(losses: Sequence[float], path: str | os.PathLike) -> None:
     for value in np.linspace(low, high, 5):
         y = _y(value, low, high)
         canvas.line([(_LEFT, y), (_WIDTH - _RIGHT, y)], _GRID)
-        draw_text(canvas, f"{value:.3g}", (_LEFT - 8, y), _SIZE, _INK, "right")
+        draw_text(canvas, f"{value:.3g}", (_LEFT - 8, y), _SIZE, _INK, 1)
     draw_text(canvas, "1", (_LEFT, _HEIGHT - _BOTTOM + 12), _SIZE, _INK)
-    draw_text(canvas, str(len(losses)), (_WIDTH - _RIGHT, _HEIGHT - _BOTTOM + 12), _SIZE, _INK, "right")
-    draw_text(canvas, "step", ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 12), _SIZE, _INK, "middle")
+    draw_text(canvas, str(len(losses)), (_WIDTH - _RIGHT, _HEIGHT - _BOTTOM + 12), _SIZE, _INK, 1)
+    draw_text(canvas, "step", ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 12), _SIZE, _INK, 0.5)
     draw_text(canvas, "loss", (8, 10), _SIZE, _INK)
     for line, color, width in ((values, _EACH, 1), (_running_mean(values, max(1, values.size // 20)), _MEAN, 2)):
         if line.size == 1:

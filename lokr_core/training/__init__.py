@@ -5,7 +5,7 @@ from ._loop import Batch, TrainSettings, train
 from ._losses import flow_matching_loss, noise_loss, prompt_embedding
 from ._pictures import load_pictures
 from ._processes import Processes, processes
-from ._small_model import FLUX_TARGETS, FLUX_WIDTH, latents_of, save_for_comfyui, small_flux
+from ._small_model import FLUX_TARGETS, FLUX_WIDTH, latents_of, small_flux
 
 __all__ = [
     "FLUX_TARGETS",
@@ -22,7 +22,6 @@ __all__ = [
     "processes",
     "prompt_embedding",
     "run",
-    "save_for_comfyui",
     "small_flux",
     "train",
 ]

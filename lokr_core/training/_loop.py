@@ -115,14 +115,24 @@ def train(
     optimizer = _adamw([p for p in model.parameters() if p.requires_grad], settings)
     # Rank and module dropout draw one mask for the whole batch, so every process must draw the same.
     torch.manual_seed(settings.seed)
-    checkpoint = _Checkpoint(out, model, optimizer, processes, settings, examples)
-    losses = checkpoint.load()
+    if processes.is_first:
+        out.mkdir(parents=True, exist_ok=True)
+    state, same = out / STATE_NAME, {"seed": settings.seed, "batch_size": settings.batch_size, "examples": examples}
+    losses = load_state(state, model, optimizer, processes, same)["losses"] if state.exists() else []
     model.train()
     for batch in _batches(settings, examples, len(losses), processes):
-        losses.append(_step(model, loss_of, batch, optimizer, processes))
+        loss = loss_of(model, batch)
+        losses.append(_checked(processes.mean(loss), batch.step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         if len(losses) % settings.save_every == 0 or len(losses) == settings.steps:
+            # The state last: if interrupted before it, these steps are repeated and the other files written again.
             save(processes.is_first)
-            checkpoint.save(losses)
+            if processes.is_first:
+                _write_losses(losses, out)
+            save_state(state, model, optimizer, processes, {**same, "losses": losses})
+            processes.wait()
         if progress:
             progress(len(losses), settings.steps)
     return losses
@@ -151,64 +161,21 @@ def _adamw(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.opt
         return torch.optim.AdamW(parameters, rate, weight_decay=decay)
 
 
-def _step(
-    model: nn.Module,
-    loss_of: Callable[[nn.Module, Batch], Tensor],
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    processes: Processes,
-) -> float:
-    """One step of the optimizer; returns the mean loss over all processes."""
-    loss = loss_of(model, batch)
-    mean = processes.mean(loss)
-    if not math.isfinite(mean):
+def _checked(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
         raise LoKrValueError(
-            f"The loss of step {batch.step + 1} is not a finite number",
-            found=mean,
+            f"The loss of step {step + 1} is not a finite number",
+            found=loss,
             hint="resume from the last checkpoint with a lower learning rate",
         )
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return mean
+    return loss
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """The files in ``out`` that a training resumes from, and its losses."""
-
-    out: Path
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    processes: Processes
-    settings: TrainSettings
-    examples: int
-
-    @property
-    def _same(self) -> dict[str, int]:
-        """What must not change between two runs."""
-        return {"seed": self.settings.seed, "batch_size": self.settings.batch_size, "examples": self.examples}
-
-    def load(self) -> list[float]:
-        """Restore the state, if there is one; returns the losses so far."""
-        path = self.out / STATE_NAME
-        if path.exists():
-            return list(load_state(path, self.model, self.optimizer, self.processes, self._same)["losses"])
-        if self.processes.is_first:
-            self.out.mkdir(parents=True, exist_ok=True)
-        return []
-
-    def save(self, losses: list[float]) -> None:
-        """Write the losses, their plot and the state."""
-        if self.processes.is_first:
-            with replacing(self.out / LOSSES_NAME) as temporary:
-                temporary.write_text(json.dumps(losses))
-            with replacing(self.out / PICTURE_NAME) as temporary:
-                plot_losses(losses, temporary)
-        # The state last: if interrupted before it, these steps are repeated and the other files written again.
-        progress = {**self._same, "losses": losses}
-        save_state(self.out / STATE_NAME, self.model, self.optimizer, self.processes, progress)
-        self.processes.wait()
+def _write_losses(losses: list[float], out: Path) -> None:
+    with replacing(out / LOSSES_NAME) as temporary:
+        temporary.write_text(json.dumps(losses))
+    with replacing(out / PICTURE_NAME) as temporary:
+        plot_losses(losses, temporary)
 
 
 def _batches(settings: TrainSettings, examples: int, done: int, processes: Processes) -> Iterator[Batch]:

@@ -6,15 +6,11 @@ names and kinds of its layers are those of the large one, and so is all that hap
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._files import save_tensors
 from ..errors import LoKrError
-from ..names import ORIGINAL, Slot, spelled
 
 FLUX_WIDTH = 768
 """Width of the text embeddings that it takes."""
@@ -59,23 +55,3 @@ def latents_of(pictures: Tensor) -> Tensor:
     """
     small = F.pixel_unshuffle(F.avg_pool2d(pictures, 4), 2)  # (n, 12, size / 8, size / 8)
     return F.pad(small, (0, 0, 0, 0, 0, _CHANNELS - small.shape[1]))
-
-
-def save_for_comfyui(model: nn.Module, path: Path) -> None:
-    """Write a diffusers model under the original names, as ComfyUI's "Load Diffusion Model" reads them.
-
-    Raises LoKrFileError if ``path`` cannot be written.
-    """
-    state = model.state_dict()
-    names = spelled({name: tuple(tensor.shape) for name, tensor in state.items()}, ORIGINAL)
-    tensors = {}
-    for name, slots in names.items():
-        for parameter in ("weight", "bias"):
-            if all(f"{slot.module}.{parameter}" in state for slot in slots):
-                tensors[f"{name}.{parameter}"] = torch.cat([_part(state, slot, parameter) for slot in slots])
-    save_tensors(tensors, path)
-
-
-def _part(state: dict[str, Tensor], slot: Slot, parameter: str) -> Tensor:
-    tensor = state[f"{slot.module}.{parameter}"]
-    return tensor.roll(len(tensor) // 2, 0) if slot.swap else tensor

@@ -67,7 +67,15 @@ def load_state(
         ) from None
     parameters = {key[len(_MODEL) :]: t for key, t in tensors.items() if key.startswith(_MODEL)}
     _check_parameters(parameters, model, path)
-    _check_settings(progress, same, path)
+    found = {name: progress.get(name) for name in same}
+    if found != same:
+        raise LoKrFileError(
+            "This folder holds a training with other settings",
+            file=path,
+            expected=same,
+            found=found,
+            hint="resume it with its own settings, or train into another folder",
+        )
     _restore(model, optimizer, parameters, tensors, groups)
     # The generators are alike in all processes (see ``train``).
     torch.set_rng_state(tensors[_RANDOM + "cpu"])
@@ -76,13 +84,7 @@ def load_state(
     return progress
 
 
-def _restore(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, Tensor],
-    tensors: Mapping[str, Tensor],
-    groups: list[dict[str, Any]],
-) -> None:
+def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict, tensors: dict, groups: list) -> None:
     state: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
     for key, tensor in tensors.items():
         if key.startswith(_OPTIMIZER):
@@ -108,18 +110,6 @@ def _torch_state() -> ModuleType:
     except ImportError:
         raise LoKrError("This torch cannot save a training", expected="torch 2.2", found=torch.__version__) from None
     return state_dict
-
-
-def _check_settings(progress: Mapping[str, Any], same: Mapping[str, Any], path: Path) -> None:
-    found = {name: progress.get(name) for name in same}
-    if found != same:
-        raise LoKrFileError(
-            "This folder holds a training with other settings",
-            file=path,
-            expected=same,
-            found=found,
-            hint="resume it with its own settings, or train into another folder",
-        )
 
 
 def _check_parameters(parameters: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lokr_core import LoKrConfig, get_lokr_model, save_adapter
 from lokr_core.cli._command import main
-from lokr_core.training import FLUX_TARGETS, save_for_comfyui, small_flux
+from lokr_core.names import ORIGINAL, Slot, spelled
+from lokr_core.training import FLUX_TARGETS, small_flux
 from tests.hosts import base_directory
 
 pytest.importorskip("diffusers", reason="diffusers makes the model that is trained")
 FORMATS = ("comfyui", "kohya", "lycoris", "diffusers", "peft")
 CORE = ("comfyui", "kohya")
 MODEL = "flux-float32.safetensors"
+
+
+def save_for_comfyui(model: torch.nn.Module, path: Path) -> None:
+    """Write a diffusers model under the original names."""
+    state = model.state_dict()
+    names = spelled({name: tuple(tensor.shape) for name, tensor in state.items()}, ORIGINAL)
+    tensors = {}
+    for name, slots in names.items():
+        for parameter in ("weight", "bias"):
+            if all(f"{slot.module}.{parameter}" in state for slot in slots):
+                tensors[f"{name}.{parameter}"] = torch.cat([part(state, slot, parameter) for slot in slots])
+    save_file(tensors, path)
+
+
+def part(state: dict[str, torch.Tensor], slot: Slot, parameter: str) -> torch.Tensor:
+    tensor = state[f"{slot.module}.{parameter}"]
+    return tensor.roll(len(tensor) // 2, 0) if slot.swap else tensor
 
 
 @pytest.fixture(scope="module")
