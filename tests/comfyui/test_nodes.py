@@ -202,9 +202,9 @@ def test_tags_in_a_prompt_are_loaded_and_taken_out(server):  # noqa: F811
     ("text", "said"),
     [
         ("<lokr:style:much>", "A tag's strength is not a number: 'much'"),
-        ("<lokr:style:nan>", "no number"),
+        ("<lokr:style:nan>", "not a number"),
         ("<lokr:>", "names no adapter"),
-        ("<lokr:style:1:1:1>", "two strengths at most"),
+        ("<lokr:style:1:1:1>", "at most two strengths"),
         ("<lokr:style:weight=1>", "Unknown option of a tag: 'weight'"),
         ("<lokr:stile:1>", "near: style.safetensors"),
     ],
