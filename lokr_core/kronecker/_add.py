@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ._factor import Factor, fit
+from ._factor import Device, Factor, fit
 from ._numerics import LEAST_BLOCK, SHORT_RUN, compute_dtype, full_precision
 from ._tiles import add_block_, blocks, check_dtype, kron, kron_view
 
@@ -28,8 +28,8 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     tensor([[0.5000, 0.0000, 1.0000, 0.0000],
             [0.0000, 0.5000, 0.0000, 1.0000]])
 
-    Raises LoKrShapeError where the product does not have the weight's shape, LoKrValueError where the weight's dtype
-    cannot be added to.
+    Raises LoKrShapeError if the product does not have the weight's shape, LoKrValueError if the weight is quantised or
+    complex.
     """
     check_dtype(weight)
     w1, w2 = fit(Factor.of(w1), Factor.of(w2), tuple(weight.shape))
@@ -45,9 +45,9 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
         and w2.representable_in(weight.dtype)
     )
     add = _addcmul_ if exact else _add_by_blocks_
-    # A half ``b`` is turned to the weight's dtype and device whole, however few rows of the factor are asked for.
+    # `Factor.materialize_rows` casts all of `b` even for a few rows, so wide factors are cut into column ranges first.
     b_budget = max(weight.numel() * weight.element_size() // (16 * compute.itemsize), LEAST_BLOCK)
-    n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.b.numel())
+    n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.halves[1].numel())
     with full_precision(weight.device):
         for at in range(0, w2.shape[1], n_step):
             columns = w2 if n_step >= w2.shape[1] else w2.narrow_cols(at, min(n_step, w2.shape[1] - at))
@@ -57,7 +57,7 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
 
 @lru_cache
 def _rounds_once(dtype: torch.dtype) -> bool:
-    """Whether the CPU's addcmul does, for a half precision; torch 2.1's rounds fp16 after each step."""
+    """Whether the CPU's addcmul rounds once in that half precision; torch 2.1's rounds fp16 after each step."""
     weight, a, b = torch.randn(3, 256, generator=torch.Generator().manual_seed(0)).to(dtype)
     exact = torch.addcmul(weight.double(), a.double(), b.double(), value=0.35)
     least = (exact.to(dtype) - exact).abs().sum()
@@ -65,7 +65,7 @@ def _rounds_once(dtype: torch.dtype) -> bool:
 
 
 def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
-    """``add_kron_`` where the factors can be had in the weight's dtype: one pass over the weight, no scratch."""
+    """``add_kron_`` if the factors are exact in the weight's dtype: one pass over the weight, no scratch."""
     dtype, device = view.dtype, view.device
     l, k, m = view.shape[:3]
     run = prod(view.shape[3:])
@@ -81,22 +81,32 @@ def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
 
 
 def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
-    """``add_kron_`` where a half precision weight meets finer factors: each block passes through fp32."""
+    """``add_kron_`` of a half precision weight and finer factors: each block passes through fp32."""
     dtype, device = compute_dtype(view.dtype), view.device
-    scratch, last = None, None
+    scratch: Tensor | None = None
+    w2_rows: Tensor | None = None
+    last = None
     for i, j in blocks(view):
-        if j != last:  # a low-rank factor's rows are a product: made once for all blocks that use them
-            w2_rows = None  # the last ones go before the next ones come
+        if (
+            w2_rows is None or j != last
+        ):  # a low-rank factor's rows are a product: computed once for all blocks that use them
+            w2_rows = None  # free the last ones first
             w2_rows, last = w2.materialize_rows(j.start, j.stop, dtype, device), j
         block = view[i, j]
-        if scratch is None:  # the first block is the largest; one scratch for all, since fresh memory is slow
+        if scratch is None:  # the first block is the largest; one scratch for all, since new memory is slow
             scratch = torch.empty(block.numel(), dtype=dtype, device=device)
         wide = scratch[: block.numel()].view(block.shape).copy_(block)
         add_block_(wide, w1.materialize_rows(i.start, i.stop, dtype, device), w2_rows, scale)
         block.copy_(wide)
 
 
-def materialize(w1: Factor | Tensor, w2: Factor | Tensor, dtype: torch.dtype | None = None, device=None) -> Tensor:
-    """w1 ⊗ w2 built whole, differentiable: for tests and for weights so small that it does not matter."""
+def materialize(
+    w1: Factor | Tensor, w2: Factor | Tensor, dtype: torch.dtype | None = None, device: Device = None
+) -> Tensor:
+    """w1 (l, m) ⊗ w2 (k, n, *kernel) built whole, (l*k, m*n, *kernel), differentiable: for tests and small weights.
+
+    >>> materialize(torch.ones(2, 3), torch.ones(4, 5, 3, 3)).shape
+    torch.Size([8, 15, 3, 3])
+    """
     w1, w2 = Factor.of(w1).without_kernel(), Factor.of(w2)
     return kron(w1.materialize(dtype, device), w2.materialize(dtype, device))

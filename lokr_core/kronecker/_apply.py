@@ -40,7 +40,8 @@ def apply_kron(
     """
     w1, w2 = _ready(x, w1, w2)
     kernel = w2.kernel
-    conv = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups} if kernel else None
+    given = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    conv: dict[str, Any] | None = given if kernel else None
     _check_input(x, w1, w2, conv)
     if conv and x.ndim == len(kernel) + 1:  # one sample, as torch's own convolutions take it
         return apply_kron(x[None], w1, w2, scale, **conv)[0]
@@ -83,7 +84,7 @@ def accumulate_kron_(
     if not w2.kernel:
         PlannedLinear(w1, w2)(y, x, scale)
         return y
-    conv = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    conv: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     _check_input(x, w1, w2, conv)
     if y.ndim == x.ndim == len(w2.kernel) + 2 and w1.shape[0] % groups == 0:
         plan, matrices = planned(w1.matrices, w2.matrices, conv)
@@ -132,11 +133,17 @@ def embed_kron(index: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, dtype: t
     """
     w1, w2 = (Factor.of(f).without_kernel().to(index.device, dtype) for f in (w1, w2))
     k = w2.shape[0]  # row i*k + j of the product is made of row i of w1 and row j of w2
-    first, second = (
-        f.whole[at] if f.whole is not None else f.a[at] @ f.b  # (..., m) and (..., n)
-        for f, at in ((w1, torch.div(index, k, rounding_mode="floor")), (w2, index % k))
-    )
+    first = _rows_at(w1, torch.div(index, k, rounding_mode="floor"))  # (..., m)
+    second = _rows_at(w2, index % k)  # (..., n)
     return (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(-2)
+
+
+def _rows_at(factor: Factor, index: Tensor) -> Tensor:
+    """Rows ``index`` (...) of a factor (rows, cols): (..., cols)."""
+    if factor.whole is not None:
+        return factor.whole[index]
+    a, b = factor.halves
+    return a[index] @ b
 
 
 def _ready(x: Tensor, w1: Factor | Tensor, w2: Factor | Tensor) -> tuple[Factor, Factor]:
@@ -152,7 +159,7 @@ def _is_there(factor: Factor, x: Tensor) -> bool:
 
 
 def _check_input(x: Tensor, w1: Factor, w2: Factor, conv: dict[str, Any] | None) -> None:
-    """Raises LoKrShapeError if x has another number of channels, which reshaping could take for more or fewer inputs."""
+    """Raises LoKrShapeError if x has another number of channels: reshaping could take it for more or fewer inputs."""
     channels = w1.shape[1] * w2.shape[1] * (conv["groups"] if conv else 1)
     axes = len(w2.kernel)
     axis = (0 if x.ndim == axes + 1 else 1) if conv else -1

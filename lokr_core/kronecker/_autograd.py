@@ -141,6 +141,7 @@ class _LinearPlusChain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
         dense = x.contiguous()
+        assert constants.weight is not None
         y = F.linear(dense.view(-1, x.shape[-1]), constants.weight, constants.bias)  # (positions, l*k)
         return _forward(ctx, y, x, dense, constants, matrices).view(*x.shape[:-1], -1)
 

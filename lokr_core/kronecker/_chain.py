@@ -106,7 +106,8 @@ def _conv_plan(
     # Positions before the convolution for each one after it: the order does not depend on the input's size.
     order = cheapest(first, second, taps, stride**axes if isinstance(stride, int) else prod(stride))
     (l, m), (k, n) = _ends(first), _ends(second)
-    last, todo2, steps = order.rindex("1"), iter(taps), []
+    last, todo2 = order.rindex("1"), iter(taps)
+    steps: list[Step] = []
     for i, factor in enumerate(order):
         if factor == "1":  # w1's last matrix has the output's rows, which the groups share out
             steps.append(Pointwise(1, groups if i == last else 1))

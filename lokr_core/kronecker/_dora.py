@@ -2,7 +2,7 @@
 
 W' = V * dora_scale / (‖V‖ + eps), the norm taken per row of V (axis "out") or per column (axis "in"), kernel axes
 included; eps is the computing dtype's. From LyCORIS ``functional/general.py``. At strength s a weight becomes
-W + s * (W' - W): 0 is the base, 1 what was trained.
+W + s * (W' - W): 0 gives the base, 1 what was trained.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._tiles import add_block_, blocks, check_dtype, kron_view
 
 
 def _merged_blocks(base: Tensor, w1: Factor, w2: Factor, scale: float) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Each block (l, k, m, n, *kernel) of the grid: its place, W, and V = W + scale * (w1 ⊗ w2)."""
+    """Each block of the grid (l, k, m, n, *kernel): its slices of l and k, W, and V = W + scale * (w1 ⊗ w2)."""
     view = kron_view(base, w1.shape, w2.shape)
     compute = compute_dtype(base.dtype)
     last = None
@@ -39,16 +39,16 @@ def dora_ratio(
 ) -> Tensor:
     """dora_scale / (‖V‖ + eps), what the rows (axis "out") or columns ("in") of V are multiplied by to give W'.
 
-    base: W (l*k, m*n, *kernel); the rest as for ``add_dora_``. Returns l*k or m*n numbers in the computing dtype, on
-    base's device. V is made block by block and never whole; its norm is taken of its numbers, since
-    ‖W‖² + 2 <W, ΔW> + ‖ΔW‖² loses them all where ΔW undoes W.
+    base: W (l*k, m*n, *kernel); the rest as for ``add_dora_``. Returns (l*k,) or (m*n,) in the computing dtype, on
+    base's device. V is computed block by block and never whole, and its norm from its numbers, since
+    ‖W‖² + 2 <W, ΔW> + ‖ΔW‖² cancels if ΔW is close to -W.
 
     >>> w, w1, w2 = torch.randn(8, 6), torch.randn(4, 3), torch.randn(2, 2)
     >>> v = w + 0.5 * torch.kron(w1, w2)
     >>> torch.allclose(dora_ratio(w, w1, w2, 0.5, torch.ones(8), "out"), 1 / v.norm(dim=1))
     True
 
-    Raises LoKrShapeError where factors or dora_scale do not fit, LoKrValueError where base has no real numbers.
+    Raises LoKrShapeError if factors or dora_scale do not fit, LoKrValueError if base is quantised or complex.
     """
     check_dtype(base)
     w1, w2 = fit(Factor.of(w1), Factor.of(w2), tuple(base.shape))
@@ -68,7 +68,7 @@ def dora_ratio(
 
 
 def _magnitude(weight: Tensor, dora_scale: Tensor, axis: str) -> Tensor:
-    """dora_scale, flat, in the computing dtype on the weight's device. LoKrShapeError where it is of another size."""
+    """dora_scale, flat, in the computing dtype on the weight's device. Raises LoKrShapeError if its size differs."""
     size = weight.shape[0 if axis == "out" else 1]
     if dora_scale.numel() != size:
         raise LoKrShapeError(
@@ -92,19 +92,25 @@ def add_dora_(
 ) -> Tensor:
     """``weight += strength * (W' - W)`` in place, block by block. Returns ``weight``.
 
-    weight: (l*k, m*n, *kernel); base: W, of the same shape, ``weight`` itself where none is given
+    weight: (l*k, m*n, *kernel); base: W, of the same shape; None for ``weight`` itself
     w1: (l, m), w2: (k, n, *kernel), as for ``add_kron_``
     dora_scale: l*k numbers for axis "out", m*n for axis "in"
 
-    Raises LoKrShapeError where factors, dora_scale or base do not fit, LoKrValueError where the weight's dtype cannot
-    be added to.
+    Raises LoKrShapeError if factors, dora_scale or base do not fit, LoKrValueError if the weight is quantised or
+    complex.
+
+    >>> w, w1, w2 = torch.randn(8, 6), torch.randn(4, 3), torch.randn(2, 2)
+    >>> v = w + 0.5 * torch.kron(w1, w2)
+    >>> trained = v / v.norm(dim=1, keepdim=True)
+    >>> torch.allclose(add_dora_(w.clone(), w1, w2, 0.5, torch.ones(8), "out"), trained, atol=1e-5)
+    True
     """
     check_dtype(weight)
     w1, w2 = fit(Factor.of(w1), Factor.of(w2), tuple(weight.shape))
     base = weight if base is None else base
     if base.shape != weight.shape:
         raise LoKrShapeError(
-            "The base is not of the weight's shape", expected=tuple(weight.shape), found=tuple(base.shape)
+            "The base does not have the weight's shape", expected=tuple(weight.shape), found=tuple(base.shape)
         )
     view = kron_view(weight, w1.shape, w2.shape)
     compute = compute_dtype(weight.dtype)

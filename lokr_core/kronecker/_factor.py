@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import LoKrShapeError
 from ._numerics import COMPARED
+
+Device = torch.device | str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +26,10 @@ class Factor:
       the factor is W[p, q, ...] = sum_ij t[i, j, ...] a[i, p] b[j, q] (LyCORIS ``functional/general.py``).
       Mind that a is transposed against the low-rank form.
 
-    Tensors keep the dtype and device of their file; every method computes where and in what it is told.
+    Tensors keep the dtype and device of their file; methods compute in the dtype and on the device of their arguments.
+
+    >>> Factor(a=torch.ones(6, 2), b=torch.ones(2, 4, 3, 3)).shape
+    (6, 4, 3, 3)
     """
 
     whole: Tensor | None = None
@@ -88,13 +94,18 @@ class Factor:
         return {names[field]: tensor for field, tensor in self.tensors.items()}
 
     @property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """a and b of a low-rank or Tucker factor."""
+        assert self.a is not None and self.b is not None, "a whole factor"
+        return self.a, self.b
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """(rows, cols, *kernel), as far as the stored tensors tell: a flattened kernel is part of cols."""
+        """(rows, cols, *kernel) of the stored tensors; a flattened kernel is part of cols."""
         if self.whole is not None:
             return tuple(self.whole.shape)
-        if self.t is not None:
-            return (self.a.shape[1], self.b.shape[1], *self.t.shape[2:])
-        return (self.a.shape[0], *self.b.shape[1:])
+        a, b = self.halves
+        return (a.shape[0], *b.shape[1:]) if self.t is None else (a.shape[1], b.shape[1], *self.t.shape[2:])
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -102,13 +113,13 @@ class Factor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the stored tensors, which may differ only where a file mixes them: then the first's."""
-        return (self.a if self.whole is None else self.whole).dtype
+        """The first stored tensor's; others differ only if a file mixes dtypes."""
+        return (self.halves[0] if self.whole is None else self.whole).dtype
 
     @property
     def rank(self) -> int | None:
         """r of a low-rank or Tucker factor, None for a whole one."""
-        return None if self.whole is not None else self.b.shape[0]
+        return None if self.whole is not None else self.halves[1].shape[0]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -122,26 +133,27 @@ class Factor:
         they act on an input."""
         if self.whole is not None:
             return [self.whole]
-        return [self.b, self.a] if self.t is None else [self.b, self.t, self.a.T]
+        a, b = self.halves
+        return [b, a] if self.t is None else [b, self.t, a.T]
 
     @property
     def numel(self) -> int:
         """Stored numbers (parameters)."""
         return sum(t.numel() for t in self.tensors.values())
 
-    def map(self, function) -> Factor:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Factor:
         """The same factor with ``function`` applied to each stored tensor."""
         return Factor(**{name: function(tensor) for name, tensor in self.tensors.items()})
 
-    def to(self, *args, **kwargs) -> Factor:
+    def to(self, *args: Any, **kwargs: Any) -> Factor:
         """``Tensor.to`` on each stored tensor."""
         return self.map(lambda tensor: tensor.to(*args, **kwargs))
 
     def with_kernel(self, kernel: tuple[int, ...]) -> Factor | None:
-        """The same numbers with exactly these kernel axes, or None where they are not this factor's.
+        """The same numbers with exactly these kernel axes; None if the factor has others.
 
         Files differ in how they hold a kernel: as axes of their own, flattened into cols (LyCORIS and PEFT,
-        low-rank), left away where it is 1x1, or padded with a trailing 1 (PEFT's Conv1d Tucker core).
+        low-rank), omitted if it is 1x1, or padded with a trailing 1 (PEFT's Conv1d Tucker core).
         """
         kernel, own = tuple(kernel), self.kernel
         if own == kernel:
@@ -159,7 +171,7 @@ class Factor:
         return None
 
     def without_kernel(self) -> Factor:
-        """The same numbers as a matrix, for a factor that may have kernel axes of 1 only. Raises LoKrShapeError."""
+        """The same numbers as a matrix. Raises LoKrShapeError if a kernel axis is not 1."""
         matrix = self.with_kernel(())
         if matrix is None:
             raise LoKrShapeError("The first factor has a kernel", expected="(l, m)", found=self.shape)
@@ -169,7 +181,7 @@ class Factor:
         """Rows start:start+length as a factor of the same form, without a copy."""
         if self.whole is not None:
             return replace(self, whole=self.whole.narrow(0, start, length))
-        return replace(self, a=self.a.narrow(0 if self.t is None else 1, start, length))
+        return replace(self, a=self.halves[0].narrow(0 if self.t is None else 1, start, length))
 
     def narrow_cols(self, start: int, length: int) -> Factor:
         """Columns start:start+length as a factor of the same form, without a copy."""
@@ -177,44 +189,46 @@ class Factor:
         return replace(self, **{name: getattr(self, name).narrow(1, start, length)})
 
     def roll_rows(self, shift: int) -> Factor:
-        """The factor with its rows turned round by ``shift``."""
+        """The factor with its rows rolled by ``shift``, as ``torch.roll`` does."""
         if self.whole is not None:
             return replace(self, whole=self.whole.roll(shift, 0))
-        return replace(self, a=self.a.roll(shift, 0 if self.t is None else 1))
+        return replace(self, a=self.halves[0].roll(shift, 0 if self.t is None else 1))
 
-    def materialize_rows(self, start: int, stop: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
-        """Rows start:stop, whole: (stop - start, cols, *kernel), in ``dtype`` on ``device``."""
-        # On the tensors themselves: a merge asks for this at every layer, and a Factor on the way costs more time than
-        # a small product.
+    def materialize_rows(
+        self, start: int, stop: int, dtype: torch.dtype | None = None, device: Device = None
+    ) -> Tensor:
+        """Rows start:stop built whole, (stop - start, cols, *kernel), in ``dtype`` on ``device``."""
+        # Not by ``narrow_rows``: a merge calls this for every layer, and a Factor costs more time than a small product.
         if self.whole is not None:
             return self.whole[start:stop].to(device, dtype)
-        a = self.a[start:stop] if self.t is None else self.a[:, start:stop]
-        a, b = a.to(device, dtype), self.b.to(device, dtype)
+        a, b = self.halves
+        a = a[start:stop] if self.t is None else a[:, start:stop]  # (stop - start, r), Tucker: (r, stop - start)
+        a, b = a.to(device, dtype), b.to(device, dtype)
         if self.t is not None:
             return torch.einsum("ij...,ip,jq->pq...", self.t.to(device, dtype), a, b)
         return (a @ b.flatten(1)).view(len(a), *b.shape[1:])
 
-    def materialize(self, dtype: torch.dtype | None = None, device=None) -> Tensor:
-        """The factor whole: (rows, cols, *kernel)."""
+    def materialize(self, dtype: torch.dtype | None = None, device: Device = None) -> Tensor:
+        """The factor built whole: (rows, cols, *kernel), in ``dtype`` on ``device``."""
         return self.materialize_rows(0, self.shape[0], dtype, device)
 
     def representable_in(self, dtype: torch.dtype) -> bool:
-        """Whether the whole factor is stored, and each of its numbers is a number of ``dtype``."""
+        """Whether the factor is whole and all its numbers are exact in ``dtype``."""
         whole = self.whole
         if whole is None:
             return False
-        # By a few rows at a time: the copies of a factor as large as the weight would be as large as the weight.
+        # A few rows at a time: a factor may be as large as the weight, and so would its copies be.
         step = max(1, COMPARED // max(1, whole[:1].numel()))
-        parts = () if whole.dtype == dtype else whole.split(step)
+        parts: Iterable[Tensor] = () if whole.dtype == dtype else whole.split(step)
         if whole.dtype.itemsize == 1:  # fp8 cannot be compared everywhere
             parts = (part.float() for part in parts)
         return all(bool((part.to(dtype).to(part.dtype) == part).all()) for part in parts)
 
 
 def fit(w1: Factor, w2: Factor, shape: tuple[int, ...]) -> tuple[Factor, Factor]:
-    """Both factors with the kernel axes of a weight of ``shape`` (out, in, *kernel): w1 none, w2 all of them.
+    """(w1, w2) with the kernel axes of a weight of ``shape`` (out, in, *kernel): all of them on w2.
 
-    Raises LoKrShapeError where the product is not of that shape.
+    Raises LoKrShapeError if the product has another shape.
     """
     w2_fit = w2.with_kernel(shape[2:])
     w1_fit = w1.with_kernel(())

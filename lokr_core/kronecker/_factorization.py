@@ -8,18 +8,18 @@ import math
 def factorization(dimension: int, factor: int = -1, order: str = "peft") -> tuple[int, int]:
     """Split ``dimension`` into ``(a, b)`` with ``a * b == dimension``.
 
-    ``factor`` > 0 is used itself where it divides ``dimension``; otherwise ``a`` is the largest divisor up to
-    ``factor`` on the way to the most balanced pair. -1 asks for the most balanced pair.
+    ``factor`` > 0 is one of the two if it divides ``dimension``; otherwise ``a`` is the largest divisor up to
+    ``factor`` and the square root of ``dimension``. -1 gives the most balanced pair.
 
-    ``order="peft"`` is PEFT's ``tuners/lokr/layer.py``: a factor that divides comes first, even where it is the
-    larger of the two. ``order="lycoris"`` is LyCORIS' ``functional/general.py``: the smaller comes first always.
+    ``order="peft"`` is PEFT's ``tuners/lokr/layer.py``: a ``factor`` that divides comes first, even if larger.
+    ``order="lycoris"`` is LyCORIS' ``functional/general.py``: the smaller always comes first.
 
     >>> factorization(1024), factorization(250, 4), factorization(127, 8)
     ((32, 32), (2, 125), (1, 127))
     >>> factorization(96, 16), factorization(96, 16, order="lycoris")
     ((16, 6), (6, 16))
 
-    Raises ValueError for a dimension below 1, a factor of 0 or below -1, and anything that is no int.
+    Raises ValueError if ``dimension`` is below 1, ``factor`` is 0 or below -1, or one of them is not an int.
     """
     for name, value in (("dimension", dimension), ("factor", factor)):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -39,4 +39,4 @@ def factorization(dimension: int, factor: int = -1, order: str = "peft") -> tupl
         # root and the limit is the one both libraries' searches end at.
         small = max(d for d in range(1, math.isqrt(dimension) + 1) if d <= limit and dimension % d == 0)
         pair = small, dimension // small
-    return tuple(sorted(pair)) if order == "lycoris" else pair
+    return (min(pair), max(pair)) if order == "lycoris" else pair

@@ -8,6 +8,7 @@ sums of the given factors, so a t × t eigenproblem finds them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -17,10 +18,10 @@ from ._factor import Factor
 
 @torch.no_grad()
 def nearest_kron(pairs: Sequence[tuple[Factor, Factor]], scales: Sequence[float]) -> tuple[Factor, Factor, float]:
-    """(w1, w2, error): w1 ⊗ w2 is the product nearest to Σ scales[i] · w1_i ⊗ w2_i, ``error`` what is missing of it
-    as a share of the sum's norm (0 where the sum is a product, as where all w1_i are multiples of one).
+    """(w1, w2, error): w1 ⊗ w2 is the product nearest to Σ scales[i] · w1_i ⊗ w2_i, ``error`` the norm of
+    their difference as a share of the sum's norm (0 if the sum is a product, as if all w1_i are multiples of one).
 
-    All w1_i have one shape, and all w2_i have one. Computed in fp64; a low-rank w2 comes out with the ranks added up.
+    All w1_i have one shape, and all w2_i have one. Computed in fp64; a low-rank w2 has the sum of the ranks.
 
     >>> w1 = Factor(torch.randn(4, 4))
     >>> parts = [(w1, Factor(torch.randn(8, 8))), (w1, Factor(torch.randn(8, 8)))]
@@ -51,16 +52,17 @@ def nearest_kron(pairs: Sequence[tuple[Factor, Factor]], scales: Sequence[float]
 
 
 def factor_inner(one: Factor, other: Factor) -> float:
-    """<one, other>, the sum of the products of their numbers, in fp64; low-rank factors are not built."""
+    """<one, other>, the sum of the products of their numbers, in fp64; low-rank factors are not built whole."""
     if all(f.whole is None and f.t is None for f in (one, other)):
-        rows = one.a.double().T @ other.a.double()
-        columns = one.b.flatten(1).double() @ other.b.flatten(1).double().T
+        (a, b), (c, d) = one.halves, other.halves
+        rows = a.double().T @ c.double()  # (r, r')
+        columns = b.flatten(1).double() @ d.flatten(1).double().T  # (r, r')
         return float((rows * columns).sum())
     return float((one.materialize(torch.float64) * other.materialize(torch.float64)).sum())
 
 
 def factor_sum(factors: Sequence[Factor], scales: Sequence[float]) -> Factor:
-    """Σ scales[i] · factors[i], fp32 at least; low-rank where all are, with the ranks added up."""
+    """Σ scales[i] · factors[i], in fp32 at least; low-rank, with the sum of the ranks, if all are."""
     dtype = torch.float32
     for factor in factors:
         for tensor in factor.tensors.values():
@@ -70,14 +72,13 @@ def factor_sum(factors: Sequence[Factor], scales: Sequence[float]) -> Factor:
     rank = sum(factor.rank or 0 for factor, _ in terms)
     rows, columns, *kernel = factors[0].shape
     if low_rank and rank < min(rows, columns):
-        a = torch.cat([factor.a.to(dtype) * scale for factor, scale in terms], 1)
-        return Factor(a=a, b=torch.cat([factor.b.to(dtype) for factor, _ in terms], 0))
-    whole: Tensor = sum(factor.materialize(torch.float64) * scale for factor, scale in terms)
-    return Factor(whole.to(dtype))
+        a = torch.cat([factor.halves[0].to(dtype) * scale for factor, scale in terms], 1)  # (rows, Σ r)
+        return Factor(a=a, b=torch.cat([factor.halves[1].to(dtype) for factor, _ in terms], 0))
+    return Factor(reduce(torch.add, (factor.materialize(torch.float64) * scale for factor, scale in terms)).to(dtype))
 
 
 def _gram(factors: Sequence[Factor]) -> Tensor:
-    """(t, t) inner products of each with each."""
+    """The inner products of each with each, (t, t)."""
     gram = torch.zeros(len(factors), len(factors), dtype=torch.float64)
     for i, one in enumerate(factors):
         for j in range(i, len(factors)):
@@ -87,7 +88,7 @@ def _gram(factors: Sequence[Factor]) -> Tensor:
 
 @torch.no_grad()
 def factor_norm(factor: Factor | Tensor) -> float:
-    """‖factor‖, in fp32 for a whole one; a low-rank one through Gram matrices of its rank, in fp64.
+    """‖factor‖, in fp32 at least if whole; a low-rank or Tucker factor's in fp64, from Gram matrices of its rank.
 
     low-rank: ‖a b‖² = <aᵀa, b bᵀ>. Tucker: ‖W‖² = Σ over the kernel of <t, (a aᵀ) t (b bᵀ)>.
 
@@ -99,14 +100,14 @@ def factor_norm(factor: Factor | Tensor) -> float:
     if factor.whole is not None:
         compute = torch.promote_types(factor.whole.dtype, torch.float32)
         return float(torch.linalg.vector_norm(factor.whole, dtype=compute))
-    a, b = factor.a.double(), factor.b.flatten(1).double()
+    a, b = (half.flatten(1).double() for half in factor.halves)
     if factor.t is None:
         squared = ((a.T @ a) * (b @ b.T)).sum()
     else:
         t = factor.t.flatten(2).double()
         inner = torch.einsum("ip,pjs->ijs", a @ a.T, t)
         squared = (t * torch.einsum("ijs,jq->iqs", inner, b @ b.T)).sum()
-    # Where the product all but vanishes, rounding can leave a square below 0.
+    # If the product almost vanishes, rounding can leave a square below 0.
     return float(squared.clamp_min(0).sqrt())
 
 

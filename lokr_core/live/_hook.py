@@ -16,7 +16,7 @@ The columns' first term goes into the layer's own input, x (1 + s (c - 1)), so t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ def _input_scale(module: nn.Module, active: Active, x: Tensor) -> Tensor:
     total: Any = 1.0
     for part, strength in active:
         if part.scales_input:
-            (ratio,) = part.ratios(module, x.device)  # (in,)
+            ratio = cast(Tensor, part.ratios(module, x.device)[0])  # (in,)
             total = total + strength * (ratio - 1)
     return _by_channel(module, total, x, inputs=True)
 
@@ -121,7 +121,7 @@ def _by_channel(module: nn.Module, values: Tensor, tensor: Tensor, inputs: bool 
     values = values.to(tensor.device, tensor.dtype)
     axes = kernel_axes(module)
     if axes and inputs:
-        values = values.repeat(module.groups)
+        values = values.repeat(cast(int, module.groups))
     return values.reshape(-1, *(1,) * axes)
 
 
@@ -251,9 +251,9 @@ def _run_with_weights(module: nn.Module, active: Active, args: tuple, kwargs: di
     twin = _twin(module)
     for name in dict.fromkeys(part.parameter for part, _ in active):
         owner, _, parameter = name.rpartition(".")
-        holder = twin
+        holder: Any = twin
         if owner:
-            holder = twin._modules[owner]
+            holder = twin.get_submodule(owner)
             if holder is module._modules[owner]:
                 holder = twin._modules[owner] = _twin(holder)
         base = getattr(holder, parameter)

@@ -18,7 +18,7 @@ from ._control import Control
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One update and the rows of the weight that it goes to: all of them, where ``start`` is None."""
+    """One update and the rows of the weight that it is added to, from ``start`` on; None for all of them."""
 
     start: int | None
     weights: LoKrWeights
@@ -28,14 +28,14 @@ class Piece:
         return self.weights.shape[0]
 
     def of(self, tensor: Tensor, axis: int) -> Tensor:
-        """The piece's rows of a weight (axis 0), or its channels of an output."""
+        """The piece's rows of a weight (axis 0), or its channels of an output: a view."""
         return tensor if self.start is None else tensor.narrow(axis, self.start, self.rows)
 
 
 class LayerUpdate:
-    """What one adapter does to one weight. Its factors are kept for each device and dtype they were used on.
+    """What one adapter adds to one weight. Its factors are cached for each device and dtype.
 
-    module: the file's name of the module; path, parameter: where the weight is in the model; kind: its layer's
+    module: the module's name in the file; path, parameter: the weight's in the model; kind: its layer's (``kind_of``)
     """
 
     def __init__(
@@ -46,32 +46,33 @@ class LayerUpdate:
         self.factor = 1.0
         axes = {piece.weights.dora_axis for piece in pieces}
         self.has_dora, self.scales_rows = axes != {None}, "out" in axes
-        # DoRA on the input axis goes into the input of a layer that is linear in it, where it is for all rows.
+        # DoRA on the input axis scales the input of a linear layer or a convolution, if it is for all rows.
         self.scales_input = pieces[0].start is None and "in" in axes and kind in (LINEAR, CONVOLUTION)
-        self.no_ratios = [None] * len(pieces)
-        # Whether all it does is to add a Linear's ΔW x to the layer's output.
+        self.no_ratios: list[Tensor | None] = [None] * len(pieces)
+        # Whether it only adds ΔW x to a Linear's output.
         self.only_adds = kind == LINEAR and parameter == "weight" and not self.has_dora
         self._clear()
 
     def _clear(self) -> None:
         self._factors: dict[tuple, list[tuple[Factor, Factor]]] = {}
         self._planned: dict[tuple, list[tuple[Piece, PlannedLinear]]] = {}
-        self._ratios: dict[torch.device, tuple] = {}
+        self._ratios: dict[torch.device | None, tuple] = {}
 
     def release(self) -> None:
-        """Let go of everything that was made for a device."""
+        """Drop everything that was computed for a device."""
         self._clear()
 
     def strength(self) -> float:
+        """The adapter's strength now, times this update's factor."""
         return self.control.now() * self.factor
 
     def factors(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Factor, Factor]]:
-        """Each piece's (w1, w2) on ``device`` in ``dtype``, w1 scaled as the trainer scaled it."""
+        """Each piece's (w1, w2) on ``device`` in ``dtype``, with the trainer's scaling in w1."""
         key = device, dtype
         made = self._factors.get(key)
         if made is None:
             made = [_prepared(piece.weights, device, dtype) for piece in self.pieces]
-            if not is_compiling():  # what a graph makes belongs to that run of it
+            if not is_compiling():  # a graph's tensors belong to one run of it
                 self._factors[key] = made
         return made
 
@@ -86,7 +87,7 @@ class LayerUpdate:
         return made
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor) -> None:
-        """Add the update to ``weight``, whose unpatched numbers are ``base``."""
+        """Add the update to ``weight`` in place; ``base``: its numbers without any update."""
         if weight.ndim == 1:  # a bias, a norm: one column
             weight, base = weight.unsqueeze(1), base.unsqueeze(1)
         for piece in self.pieces:
@@ -95,7 +96,7 @@ class LayerUpdate:
     def ratios(self, module: nn.Module, device: torch.device) -> list[Tensor | None]:
         """Each piece's DoRA ratio (see ``dora_ratio``), None without DoRA.
 
-        Kept until the module's weight is another tensor, or its numbers were written to.
+        Cached until the module's weight is another tensor or is written to.
         """
         if not self.has_dora:
             return self.no_ratios
@@ -118,10 +119,10 @@ class LayerUpdate:
     @staticmethod
     def _ratio(piece: Piece, base: Tensor) -> Tensor | None:
         weights = piece.weights
-        if weights.dora_axis is None:
+        if weights.dora_scale is None or weights.dora_axis is None:
             return None
-        arguments = (weights.w1, weights.w2, weights.scaling, weights.dora_scale, weights.dora_axis)
-        return dora_ratio(piece.of(base, 0), *arguments)
+        rows, w1, w2 = piece.of(base, 0), weights.w1, weights.w2
+        return dora_ratio(rows, w1, w2, weights.scaling, weights.dora_scale, weights.dora_axis)
 
     def __deepcopy__(self, memo: dict) -> LayerUpdate:
         control = memo.get(id(self.control))
@@ -141,23 +142,22 @@ class LayerUpdate:
 
 
 def _state(weight: Tensor | None) -> tuple | None:
-    """What changes when a weight's numbers do. A tensor made under ``inference_mode`` counts no writes."""
+    """Changes if a weight is written to; a tensor made under ``inference_mode`` does not count writes."""
     if weight is None:
         return None
     try:
         return (weight.data_ptr(), None if weight.is_inference() else weight._version)
-    except RuntimeError:  # a subclass without memory of its own
+    except RuntimeError:  # a subclass without memory
         return None
 
 
 @torch.no_grad()
 def _prepared(weights: LoKrWeights, device: torch.device, dtype: torch.dtype) -> tuple[Factor, Factor]:
-    """Both factors as they are used: w1 scaled as the trainer scaled it, low-rank ones whole where that takes no more
-    room."""
+    """Both factors as they are used: the scaling in w1, low-rank ones built whole if that takes no more memory."""
     factors = weights.w1.without_kernel(), weights.w2
     if is_compiling():
         return _cast(*factors, weights.scaling, device, dtype)
-    # Tensors made under inference_mode could not be used for a backward later.
+    # Tensors made under inference_mode cannot take part in a backward pass later.
     with torch.inference_mode(False), full_precision(device):
         w1, w2 = (factor.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor) for factor in factors)
         return _cast(w1, w2, weights.scaling, device, dtype)
@@ -172,7 +172,7 @@ def _cast(w1: Factor, w2: Factor, scaling: float, device: torch.device, dtype: t
 
 
 def _whole(factor: Factor, dtype: torch.dtype, device: torch.device) -> Factor:
-    """A low-rank factor as one matrix where that takes no more room, else as it is."""
+    """The factor built whole if that takes no more memory, else itself."""
     factor = factor.map(lambda tensor: tensor.detach().to(device))
     rows, cols, *kernel = factor.shape
     if factor.whole is not None or factor.numel < rows * cols * math.prod(kernel):

@@ -1,4 +1,4 @@
-"""DoRA's ratio for training: from the factors, with gradients, without W + dW."""
+"""DoRA's ratio for training: from the factors, with gradients, without building W + dW."""
 
 from __future__ import annotations
 
@@ -20,27 +20,32 @@ def trainable_dora_ratio(
     shapes: AdapterShapes,
     kept: Tensor | None = None,
 ) -> Tensor:
-    """dora_scale / (‖V‖ + eps) for V = W + scale * dW, of each row ("out") or column ("in"): 1-D, in w1's dtype.
+    """dora_scale / (‖V‖ + eps) for V = W + scale * dW, of each row ("out") or column ("in"): (out,) or (in,).
+
+    weight: W (out, in, *kernel); w1 (l, m), w2 (k, n, *kernel); dora_scale: out or in numbers
+    kept: (out,), multiplies the rows of dW (rank dropout)
 
     ‖V‖² = ‖W‖² + 2 scale <W, dW> + scale² ‖dW‖², where <W, w1 ⊗ w2> is W contracted with one factor after the other
-    and ‖w1 ⊗ w2‖ the product of the factors' norms. ``kept`` (out,) multiplies the rows of dW. The formula, with the
-    gradient through the norm, is LyCORIS' (``functional/general.py: weight_decompose``).
+    and ‖w1 ⊗ w2‖ the product of the factors' norms. The formula, with the gradient through the norm, is LyCORIS'
+    (``functional/general.py: weight_decompose``). Computed in w1's dtype, whose eps it is: training in half precision
+    has LyCORIS' coarser one, where ``dora_ratio`` computes in fp32.
     """
-    first, second = w1.materialize(), w2.materialize().flatten(2) if shapes.kernel else w2.materialize()[..., None]
-    base = _grid(weight.to(first.dtype), shapes)
+    first, second = w1.materialize(), w2.materialize()  # (l, m), (k, n, *kernel)
+    second = second.flatten(2) if shapes.kernel else second[..., None]  # (k, n, taps)
+    base = _grid(weight.to(first.dtype), shapes)  # (l, k, m, n, taps)
     rows = torch.ones((), dtype=first.dtype, device=first.device)
     if kept is not None:
         kept = kept.to(first.dtype)
-        rows = kept.view(shapes.k, shapes.l).T if shapes.swapped else kept.view(shapes.l, shapes.k)
+        rows = kept.view(shapes.k, shapes.l).T if shapes.swapped else kept.view(shapes.l, shapes.k)  # (l, k)
     if axis == "out":
-        squares = torch.linalg.vector_norm(base, dim=(2, 3, 4)).square()
-        # (l, k, m, n·kernel) times w1's row: a product of matrices for each l and k, without a copy of W.
+        squares = torch.linalg.vector_norm(base, dim=(2, 3, 4)).square()  # (l, k)
+        # (l, 1, 1, m) @ (l, k, m, n * taps): a product of matrices for each l and k, without a copy of W.
         inner = (torch.matmul(first[:, None, None], base.flatten(3)).squeeze(2) * second.flatten(1)).sum(-1)
         own = first.square().sum(1)[:, None] * second.square().sum((1, 2))
         squares = squares + 2 * scale * rows * inner + (scale * rows).square() * own
         squares = squares.T if shapes.swapped else squares
     else:
-        squares = torch.linalg.vector_norm(base, dim=(0, 1, 4)).square()
+        squares = torch.linalg.vector_norm(base, dim=(0, 1, 4)).square()  # (m, n)
         weighted = base if kept is None else base * rows[:, :, None, None, None]
         inner = (torch.einsum("lkmns,lm->kmns", weighted, first) * second[:, None]).sum((0, 3))
         own = torch.einsum(
@@ -49,7 +54,7 @@ def trainable_dora_ratio(
         squares = squares + 2 * scale * inner + scale**2 * own
         squares = squares.T if shapes.swapped else squares
     eps = torch.finfo(squares.dtype).eps
-    # Where V all but vanishes rounding can leave a square below 0, and a root has no gradient at 0.
+    # If V almost vanishes, rounding can leave a square below 0; and a root has no gradient at 0.
     norm = squares.reshape(-1).clamp_min(eps**2).sqrt()
     return dora_scale.to(norm.dtype).flatten() / (norm + eps)
 

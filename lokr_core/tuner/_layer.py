@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from ..errors import LoKrValueError
 from ..kronecker import Factor, Plan, is_compiling, linear_plan, linear_plus_kron, plain_autograd
 from ..peft import LoKrConfig
 from ._dora import trainable_dora_ratio
+from ._initial import initialize_, weight_norms
 from ._products import Products, as_computed, kept_rows, plus_update
 from ._shapes import AdapterShapes
 from ._tuner_layer import TunerLayer
@@ -39,6 +39,12 @@ class LoKrLayer(TunerLayer):
         "dora_scale",
     )
     other_param_names = ("r", "alpha", "scaling", "rank_dropout", "rank_dropout_scale", "module_dropout")
+    dora_scale: nn.ParameterDict
+    r: dict[str, int]
+    alpha: dict[str, float]
+    rank_dropout: dict[str, float]
+    rank_dropout_scale: dict[str, bool]
+    module_dropout: dict[str, float]
 
     def __init__(
         self,
@@ -47,16 +53,16 @@ class LoKrLayer(TunerLayer):
         config: LoKrConfig | None = None,
         r: int = 0,
         alpha: float = 0.0,
-        **fields,
+        **fields: Any,
     ):
         super().__init__(base_layer)
         self.dora: dict[str, str] = {}
         self.shapes: dict[str, AdapterShapes] = {}
-        layer = self.get_base_layer()
+        layer: Any = self.get_base_layer()
         self.kernel_axes = kernel_axes(layer)
         self._products = Products(self.kernel_axes, *convolution(layer))
-        self.in_features = layer.in_channels if self.kernel_axes else layer.in_features
-        self.out_features = layer.out_channels if self.kernel_axes else layer.out_features
+        self.in_features: int = layer.in_channels if self.kernel_axes else layer.in_features
+        self.out_features: int = layer.out_channels if self.kernel_axes else layer.out_features
         if adapter_name is not None:
             self._active_adapter = [adapter_name]
             self.update_layer(adapter_name, r, alpha, config, **fields)
@@ -70,13 +76,12 @@ class LoKrLayer(TunerLayer):
         *,
         device: torch.device | None = None,
         fp32: bool = False,
-        **fields,
+        **fields: Any,
     ) -> None:
         """Add an adapter of rank ``r`` and ``alpha``; all else comes from ``config``, or from its ``fields`` by name.
 
-        Its parameters lie on the base weight's device (or ``device``), in its dtype, or in fp32 where that is no
-        floating one or, with ``fp32``, narrower. Raises LoKrValueError for a name that is taken and for numbers that no
-        adapter can have.
+        Its parameters are on the base weight's device (or ``device``) and in its dtype, or in fp32 if the weight is
+        quantised or, with ``fp32``, narrower. Raises LoKrValueError if the name is taken or a number out of range.
         """
         config = replace(config or LoKrConfig(), r=r, alpha=alpha, rank_pattern={}, alpha_pattern={}, **fields)
         if adapter_name in self.shapes:
@@ -95,40 +100,13 @@ class LoKrLayer(TunerLayer):
         self.module_dropout[adapter_name] = config.module_dropout
         if config.dora is not None:
             self.dora[adapter_name] = config.dora
-            self.dora_scale[adapter_name] = nn.Parameter(self._weight_norm(config.dora).to(device, dtype))
+            self.dora_scale[adapter_name] = nn.Parameter(weight_norms(weight, config.dora).to(device, dtype))
         self.reset_lokr_parameters(adapter_name, config.init_weights)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _weight_norm(self, axis: str) -> Tensor:
-        """The base weight's norms, (out, 1, ...) or (1, in, 1, ...): DoRA's magnitude at the start."""
-        weight = self.weight.detach()
-        over = [d for d in range(weight.ndim) if d != (0 if axis == "out" else 1)]
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return torch.linalg.vector_norm(weight, dim=over, keepdim=True, dtype=dtype)
-
-    @torch.no_grad()
     def reset_lokr_parameters(self, adapter_name: str, init_weights: bool | str = True) -> None:
-        """The starting values: W1 = 0 (True), W2 = 0 ("lycoris"), or none of them 0 (False); all else Kaiming's."""
-        shapes = self.shapes[adapter_name]
-        zero = None
-        if init_weights == "lycoris":
-            zero = "lokr_w2" if shapes.r2 is None else "lokr_w2_b"
-        elif init_weights:
-            zero = "lokr_w1" if shapes.r1 is None else "lokr_w1_a"
-        for name, tensor in self._tensors(adapter_name).items():
-            if name == zero:
-                nn.init.zeros_(tensor)
-            else:
-                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5))
-
-    def load_adapter(self, adapter_name: str, tensors: Mapping[str, Tensor | None]) -> None:
-        """Values for an adapter's parameters, by their kinds. Those on the meta device get the base weight's."""
-        for kind in self.adapter_layer_names:
-            parameters = getattr(self, kind)
-            if adapter_name in parameters:
-                parameter = parameters[adapter_name]
-                values = tensors[kind].to(self.weight.device, parameter.dtype, copy=True)
-                parameters[adapter_name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+        """Set the starting values: W1 = 0 (True), W2 = 0 ("lycoris"), or neither (False); the others are Kaiming's."""
+        initialize_(self._tensors(adapter_name), self.shapes[adapter_name], init_weights)
 
     def _tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name)[adapter_name] for name in self.shapes[adapter_name].tensors}
@@ -139,7 +117,7 @@ class LoKrLayer(TunerLayer):
         self.dora.pop(adapter_name, None)
 
     def lokr_weights(self, adapter_name: str) -> LoKrWeights:
-        """The adapter as the engines and the formats of this library take it, detached, in W1 ⊗ W2's order."""
+        """The adapter, detached, for the engines and formats of this library: as the usual product W1 ⊗ W2."""
         tensors = {name: tensor.detach() for name, tensor in self._tensors(adapter_name).items()}
         if adapter_name in self.dora:
             tensors["dora_scale"] = self.dora_scale[adapter_name].detach()
@@ -173,7 +151,7 @@ class LoKrLayer(TunerLayer):
     def _merge_into(self, weight: Tensor, adapter_name: str, base: Tensor) -> None:
         self.lokr_weights(adapter_name).add_to_(weight, base=base)
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output plus the active adapters' updates, in the dtype of the base layer's output."""
         if self._disable_adapters and self.merged:
             self.unmerge()
@@ -232,12 +210,13 @@ class LoKrLayer(TunerLayer):
 class Linear(LoKrLayer):
     """x (..., in) -> (..., out)."""
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As ``LoKrLayer.forward``; in the plain case of training, one function with the base layer's own product."""
         name = self._only_update()
         if name is not None and not args and not kwargs and plain_autograd(x):
             # Read `_modules`/`_parameters` directly: `Module.__getattr__` is measurable on small layers.
-            modules, (plan, kinds) = self._modules, _planned(self.shapes[name])
+            modules: dict[str, Any] = self._modules
+            plan, kinds = _planned(self.shapes[name])
             layer = modules["base_layer"]
             weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
             matrices = [getattr(modules[kind], name) for kind in kinds]
@@ -279,7 +258,8 @@ def _planned(shapes: AdapterShapes) -> tuple[Plan, list[str]]:
     """The plan of a Linear's adapter of these shapes, and the kinds of its parameters in the plan's order."""
     tensors = shapes.tensors
     chains = [[kind] if kind in tensors else [f"{kind}_b", f"{kind}_a"] for kind in ("lokr_w1", "lokr_w2")]
-    plan = linear_plan(*([tensors[kind] for kind in chain] for chain in chains))
+    first, second = ([tensors[kind] for kind in chain] for chain in chains)
+    plan = linear_plan(first, second)
     return plan, plan.interleave(*chains)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,22 +43,31 @@ class TunerLayer(nn.Module):
         return [name for name in names if name in self]
 
     def get_base_layer(self) -> nn.Module:
-        """The layer itself, under however many wrappers."""
-        layer = self.base_layer
+        """The layer itself, without any wrappers."""
+        layer: Any = self.base_layer
         while hasattr(layer, "base_layer"):
             layer = layer.base_layer
         return layer
 
     @property
     def weight(self) -> Tensor:
-        return self.get_base_layer().weight
+        return cast(Tensor, self.get_base_layer().weight)
 
     @property
     def bias(self) -> Tensor | None:
-        return self.get_base_layer().bias
+        return cast("Tensor | None", self.get_base_layer().bias)
+
+    def load_adapter(self, adapter_name: str, tensors: Mapping[str, Tensor | None]) -> None:
+        """Set an adapter's parameters from tensors by kind, which move to the base weight's device."""
+        for kind in self.adapter_layer_names:
+            parameters = getattr(self, kind)
+            if adapter_name in parameters:
+                parameter = parameters[adapter_name]
+                values = cast(Tensor, tensors[kind]).to(self.weight.device, parameter.dtype, copy=True)
+                parameters[adapter_name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Remove an adapter; where it was the only active one, the first of the others becomes active."""
+        """Remove an adapter; if it was the only active one, the first of the others becomes active."""
         if adapter_name in self.merged_adapters:
             raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
         for name in (*self.adapter_layer_names, *self.other_param_names, "_trained_scaling"):
@@ -85,14 +95,14 @@ class TunerLayer(nn.Module):
         return bool(self.merged_adapters)
 
     def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
-        """Make these adapters the active ones: theirs are the parameters that are trained (not in inference mode)."""
+        """Make these adapters the active ones; only their parameters are trained, in inference mode none."""
         self._active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for name in self.adapter_layer_names:
             for adapter, tensor in getattr(self, name).items():
                 tensor.requires_grad_(adapter in self._active_adapter and not inference_mode)
 
     def enable_adapters(self, enabled: bool) -> None:
-        """Add the active adapters to the output, or leave the base alone (whose parameters are then not trained)."""
+        """Add the active adapters to the output and train them, or neither."""
         if enabled:
             self.set_adapter(self._active_adapter)
         else:
@@ -100,7 +110,7 @@ class TunerLayer(nn.Module):
         self._disable_adapters = not enabled
 
     def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
-        """Train these adapters' parameters, or do not."""
+        """Set ``requires_grad`` of these adapters' parameters."""
         names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
         for name in self.adapter_layer_names:
             for adapter, tensor in getattr(self, name).items():
@@ -126,7 +136,7 @@ class TunerLayer(nn.Module):
             warnings.warn(f"Already merged, and not merged again: {', '.join(merged_before)}", stacklevel=2)
         if not names:
             return
-        layer = self.get_base_layer()
+        layer: Any = self.get_base_layer()
         base = layer.weight.data if self._unmerged_weight is None else self._unmerged_weight  # DoRA needs it
         merged = layer.weight.data.clone()
         for name in names:
@@ -146,13 +156,13 @@ class TunerLayer(nn.Module):
         if self._unmerged_weight is None:
             warnings.warn("Nothing is merged, so nothing is unmerged", stacklevel=2)
             return
-        weight = self.get_base_layer().weight
+        weight = self.weight
         weight.data = self._unmerged_weight.to(weight.device, weight.dtype)
         self._unmerged_weight = None
         self.merged_adapters.clear()
 
     def set_scale(self, adapter: str, scale: float) -> None:
-        """scaling = ``scale`` times the one trained with; nothing where the layer has no such adapter."""
+        """Set an adapter's scaling to ``scale`` times the trained one; no effect if the layer does not have it."""
         if adapter in self.scaling:
             self.scaling[adapter] = scale * self._trained_scaling[adapter]
 
@@ -162,10 +172,10 @@ class TunerLayer(nn.Module):
             self.scaling[name] *= scale
 
     def unscale_layer(self, scale: float | None = None) -> None:
-        """Divide the active adapters' scaling, or with None set it to the one trained with."""
+        """Divide the active adapters' scaling; None restores the trained one."""
         for name in self._present(self._active_adapter):
             self.scaling[name] = self._trained_scaling[name] if scale is None else self.scaling[name] / scale
 
     def trained_scaling(self, adapter: str) -> float:
-        """The scaling that the adapter is trained with, whatever it is set to."""
+        """The scaling that the adapter is trained with, whatever ``set_scale`` set."""
         return self._trained_scaling[adapter]
