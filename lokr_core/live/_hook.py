@@ -251,11 +251,9 @@ def _run_with_weights(module: nn.Module, active: Active, args: tuple, kwargs: di
     twin = _twin(module)
     for name in dict.fromkeys(part.parameter for part, _ in active):
         owner, _, parameter = name.rpartition(".")
-        holder: Any = twin
-        if owner:
-            holder = twin.get_submodule(owner)
-            if holder is module._modules[owner]:
-                holder = twin._modules[owner] = _twin(holder)
+        holder = twin.get_submodule(owner)
+        if owner and holder is module._modules[owner]:
+            holder = twin._modules[owner] = _twin(holder)
         base = getattr(holder, parameter)
         with torch.no_grad():
             weight = base.detach().clone()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from .._layers import CONVOLUTION, LINEAR, base_weight
 from ..adapter import LoKrWeights
 from ..errors import blame
 from ..kronecker import Factor, PlannedLinear, compute_dtype, dora_ratio, full_precision, is_compiling
-from ._control import Control
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,12 @@ class Piece:
 class LayerUpdate:
     """What one adapter adds to one weight. Its factors are cached for each device and dtype.
 
+    control: the ``Control`` that all updates of the adapter share
     module: the module's name in the file; path, parameter: the weight's in the model; kind: its layer's (``kind_of``)
     """
 
     def __init__(
-        self, control: Control, module: str, path: str, parameter: str, kind: str | None, pieces: tuple[Piece, ...]
+        self, control: Any, module: str, path: str, parameter: str, kind: str | None, pieces: tuple[Piece, ...]
     ):
         self.control, self.module, self.path, self.parameter = control, module, path, parameter
         self.kind, self.pieces = kind, pieces
