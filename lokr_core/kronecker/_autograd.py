@@ -20,7 +20,9 @@ from ._factor import Factor
 from ._numerics import KEPT, full_precision, is_compiling
 
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-_any_autocast = getattr(torch._C, "_is_any_autocast_enabled", torch.is_autocast_enabled)
+_any_autocast = getattr(
+    torch._C, "_is_any_autocast_enabled", lambda: torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
+)
 
 
 def followed() -> bool:
