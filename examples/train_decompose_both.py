@@ -13,15 +13,14 @@ import argparse
 import torch
 
 from lokr_core import LoKrConfig, get_lokr_model
+from lokr_core.cli import add_arguments, run
 from lokr_core.training import (
     FLUX_TARGETS,
     FLUX_WIDTH,
-    add_arguments,
     flow_matching_loss,
     latents_of,
     load_pictures,
     prompt_embedding,
-    run,
     small_flux,
 )
 

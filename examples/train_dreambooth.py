@@ -16,7 +16,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from lokr_core import LoKrConfig, get_lokr_model
-from lokr_core.training import add_arguments, latents_of, load_pictures, noise_loss, prompt_embedding, run
+from lokr_core.cli import add_arguments, run
+from lokr_core.training import latents_of, load_pictures, noise_loss, prompt_embedding
 
 PROMPT = "a photo of sks dog"
 # PEFT's own example for Stable Diffusion: all Linear and 1x1 layers of the transformer blocks.

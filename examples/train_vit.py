@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from lokr_core import LoKrConfig, LoKrModel, get_lokr_model
-from lokr_core.training import Batch, add_arguments, run
+from lokr_core.cli import add_arguments, run
+from lokr_core.training import Batch
 
 SIZE, CLASSES = 32, ("stripes across", "stripes down", "checks")
 

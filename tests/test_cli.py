@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lokr_core import Adapter, Factor, LoKrWeights, load_adapter, merge_adapter, save_adapter
 from lokr_core.adapter import Foreign
-from lokr_core.cli._command import main
+from lokr_core.cli import main
 
 
 def lokr(out=8, columns=8) -> LoKrWeights:
@@ -159,7 +159,7 @@ def test_json_is_all_there_is_on_stdout(folder):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_apply_leaves_no_file(folder, kind):
     code = (
-        "import contextlib, signal, sys, time\nfrom lokr_core.cli import _command as cli\n"
+        "import contextlib, signal, sys, time, lokr_core.cli as cli\n"
         # A shell starts what runs in its background deaf to SIGINT, and so to this test's.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "busy = lambda done, total: (print('busy', flush=True), time.sleep(30))\n"

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import lokr_core
 from lokr_core import Adapter, Factor, LoKrWeights, save_adapter
-from lokr_core.cli._command import main as lokr
+from lokr_core.cli import main as lokr
 from lokr_core.strengths import BlockStrengths
 from tests.hosts import PROJECT
 

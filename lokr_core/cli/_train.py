@@ -10,6 +10,7 @@ from .. import get_lokr_model, training
 from .._files import save_tensors
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
+from ._training import Trained, add_arguments, run
 
 BASE_NAME = "base.safetensors"
 
@@ -17,7 +18,7 @@ BASE_NAME = "base.safetensors"
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lokr train``."""
     parser.add_argument("folder", metavar="FOLDER", help="pictures; a text file of the same name is a caption")
-    training.add_arguments(parser, "lokr-training", format="comfyui")
+    add_arguments(parser, "lokr-training", format="comfyui")
     parser.add_argument(
         "--size", type=int, default=64, help="pixels of a picture's side, a multiple of 16 (%(default)s)"
     )
@@ -26,7 +27,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factor", type=int, default=-1, help="decompose_factor of LoKrConfig (%(default)s)")
 
 
-def train_on_pictures(options: argparse.Namespace) -> training.Trained | None:
+def train_on_pictures(options: argparse.Namespace) -> Trained | None:
     """Train as the options of ``add_train_arguments`` say; returns None in every process but the first.
 
     Writes the adapter and the model itself, in diffusers' names, to ``options.out``. Raises LoKrError
@@ -43,4 +44,4 @@ def train_on_pictures(options: argparse.Namespace) -> training.Trained | None:
     options.out.mkdir(parents=True, exist_ok=True)
     save_tensors(base.state_dict(), options.out / BASE_NAME)
     loss_of = training.flow_matching_loss(latents, prompts)
-    return training.run(get_lokr_model(base, config), loss_of, len(pictures), options)
+    return run(get_lokr_model(base, config), loss_of, len(pictures), options)

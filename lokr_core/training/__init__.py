@@ -1,7 +1,6 @@
 """A training loop for LoKr models that resumes exactly after any interruption, in one process or many."""
 
-from ._command import Trained, add_arguments, run
-from ._loop import Batch, TrainSettings, train
+from ._loop import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, train
 from ._losses import flow_matching_loss, noise_loss, prompt_embedding
 from ._pictures import load_pictures
 from ._processes import Processes, processes
@@ -10,18 +9,18 @@ from ._small_model import FLUX_TARGETS, FLUX_WIDTH, latents_of, small_flux
 __all__ = [
     "FLUX_TARGETS",
     "FLUX_WIDTH",
+    "LOSSES_NAME",
+    "PICTURE_NAME",
+    "STATE_NAME",
     "Batch",
     "Processes",
     "TrainSettings",
-    "Trained",
-    "add_arguments",
     "flow_matching_loss",
     "latents_of",
     "load_pictures",
     "noise_loss",
     "processes",
     "prompt_embedding",
-    "run",
     "small_flux",
     "train",
 ]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lokr_core.cli._command import main as lokr_command
+from lokr_core.cli import main as lokr_command
 from tests.comfyui.test_server import LAYERS, lokr, lora
 
 SECRET = "what-lies-outside"

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lokr_core import LoKrConfig, get_lokr_model
-from lokr_core.training import Batch, Processes, add_arguments, run
+from lokr_core.cli import add_arguments, run
+from lokr_core.training import Batch, Processes
 
 
 class Block(nn.Module):

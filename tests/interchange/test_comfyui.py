@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lokr_core import LoKrConfig, get_lokr_model, save_adapter
-from lokr_core.cli._command import main
+from lokr_core.cli import main
 from lokr_core.names import ORIGINAL, Slot, spelled
 from lokr_core.training import FLUX_TARGETS, small_flux
 from tests.hosts import base_directory

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lokr_core import load_adapter
-from lokr_core.cli._command import main
+from lokr_core.cli import main
 
 PROJECT = Path(__file__).resolve().parents[2]
 diffusers = pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: it makes the models that are trained")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lokr_core.cli._command import main as lokr_command
+from lokr_core.cli import main as lokr_command
 from tests.hosts import A1111, WebServer, find_forge
 from tests.webui.adapters import FORGE_SD15, SD15, Layers, lokr, lora, peft, save
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ..display import progress_bar
 from ..saving import SPELLINGS, save_adapter
-from ._loop import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, train
-from ._processes import processes
+from ..training import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, processes, train
 
 ADAPTER_NAME = "lokr.safetensors"
 
