@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from modules import script_callbacks
 
 from . import library, settings
-from .entry import Entry
-from .listing import UnknownName
+from .listing import Entry, UnknownName
 
 FIELD = "LoKr hashes"
 _PROMPTS = ("Prompt", "Hires prompt")

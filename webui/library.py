@@ -18,8 +18,7 @@ from lokr_core.errors import LoKrError
 from lokr_core.inspection import Outline, outline
 
 from . import settings
-from .entry import Entry, output_name, stem_of
-from .listing import Listing, UnknownName
+from .listing import Entry, Listing, UnknownName, output_name, stem_of
 
 _listing: Listing | None = None
 

@@ -18,7 +18,7 @@ from lokr_core.inspection import frequent_tags, trained_with
 from lokr_core.strengths import SLIDER_LIMIT
 
 from . import library, network, settings
-from .entry import Entry
+from .listing import Entry
 
 
 def register() -> None:

@@ -12,8 +12,7 @@ from modules import script_callbacks
 from lokr_core.errors import LoKrError
 
 from . import library, network
-from .entry import Entry
-from .listing import UnknownName
+from .listing import Entry, UnknownName
 
 
 def register() -> None:
