@@ -6,7 +6,7 @@
 ...     image = model(latent)
 """
 
-from .adapter import Adapter, LoKrWeights
+from .adapter import Adapter, Foreign, ForeignModule, LoKrWeights, ModuleName
 from .errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrShapeError, LoKrValueError
 from .formats import load_adapter
 from .handle import Handle
@@ -24,6 +24,8 @@ _TUNER = ("LoKrConfig", "LoKrLayer", "LoKrModel", "get_lokr_model", "load_lokr_m
 __all__ = [
     "Adapter",
     "Factor",
+    "Foreign",
+    "ForeignModule",
     "Handle",
     "LiveHandle",
     "LoKrConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "LoKrWeights",
     "Match",
     "MergeHandle",
+    "ModuleName",
     "Report",
     "Slot",
     "Target",

@@ -14,7 +14,7 @@ from . import kronecker
 from .errors import LoKrShapeError, LoKrValueError
 from .kronecker import Factor
 
-__all__ = ["Adapter", "Foreign", "ForeignModule", "LoKrWeights", "ModuleName", "check_strength"]
+__all__ = ["Adapter", "Foreign", "ForeignModule", "LoKrWeights", "ModuleName"]
 
 
 def check_strength(strength: float) -> float:

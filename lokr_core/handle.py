@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from .adapter import check_strength
 from .errors import LoKrError, LoKrValueError
 
-__all__ = ["Factors", "Handle", "Setting", "WeightsHandle"]
+__all__ = ["Handle"]
 
 Factors = Mapping[str, float] | Callable[[str], float] | None
 
