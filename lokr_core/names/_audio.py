@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._words import Architecture, PrefixGroup, Rule, Side, attention, block, feed_forward, fused, one
+from ._words import Architecture, PrefixGroup, Rule, Side, attention, block, feed_forward, fused, one, pairs
 
 _ACE_ATTENTION = ("q_proj k_proj v_proj o_proj", "q_norm k_norm")
 
@@ -18,22 +18,12 @@ ACE_STEP_15 = Architecture(
     (
         *attention("layers.{i}.self_attn", "decoder.layers.{i}.self_attn", *_ACE_ATTENTION),
         *attention("layers.{i}.cross_attn", "decoder.layers.{i}.cross_attn", *_ACE_ATTENTION),
-        one("proj_in_conv", "decoder.proj_in.1"),
-        one("proj_out_conv", "decoder.proj_out.1"),
-        *block(
-            "layers.{i}",
-            "decoder.layers.{i}",
-            "self_attn_norm",
-            "cross_attn_norm",
-            "mlp_norm",
-            "mlp.gate_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        ),
-        one("condition_embedder", "decoder.condition_embedder"),
-        one("norm_out", "decoder.norm_out"),
-        *block("time_embed", "decoder.time_embed", "linear_1", "linear_2", "time_proj"),
-        *block("time_embed_r", "decoder.time_embed_r", "linear_1", "linear_2", "time_proj"),
+        *pairs("proj_in_conv=decoder.proj_in.1 proj_out_conv=decoder.proj_out.1"),
+        *block("layers.{i}", "decoder.layers.{i}", "self_attn_norm cross_attn_norm mlp_norm"),
+        *block("layers.{i}.mlp", "decoder.layers.{i}.mlp", "gate_proj up_proj down_proj"),
+        *pairs("condition_embedder=decoder.condition_embedder norm_out=decoder.norm_out"),
+        *block("time_embed", "decoder.time_embed", "linear_1 linear_2 time_proj"),
+        *block("time_embed_r", "decoder.time_embed_r", "linear_1 linear_2 time_proj"),
     ),
     note="diffusers ships only the decoder; encoders, tokenizer and detokenizer have only their authors' names.",
 )
@@ -60,19 +50,14 @@ STABLE_AUDIO = Architecture(
         *block(
             "transformer_blocks.{i}",
             "transformer.layers.{i}",
-            ("attn1.to_out.0", "self_attn.to_out"),
-            ("attn2.to_q", "cross_attn.to_q"),
-            ("attn2.to_out.0", "cross_attn.to_out"),
-            ("norm1", "pre_norm"),
-            ("norm2", "cross_attend_norm"),
-            ("norm3", "ff_norm"),
+            "attn1.to_out.0=self_attn.to_out attn2.to_q=cross_attn.to_q attn2.to_out.0=cross_attn.to_out",
+            "norm1=pre_norm norm2=cross_attend_norm norm3=ff_norm",
         ),
         *feed_forward("transformer_blocks.{i}.ff", "transformer.layers.{i}.ff.ff", "0.proj 2"),
-        *block("timestep_proj", "to_timestep_embed", "0", "2"),
-        *block("global_proj", "to_global_embed", "0", "2"),
-        *block("cross_attention_proj", "to_cond_embed", "0", "2"),
-        one("proj_in", "transformer.project_in"),
-        one("proj_out", "transformer.project_out"),
+        *block("timestep_proj", "to_timestep_embed", "0 2"),
+        *block("global_proj", "to_global_embed", "0 2"),
+        *block("cross_attention_proj", "to_cond_embed", "0 2"),
+        *pairs("proj_in=transformer.project_in proj_out=transformer.project_out"),
     ),
 )
 
@@ -90,25 +75,12 @@ STABLE_AUDIO_3 = Architecture(
         *block(
             "transformer_blocks.{i}",
             "transformer.layers.{i}",
-            ("ff.proj_in", "ff.ff.0.proj"),
-            ("ff.proj_out", "ff.ff.2"),
-            "self_attn.to_out",
-            "cross_attn.to_q",
-            "cross_attn.to_kv",
-            "cross_attn.to_out",
-            "self_attn.q_norm",
-            "self_attn.k_norm",
-            "cross_attn.q_norm",
-            "cross_attn.k_norm",
-            "to_local_embed.0",
-            "to_local_embed.2",
-            "pre_norm",
-            "cross_attend_norm",
-            "ff_norm",
+            "ff.proj_in=ff.ff.0.proj ff.proj_out=ff.ff.2 pre_norm cross_attend_norm ff_norm",
+            "self_attn.to_out self_attn.q_norm self_attn.k_norm to_local_embed.0 to_local_embed.2",
+            "cross_attn.to_q cross_attn.to_kv cross_attn.to_out cross_attn.q_norm cross_attn.k_norm",
         ),
-        *block("global_cond_embedder", "transformer.global_cond_embedder", "0", "2"),
-        one("proj_in", "transformer.project_in"),
-        one("proj_out", "transformer.project_out"),
+        *block("global_cond_embedder", "transformer.global_cond_embedder", "0 2"),
+        *pairs("proj_in=transformer.project_in proj_out=transformer.project_out"),
     ),
 )
 

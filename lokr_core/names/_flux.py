@@ -4,30 +4,15 @@ blocks, HunyuanVideo, HunyuanVideo 1.5 and HunyuanImage 2.1.
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, feed_forward, fused, one, split, two_layers
+from ._words import Architecture, Rule, Side, block, feed_forward, fused, joint_attention, one, pairs, split, two_layers
 
 _DOUBLE, _SINGLE = "double_blocks.{i}", "single_blocks.{i}"
 _TWO, _ONE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
 
 _ATTENTION: tuple[Rule, ...] = (
-    fused(f"{_DOUBLE}.img_attn.qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
-    fused(f"{_DOUBLE}.txt_attn.qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
-    *block(
-        _TWO,
-        _DOUBLE,
-        ("attn.to_qkv", "img_attn.qkv"),  # diffusers after fuse_qkv_projections
-        ("attn.to_added_qkv", "txt_attn.qkv"),
-        ("attn.to_out.0", "img_attn.proj"),
-        ("attn.to_add_out", "txt_attn.proj"),
-        ("attn.norm_q", "img_attn.norm.query_norm"),
-        ("attn.norm_k", "img_attn.norm.key_norm"),
-        ("attn.norm_added_q", "txt_attn.norm.query_norm"),
-        ("attn.norm_added_k", "txt_attn.norm.key_norm"),
-    ),
-    *block(_ONE, _SINGLE, ("attn.norm_q", "norm.query_norm"), ("attn.norm_k", "norm.key_norm")),
-    one("x_embedder", "img_in"),
-    one("context_embedder", "txt_in"),
-    one("proj_out", "final_layer.linear"),
+    *joint_attention(f"{_TWO}.attn", f"{_DOUBLE}.img_attn", f"{_DOUBLE}.txt_attn", "norm.query_norm norm.key_norm"),
+    *block(_ONE, _SINGLE, "attn.norm_q=norm.query_norm attn.norm_k=norm.key_norm"),
+    *pairs("x_embedder=img_in context_embedder=txt_in proj_out=final_layer.linear"),
 )
 
 _FEED_FORWARD = (
@@ -41,7 +26,7 @@ _SINGLE_BLOCKS: tuple[Rule, ...] = (
 )
 
 _MODULATION = (
-    *block(_TWO, _DOUBLE, ("norm1.linear", "img_mod.lin"), ("norm1_context.linear", "txt_mod.lin")),
+    *block(_TWO, _DOUBLE, "norm1.linear=img_mod.lin norm1_context.linear=txt_mod.lin"),
     one(f"{_ONE}.norm.linear", f"{_SINGLE}.modulation.lin"),
     one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
 )
@@ -105,7 +90,7 @@ OVIS_IMAGE = Architecture(
         # Gated feed-forwards: diffusers has one weight, whose upper rows are the values and whose lower the gate.
         split(f"{_TWO}.ff.net.0.proj", f"{_DOUBLE}.img_mlp.", "up_proj gate_proj"),
         split(f"{_TWO}.ff_context.net.0.proj", f"{_DOUBLE}.txt_mlp.", "up_proj gate_proj"),
-        *block(_TWO, _DOUBLE, ("ff.net.2", "img_mlp.down_proj"), ("ff_context.net.2", "txt_mlp.down_proj")),
+        *block(_TWO, _DOUBLE, "ff.net.2=img_mlp.down_proj ff_context.net.2=txt_mlp.down_proj"),
         *two_layers("timestep_embedder", "time_in", "in_layer out_layer"),
         one("context_embedder_norm", "txt_norm"),
     ),
@@ -118,18 +103,13 @@ FLUX2 = Architecture(
     Side(has=("double_stream_modulation_img.linear", "transformer_blocks.0.attn.to_q")),
     (
         *_ATTENTION,
-        *block(
-            _TWO,
-            _DOUBLE,
-            ("ff.linear_in", "img_mlp.0"),
-            ("ff.linear_out", "img_mlp.2"),
-            ("ff_context.linear_in", "txt_mlp.0"),
-            ("ff_context.linear_out", "txt_mlp.2"),
+        *block(f"{_TWO}.ff", f"{_DOUBLE}.img_mlp", "linear_in=0 linear_out=2"),
+        *block(f"{_TWO}.ff_context", f"{_DOUBLE}.txt_mlp", "linear_in=0 linear_out=2"),
+        *block(_ONE, _SINGLE, "attn.to_qkv_mlp_proj=linear1 attn.to_out=linear2"),
+        *(
+            one(f"{name}.linear", f"{name}.lin")
+            for name in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
         ),
-        *block(_ONE, _SINGLE, ("attn.to_qkv_mlp_proj", "linear1"), ("attn.to_out", "linear2")),
-        one("double_stream_modulation_img.linear", "double_stream_modulation_img.lin"),
-        one("double_stream_modulation_txt.linear", "double_stream_modulation_txt.lin"),
-        one("single_stream_modulation.linear", "single_stream_modulation.lin"),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
         *_embedders("time_guidance_embed", timestep_embedder="time_in", guidance_embedder="guidance_in"),
     ),
@@ -153,31 +133,16 @@ _TOKENS = "txt_in.individual_token_refiner.blocks.{i}"
 
 _HUNYUAN: tuple[Rule, ...] = (
     *(rule for rule in (*_DOUBLE_BLOCKS, *_SINGLE_BLOCKS, *_MODULATION) if rule.original not in ("img_in", "txt_in")),
-    one("x_embedder.proj", "img_in.proj"),
-    one("context_embedder.proj_in", "txt_in.input_embedder"),
+    *pairs("x_embedder.proj=img_in.proj context_embedder.proj_in=txt_in.input_embedder"),
     *_embedders(
         "context_embedder.time_text_embed", timestep_embedder="txt_in.t_embedder", text_embedder="txt_in.c_embedder"
     ),
     fused(f"{_TOKENS}.self_attn.qkv", f"{_REFINER}.attn.", "to_q to_k to_v"),
-    *block(
-        _REFINER,
-        _TOKENS,
-        ("attn.to_out.0", "self_attn.proj"),
-        ("norm_out.linear", "adaLN_modulation.1"),
-        "norm1",
-        "norm2",
-    ),
+    *block(_REFINER, _TOKENS, "attn.to_out.0=self_attn.proj norm_out.linear=adaLN_modulation.1 norm1 norm2"),
     *feed_forward(f"{_REFINER}.ff", f"{_TOKENS}.mlp"),
 )
 
-_BYT5 = block(
-    "context_embedder_2",
-    "byt5_in",
-    ("norm", "layernorm"),
-    ("linear_1", "fc1"),
-    ("linear_2", "fc2"),
-    ("linear_3", "fc3"),
-)
+_BYT5 = block("context_embedder_2", "byt5_in", "norm=layernorm linear_1=fc1 linear_2=fc2 linear_3=fc3")
 
 _SHORT = (
     ("_mod.lin", "_mod.linear"),
@@ -185,14 +150,14 @@ _SHORT = (
     ("_attn.qkv", "_attn_qkv"),
     ("_attn.proj", "_attn_proj"),
 )
-_CONTEXT = (("c_embedder.in_layer", "c_embedder.linear_1"), ("c_embedder.out_layer", "c_embedder.linear_2"))
 
 
-def _timesteps(*embedders: str) -> tuple[tuple[str, str], ...]:
+def _respelled(names: str, *embedders: str) -> tuple[tuple[str, str], ...]:
+    """Other spellings of the embedders' two Linears: `names` instead of `in_layer` and `out_layer`."""
     return tuple(
-        (f"{embedder}.{ours}", f"{embedder}.{theirs}")
+        (f"{embedder}.{ours}", f"{embedder}.{other}")
         for embedder in embedders
-        for ours, theirs in (("in_layer", "mlp.0"), ("out_layer", "mlp.2"))
+        for ours, other in zip(("in_layer", "out_layer"), names.split(), strict=True)
     )
 
 
@@ -202,18 +167,16 @@ _HUNYUAN_SPELLINGS = (
         *_SHORT,
         ("mlp.0", "mlp.fc1"),
         ("mlp.2", "mlp.fc2"),
-        *_CONTEXT,
-        *_timesteps("time_in", "guidance_in", "t_embedder"),
+        *_respelled("linear_1 linear_2", "c_embedder"),
+        *_respelled("mlp.0 mlp.2", "time_in", "guidance_in", "t_embedder"),
     ),
     # OneTrainer's OMI files.
     (
         *_SHORT,
         ("mlp.0", "mlp.fc0"),
         ("mlp.2", "mlp.fc2"),
-        *_CONTEXT,
-        *_timesteps("time_in", "guidance_in"),
-        ("t_embedder.in_layer", "t_embedder.linear_1"),
-        ("t_embedder.out_layer", "t_embedder.linear_2"),
+        *_respelled("linear_1 linear_2", "c_embedder", "t_embedder"),
+        *_respelled("mlp.0 mlp.2", "time_in", "guidance_in"),
     ),
 )
 
@@ -246,14 +209,7 @@ HUNYUAN_VIDEO_15 = Architecture(
         *_HUNYUAN,
         *_BYT5,
         *_embedders("time_embed", timestep_embedder="time_in", timestep_embedder_r="time_r_in"),
-        *block(
-            "image_embedder",
-            "vision_in",
-            ("norm_in", "proj.0"),
-            ("linear_1", "proj.1"),
-            ("linear_2", "proj.3"),
-            ("norm_out", "proj.4"),
-        ),
+        *block("image_embedder", "vision_in", "norm_in=proj.0 linear_1=proj.1 linear_2=proj.3 norm_out=proj.4"),
         one("cond_type_embed", "cond_type_embedding"),
     ),
 )

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from ._words import Architecture, PrefixGroup, Side, attention, block, feed_forward, fused, one, two_layers
+from ._words import (
+    Architecture,
+    PrefixGroup,
+    Side,
+    attention,
+    block,
+    feed_forward,
+    fused,
+    joint_attention,
+    one,
+    pairs,
+    two_layers,
+)
 
 _JOINT, _TWO = "joint_blocks.{i}", "transformer_blocks.{i}"
 
@@ -12,26 +24,10 @@ SD3 = Architecture(
     Side(has=("joint_blocks.0.context_block.attn.qkv", "x_embedder.proj")),
     Side(has=("transformer_blocks.0.attn.add_q_proj", "pos_embed.proj", "time_text_embed.text_embedder.linear_1")),
     (
-        fused(f"{_JOINT}.x_block.attn.qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
+        *joint_attention(f"{_TWO}.attn", f"{_JOINT}.x_block.attn", f"{_JOINT}.context_block.attn", "ln_q ln_k"),
         fused(f"{_JOINT}.x_block.attn2.qkv", f"{_TWO}.attn2.", "to_q to_k to_v"),
-        fused(f"{_JOINT}.context_block.attn.qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
-        *block(
-            _TWO,
-            _JOINT,
-            ("attn.to_qkv", "x_block.attn.qkv"),  # diffusers after fuse_qkv_projections
-            ("attn2.to_qkv", "x_block.attn2.qkv"),
-            ("attn.to_added_qkv", "context_block.attn.qkv"),
-            ("attn.to_out.0", "x_block.attn.proj"),
-            ("attn2.to_out.0", "x_block.attn2.proj"),
-            ("attn.to_add_out", "context_block.attn.proj"),
-            ("norm1.linear", "x_block.adaLN_modulation.1"),
-            ("attn.norm_q", "x_block.attn.ln_q"),
-            ("attn.norm_k", "x_block.attn.ln_k"),
-            ("attn2.norm_q", "x_block.attn2.ln_q"),
-            ("attn2.norm_k", "x_block.attn2.ln_k"),
-            ("attn.norm_added_q", "context_block.attn.ln_q"),
-            ("attn.norm_added_k", "context_block.attn.ln_k"),
-        ),
+        *block(f"{_TWO}.attn2", f"{_JOINT}.x_block.attn2", "to_qkv=qkv to_out.0=proj norm_q=ln_q norm_k=ln_k"),
+        one(f"{_TWO}.norm1.linear", f"{_JOINT}.x_block.adaLN_modulation.1"),
         *feed_forward(f"{_TWO}.ff", f"{_JOINT}.x_block.mlp", "fc1 fc2"),
         *feed_forward(f"{_TWO}.ff_context", f"{_JOINT}.context_block.mlp", "fc1 fc2"),
         one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=6),
@@ -45,6 +41,8 @@ SD3 = Architecture(
     ),
 )
 
+_AURAFLOW_FF = "linear_1=c_fc1 linear_2=c_fc2 out_projection=c_proj"
+
 AURAFLOW = Architecture(
     "auraflow",
     "AuraFlow",
@@ -54,35 +52,29 @@ AURAFLOW = Architecture(
         *block(
             "joint_transformer_blocks.{i}",
             "double_layers.{i}",
-            ("attn.add_q_proj", "attn.w1q"),
-            ("attn.add_k_proj", "attn.w1k"),
-            ("attn.add_v_proj", "attn.w1v"),
-            ("attn.to_add_out", "attn.w1o"),
-            ("ff.linear_1", "mlpX.c_fc1"),
-            ("ff.linear_2", "mlpX.c_fc2"),
-            ("ff.out_projection", "mlpX.c_proj"),
-            ("ff_context.linear_1", "mlpC.c_fc1"),
-            ("ff_context.linear_2", "mlpC.c_fc2"),
-            ("ff_context.out_projection", "mlpC.c_proj"),
-            ("norm1.linear", "modX.1"),
-            ("norm1_context.linear", "modC.1"),
+            "attn.add_q_proj=attn.w1q attn.add_k_proj=attn.w1k attn.add_v_proj=attn.w1v attn.to_add_out=attn.w1o",
+            "norm1.linear=modX.1 norm1_context.linear=modC.1",
         ),
+        *block("joint_transformer_blocks.{i}.ff", "double_layers.{i}.mlpX", _AURAFLOW_FF),
+        *block("joint_transformer_blocks.{i}.ff_context", "double_layers.{i}.mlpC", _AURAFLOW_FF),
         *attention("joint_transformer_blocks.{i}.attn", "double_layers.{i}.attn", "w2q w2k w2v w2o"),
-        *block(
-            "single_transformer_blocks.{i}",
-            "single_layers.{i}",
-            ("ff.linear_1", "mlp.c_fc1"),
-            ("ff.linear_2", "mlp.c_fc2"),
-            ("ff.out_projection", "mlp.c_proj"),
-            ("norm1.linear", "modCX.1"),
-        ),
+        one("single_transformer_blocks.{i}.norm1.linear", "single_layers.{i}.modCX.1"),
+        *block("single_transformer_blocks.{i}.ff", "single_layers.{i}.mlp", _AURAFLOW_FF),
         *attention("single_transformer_blocks.{i}.attn", "single_layers.{i}.attn", "w1q w1k w1v w1o"),
         *two_layers("time_step_proj", "t_embedder.mlp"),
-        one("context_embedder", "cond_seq_linear"),
-        one("pos_embed.proj", "init_x_linear"),
+        *pairs("context_embedder=cond_seq_linear pos_embed.proj=init_x_linear"),
         one("norm_out.linear", "modF.1", swap=True),
         one("proj_out", "final_linear"),
     ),
+)
+
+_PIXART = (  # the blocks of PixArt and Sana
+    fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
+    fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
+    *block(
+        _TWO, "blocks.{i}", "attn1.to_out.0=attn.proj attn2.to_q=cross_attn.q_linear attn2.to_out.0=cross_attn.proj"
+    ),
+    *two_layers("caption_projection", "y_embedder.y_proj", "fc1 fc2"),
 )
 
 PIXART = Architecture(
@@ -93,23 +85,12 @@ PIXART = Architecture(
         has=("adaln_single.linear", "caption_projection.linear_1", "pos_embed.proj", "transformer_blocks.0.attn2.to_k")
     ),
     (
-        fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
-        fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
-        *block(
-            _TWO,
-            "blocks.{i}",
-            ("attn1.to_out.0", "attn.proj"),
-            ("attn2.to_q", "cross_attn.q_linear"),
-            ("attn2.to_out.0", "cross_attn.proj"),
-        ),
+        *_PIXART,
         *feed_forward(f"{_TWO}.ff", "blocks.{i}.mlp", "fc1 fc2"),
         *two_layers("adaln_single.emb.timestep_embedder", "t_embedder.mlp"),
         *two_layers("adaln_single.emb.resolution_embedder", "csize_embedder.mlp"),
         *two_layers("adaln_single.emb.aspect_ratio_embedder", "ar_embedder.mlp"),
-        *two_layers("caption_projection", "y_embedder.y_proj", "fc1 fc2"),
-        one("adaln_single.linear", "t_block.1"),
-        one("pos_embed.proj", "x_embedder.proj"),
-        one("proj_out", "final_layer.linear"),
+        *pairs("adaln_single.linear=t_block.1 pos_embed.proj=x_embedder.proj proj_out=final_layer.linear"),
     ),
 )
 
@@ -119,24 +100,17 @@ SANA = Architecture(
     Side(has=("t_block.1", "blocks.0.cross_attn.kv_linear", "blocks.0.mlp.inverted_conv.conv")),
     Side(has=("time_embed.linear", "patch_embed.proj", "transformer_blocks.0.ff.conv_inverted")),
     (
-        fused("blocks.{i}.attn.qkv", f"{_TWO}.attn1.", "to_q to_k to_v"),
-        fused("blocks.{i}.cross_attn.kv_linear", f"{_TWO}.attn2.", "to_k to_v"),
+        *_PIXART,
         *block(
-            _TWO,
-            "blocks.{i}",
-            ("attn1.to_out.0", "attn.proj"),
-            ("attn2.to_q", "cross_attn.q_linear"),
-            ("attn2.to_out.0", "cross_attn.proj"),
-            ("ff.conv_inverted", "mlp.inverted_conv.conv"),
-            ("ff.conv_depth", "mlp.depth_conv.conv"),
-            ("ff.conv_point", "mlp.point_conv.conv"),
+            f"{_TWO}.ff",
+            "blocks.{i}.mlp",
+            "conv_inverted=inverted_conv.conv conv_depth=depth_conv.conv conv_point=point_conv.conv",
         ),
         *two_layers("time_embed.emb.timestep_embedder", "t_embedder.mlp"),
-        *two_layers("caption_projection", "y_embedder.y_proj", "fc1 fc2"),
-        one("time_embed.linear", "t_block.1"),
-        one("caption_norm", "attention_y_norm"),
-        one("patch_embed.proj", "x_embedder.proj"),
-        one("proj_out", "final_layer.linear"),
+        *pairs(
+            "time_embed.linear=t_block.1 caption_norm=attention_y_norm",
+            "patch_embed.proj=x_embedder.proj proj_out=final_layer.linear",
+        ),
     ),
     note="ComfyUI itself has no Sana; trainers and pipelines use diffusers' names.",
 )
@@ -207,18 +181,16 @@ KREA2 = Architecture(
                 *attention(f"{theirs}.attn", f"{ours}.attn", "wq wk wv wo", "qknorm.qnorm qknorm.knorm"),
                 one(f"{theirs}.attn.to_out", f"{ours}.attn.wo"),  # as some trainers write it
                 one(f"{theirs}.attn.to_gate", f"{ours}.attn.gate"),
-                *block(f"{theirs}.ff", f"{ours}.mlp", "gate", "up", "down"),
-                *block(theirs, ours, ("norm1", "prenorm"), ("norm2", "postnorm")),
+                *block(f"{theirs}.ff", f"{ours}.mlp", "gate up down"),
+                *block(theirs, ours, "norm1=prenorm norm2=postnorm"),
             )
         ),
         one("img_in", "first"),
         *two_layers("time_embed", "tmlp"),
-        one("time_mod_proj", "tproj.1"),
-        one("txt_in.norm", "txtmlp.0"),
+        *pairs("time_mod_proj=tproj.1 txt_in.norm=txtmlp.0"),
         *two_layers("txt_in", "txtmlp", "1 3"),
-        one("text_fusion.projector", "txtfusion.projector"),
-        one("final_layer.linear", "last.linear"),
-        one("final_layer.norm", "last.norm"),
+        *pairs("text_fusion.projector=txtfusion.projector"),
+        *block("final_layer", "last", "linear norm"),
     ),
 )
 
@@ -230,23 +202,13 @@ HUNYUAN_DIT = Architecture(
     (
         fused("blocks.{i}.attn1.Wqkv", "blocks.{i}.attn1.", "to_q to_k to_v"),
         fused("blocks.{i}.attn2.kv_proj", "blocks.{i}.attn2.", "to_k to_v"),
-        *block(
-            "blocks.{i}",
-            "blocks.{i}",
-            ("attn1.to_out.0", "attn1.out_proj"),
-            ("attn1.norm_q", "attn1.q_norm"),
-            ("attn1.norm_k", "attn1.k_norm"),
-            ("attn2.to_q", "attn2.q_proj"),
-            ("attn2.to_out.0", "attn2.out_proj"),
-            ("attn2.norm_q", "attn2.q_norm"),
-            ("attn2.norm_k", "attn2.k_norm"),
-            ("norm1.linear", "default_modulation.1"),
-            ("norm1.norm", "norm1"),
-        ),
+        *block("blocks.{i}.attn1", "blocks.{i}.attn1", "to_out.0=out_proj norm_q=q_norm norm_k=k_norm"),
+        *block("blocks.{i}.attn2", "blocks.{i}.attn2", "to_q=q_proj to_out.0=out_proj norm_q=q_norm norm_k=k_norm"),
+        *block("blocks.{i}", "blocks.{i}", "norm1.linear=default_modulation.1 norm1.norm=norm1"),
         *feed_forward("blocks.{i}.ff", "blocks.{i}.mlp", "fc1 fc2"),
         *two_layers("time_extra_emb.timestep_embedder", "t_embedder.mlp"),
         *two_layers("time_extra_emb.extra_embedder", "extra_embedder"),
-        *(one(f"time_extra_emb.pooler.{p}", f"pooler.{p}") for p in ("q_proj", "k_proj", "v_proj", "c_proj")),
+        *block("time_extra_emb.pooler", "pooler", "q_proj k_proj v_proj c_proj"),
         *two_layers("text_embedder", "mlp_t5"),
         one("pos_embed.proj", "x_embedder.proj"),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),

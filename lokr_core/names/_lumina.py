@@ -5,7 +5,7 @@ Lumina 2 and Z-Image share their original names; the place of the modulation's L
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, fused, one, two_layers
+from ._words import Architecture, Rule, Side, block, fused, one, pairs, two_layers
 
 _STACKS = ("layers.{i}", "noise_refiner.{i}", "context_refiner.{i}")
 
@@ -14,19 +14,10 @@ def _lumina_stack(stack: str) -> tuple[Rule, ...]:
     return (
         # Grouped queries: as many rows of queries as the output projection has columns; keys and values halve the rest.
         fused(f"{stack}.attention.qkv", f"{stack}.attn.", "to_q to_k to_v", f"{stack}.attention.out rest rest"),
-        *block(
-            stack,
-            stack,
-            ("attn.to_out.0", "attention.out"),
-            ("attn.norm_q", "attention.q_norm"),
-            ("attn.norm_k", "attention.k_norm"),
-            ("feed_forward.linear_1", "feed_forward.w1"),
-            ("feed_forward.linear_2", "feed_forward.w2"),
-            ("feed_forward.linear_3", "feed_forward.w3"),
-            ("norm1.linear", "adaLN_modulation.1"),
-            ("norm1" if stack.startswith("context") else "norm1.norm", "attention_norm1"),
-            ("norm2", "attention_norm2"),
-        ),
+        *block(f"{stack}.attn", f"{stack}.attention", "to_out.0=out norm_q=q_norm norm_k=k_norm"),
+        *block(f"{stack}.feed_forward", f"{stack}.feed_forward", "linear_1=w1 linear_2=w2 linear_3=w3"),
+        *block(stack, stack, "norm1.linear=adaLN_modulation.1 norm2=attention_norm2"),
+        one(f"{stack}.norm1" if stack.startswith("context") else f"{stack}.norm1.norm", f"{stack}.attention_norm1"),
     )
 
 
@@ -38,9 +29,8 @@ LUMINA2 = Architecture(
     (
         *(rule for stack in _STACKS for rule in _lumina_stack(stack)),
         *two_layers("time_caption_embed.timestep_embedder", "t_embedder.mlp"),
-        *block("time_caption_embed", "cap_embedder", ("caption_embedder.0", "0"), ("caption_embedder.1", "1")),
-        one("norm_out.linear_1", "final_layer.adaLN_modulation.1"),
-        one("norm_out.linear_2", "final_layer.linear"),
+        *block("time_caption_embed", "cap_embedder", "caption_embedder.0=0 caption_embedder.1=1"),
+        *pairs("norm_out.linear_1=final_layer.adaLN_modulation.1 norm_out.linear_2=final_layer.linear"),
     ),
 )
 
@@ -60,18 +50,13 @@ Z_IMAGE = Architecture(
                     "to_q to_k to_v",
                     f"{stack}.attention.out rest rest",
                 ),
-                *block(
-                    f"{stack}.attention",
-                    f"{stack}.attention",
-                    ("to_out.0", "out"),
-                    ("norm_q", "q_norm"),
-                    ("norm_k", "k_norm"),
-                ),
+                *block(f"{stack}.attention", f"{stack}.attention", "to_out.0=out norm_q=q_norm norm_k=k_norm"),
             )
         ),
-        one("all_x_embedder.2-1", "x_embedder"),
-        one("all_final_layer.2-1.linear", "final_layer.linear"),
-        one("all_final_layer.2-1.adaLN_modulation.1", "final_layer.adaLN_modulation.1"),
+        *pairs(
+            "all_x_embedder.2-1=x_embedder all_final_layer.2-1.linear=final_layer.linear",
+            "all_final_layer.2-1.adaLN_modulation.1=final_layer.adaLN_modulation.1",
+        ),
     ),
     note="Patch size 2 over 1 frame, the only one published, is part of diffusers' names (2-1).",
 )

@@ -5,7 +5,7 @@ Hosts change only the prefix of transformers' names, so most of these tables are
 
 from __future__ import annotations
 
-from ._words import Architecture, PrefixGroup, Side, block, fused, one
+from ._words import Architecture, PrefixGroup, Side, block, fused, pairs
 
 _LAYER, _BLOCK = "text_model.encoder.layers.{i}", "transformer.resblocks.{i}"
 
@@ -27,14 +27,10 @@ CLIP = Architecture(
         *block(
             _LAYER,
             _BLOCK,
-            ("self_attn.out_proj", "attn.out_proj"),
-            ("mlp.fc1", "mlp.c_fc"),
-            ("mlp.fc2", "mlp.c_proj"),
-            ("layer_norm1", "ln_1"),
-            ("layer_norm2", "ln_2"),
+            "self_attn.out_proj=attn.out_proj mlp.fc1=mlp.c_fc mlp.fc2=mlp.c_proj",
+            "layer_norm1=ln_1 layer_norm2=ln_2",
         ),
-        one("text_model.final_layer_norm", "ln_final"),
-        one("text_model.embeddings.token_embedding", "token_embedding"),
+        *pairs("text_model.final_layer_norm=ln_final text_model.embeddings.token_embedding=token_embedding"),
     ),
     note="OpenCLIP's text_projection, a bare parameter, is the transpose of transformers' Linear: not covered.",
 )

@@ -8,24 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ._words import ORIGINAL, Architecture, Rule, Side, block, two_layers
+from ._words import ORIGINAL, Architecture, Rule, Side, block, one, pairs, two_layers
 
 _RESNET = (
-    ("conv1", "in_layers.2"),
-    ("conv2", "out_layers.3"),
-    ("time_emb_proj", "emb_layers.1"),
-    ("conv_shortcut", "skip_connection"),
-    ("norm1", "in_layers.0"),
-    ("norm2", "out_layers.0"),
+    "norm1=in_layers.0 conv1=in_layers.2 norm2=out_layers.0 conv2=out_layers.3",
+    "time_emb_proj=emb_layers.1 conv_shortcut=skip_connection",
 )
 
 _ENDS = (
     *two_layers("time_embedding", "time_embed"),
     *two_layers("add_embedding", "label_emb.0"),
     *two_layers("class_embedding", "label_emb.0"),
-    Rule("input_blocks.0.0", ("conv_in",)),
-    Rule("out.0", ("conv_norm_out",)),
-    Rule("out.2", ("conv_out",)),
+    *pairs("conv_in=input_blocks.0.0 conv_norm_out=out.0 conv_out=out.2"),
 )
 
 _RESNETS, _ATTENTIONS, _SAMPLER = "resnets", "attentions", "sampler"
@@ -45,14 +39,14 @@ def _expand(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
         if kind == _RESNETS:
             rules += block(theirs, ours, *_RESNET)
         elif kind == _SAMPLER:
-            rules.append(Rule(ours, (theirs,)))
+            rules.append(one(theirs, ours))
         else:
             attentions[ours if side == ORIGINAL else theirs] = (theirs, ours)
     for module in modules:  # inside a transformer both sides have the same names
         head = _head(module)
         if head in attentions:
             theirs, ours = attentions[head]
-            rules.append(Rule(ours + module[len(head) :], (theirs + module[len(head) :],)))
+            rules.append(one(theirs + module[len(head) :], ours + module[len(head) :]))
     return tuple(rules)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from ._words import ORIGINAL, Architecture, Rule, Side, attention, block, feed_forward, fused, one, two_layers
+from ._words import ORIGINAL, Architecture, Rule, Side, attention, block, feed_forward, fused, one, pairs, two_layers
 
 _TWO = "transformer_blocks.{i}"
 
@@ -14,13 +14,7 @@ def _wan_stack(stack: str) -> tuple[Rule, ...]:
     return (
         *attention(f"{stack}.attn1", f"{stack}.self_attn", "q k v o", "norm_q norm_k"),
         *attention(f"{stack}.attn2", f"{stack}.cross_attn", "q k v o", "norm_q norm_k"),
-        *block(
-            f"{stack}.attn2",
-            f"{stack}.cross_attn",
-            ("add_k_proj", "k_img"),
-            ("add_v_proj", "v_img"),
-            ("norm_added_k", "norm_k_img"),
-        ),
+        *block(f"{stack}.attn2", f"{stack}.cross_attn", "add_k_proj=k_img add_v_proj=v_img norm_added_k=norm_k_img"),
         *feed_forward(f"{stack}.ffn", f"{stack}.ffn"),
         one(f"{stack}.norm2", f"{stack}.norm3"),
     )
@@ -30,15 +24,8 @@ _FACE = "face_adapter.fuser_blocks.{i}"
 
 _FACES = (  # of Wan Animate
     fused(f"{_FACE}.linear1_kv", "face_adapter.{i}.", "to_k to_v"),
-    *block(
-        "face_adapter.{i}",
-        _FACE,
-        ("to_q", "linear1_q"),
-        ("to_out", "linear2"),
-        ("norm_q", "q_norm"),
-        ("norm_k", "k_norm"),
-    ),
-    *(one(f"face_encoder.{conv}", f"face_encoder.{conv}.conv") for conv in ("conv1_local", "conv2", "conv3")),
+    *block("face_adapter.{i}", _FACE, "to_q=linear1_q to_out=linear2 norm_q=q_norm norm_k=k_norm"),
+    *block("face_encoder", "face_encoder", "conv1_local=conv1_local.conv conv2=conv2.conv conv3=conv3.conv"),
 )
 
 WAN = Architecture(
@@ -49,13 +36,12 @@ WAN = Architecture(
     (
         *_wan_stack("blocks.{i}"),
         *_wan_stack("vace_blocks.{i}"),
-        *block("vace_blocks.{i}", "vace_blocks.{i}", ("proj_in", "before_proj"), ("proj_out", "after_proj")),
+        *block("vace_blocks.{i}", "vace_blocks.{i}", "proj_in=before_proj proj_out=after_proj"),
         *two_layers("condition_embedder.time_embedder", "time_embedding"),
         *two_layers("condition_embedder.text_embedder", "text_embedding"),
-        *block("condition_embedder.image_embedder", "img_emb.proj", ("norm1", "0"), ("norm2", "4")),
+        *block("condition_embedder.image_embedder", "img_emb.proj", "norm1=0 norm2=4"),
         *feed_forward("condition_embedder.image_embedder.ff", "img_emb.proj", "1 3"),
-        one("condition_embedder.time_proj", "time_projection.1"),
-        one("proj_out", "head.head"),
+        *pairs("condition_embedder.time_proj=time_projection.1 proj_out=head.head"),
         *_FACES,
     ),
     note="Covers t2v, i2v, VACE, Animate. Of the further variants (camera, S2V, HuMo, SCAIL) the shared blocks are "
@@ -64,19 +50,15 @@ WAN = Architecture(
 )
 
 _LTX_ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
-_LTX_MODULATION = ("emb.timestep_embedder.linear_1", "emb.timestep_embedder.linear_2", "linear")
+_LTX_MODULATION = "emb.timestep_embedder.linear_1 emb.timestep_embedder.linear_2 linear"
 
 _LTX = (
     one("proj_in", "patchify_proj"),
-    *block("time_embed", "adaln_single", *_LTX_MODULATION),
-    *block(
-        "transformer_blocks.{i}",
-        "transformer_blocks.{i}",
-        *(
-            (f"{attention}.{a}", f"{attention}.{b}")
-            for attention in _LTX_ATTENTIONS
-            for a, b in (("norm_q", "q_norm"), ("norm_k", "k_norm"))
-        ),
+    *block("time_embed", "adaln_single", _LTX_MODULATION),
+    *(
+        rule
+        for name in _LTX_ATTENTIONS
+        for rule in block(f"{_TWO}.{name}", f"{_TWO}.{name}", "norm_q=q_norm norm_k=k_norm")
     ),
 )
 
@@ -101,34 +83,27 @@ LTX2 = Architecture(
     (
         *_LTX,
         one("audio_proj_in", "audio_patchify_proj"),
-        *block("audio_time_embed", "audio_adaln_single", *_LTX_MODULATION),
-        *block("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single", *_LTX_MODULATION),
-        *block("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single", *_LTX_MODULATION),
-        *block("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single", *_LTX_MODULATION),
-        *block("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single", *_LTX_MODULATION),
+        *block("audio_time_embed", "audio_adaln_single", _LTX_MODULATION),
+        *block("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single", _LTX_MODULATION),
+        *block("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single", _LTX_MODULATION),
+        *block("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single", _LTX_MODULATION),
+        *block("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single", _LTX_MODULATION),
     ),
     note="The connectors of the text embeddings are a separate model in diffusers; here they have original names.",
 )
 
 _COSMOS_ENDS = (
     *two_layers("time_embed.t_embedder", "t_embedder.1", "linear_1 linear_2"),
-    one("patch_embed.proj", "x_embedder.proj.1"),
-    one("proj_out", "final_layer.linear"),
+    *pairs("patch_embed.proj=x_embedder.proj.1 proj_out=final_layer.linear"),
 )
 
 _COSMOS_ATTENTION = ("q_proj k_proj v_proj output_proj", "q_norm k_norm")
 
 _COSMOS = (
     *_COSMOS_ENDS,
-    *block(
-        _TWO,
-        "blocks.{i}",
-        *(
-            (f"{theirs}.linear_{n}", f"adaln_modulation_{ours}.{n}")
-            for theirs, ours in (("norm1", "self_attn"), ("norm2", "cross_attn"), ("norm3", "mlp"))
-            for n in (1, 2)
-        ),
-    ),
+    *two_layers(f"{_TWO}.norm1", "blocks.{i}.adaln_modulation_self_attn", "1 2"),
+    *two_layers(f"{_TWO}.norm2", "blocks.{i}.adaln_modulation_cross_attn", "1 2"),
+    *two_layers(f"{_TWO}.norm3", "blocks.{i}.adaln_modulation_mlp", "1 2"),
     *attention(f"{_TWO}.attn1", "blocks.{i}.self_attn", *_COSMOS_ATTENTION),
     *attention(f"{_TWO}.attn2", "blocks.{i}.cross_attn", *_COSMOS_ATTENTION),
     *feed_forward(f"{_TWO}.ff", "blocks.{i}.mlp", "layer1 layer2"),
@@ -204,13 +179,11 @@ COGVIDEOX = Architecture(
     Side(has=("blocks.0.norm1.linear", "blocks.0.attn_out", "patch_embed.text_proj")),
     Side(has=("transformer_blocks.0.norm1.linear", "transformer_blocks.0.attn1.to_q", "patch_embed.text_proj")),
     (
-        *block(_TWO, "blocks.{i}", "norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm"),
+        *block(_TWO, "blocks.{i}", "norm1.linear norm1.norm norm2.linear norm2.norm"),
         *attention(f"{_TWO}.attn1", "blocks.{i}", "q k v attn_out", "norm_q norm_k"),
         *feed_forward(f"{_TWO}.ff", "blocks.{i}", "ff_proj ff_out"),
-        one("time_embedding.linear_1", "time_embedding_linear_1"),
-        one("time_embedding.linear_2", "time_embedding_linear_2"),
-        one("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
-        one("ofs_embedding.linear_2", "ofs_embedding_linear_2"),
+        *pairs("time_embedding.linear_1=time_embedding_linear_1 time_embedding.linear_2=time_embedding_linear_2"),
+        *pairs("ofs_embedding.linear_1=ofs_embedding_linear_1 ofs_embedding.linear_2=ofs_embedding_linear_2"),
     ),
     note="`original` here is ComfyUI's naming. The authors' repository has other names, which are not covered.",
 )
@@ -225,19 +198,9 @@ MOCHI = Architecture(
     (
         fused(f"{_MOCHI}.attn.qkv_x", f"{_TWO}.attn1.", "to_q to_k to_v"),
         fused(f"{_MOCHI}.attn.qkv_y", f"{_TWO}.attn1.", "add_q_proj add_k_proj add_v_proj"),
-        *block(
-            _TWO,
-            _MOCHI,
-            ("attn1.to_out.0", "attn.proj_x"),
-            ("attn1.to_add_out", "attn.proj_y"),
-            ("attn1.norm_q", "attn.q_norm_x"),
-            ("attn1.norm_k", "attn.k_norm_x"),
-            ("attn1.norm_added_q", "attn.q_norm_y"),
-            ("attn1.norm_added_k", "attn.k_norm_y"),
-            ("norm1.linear", "mod_x"),
-            ("ff.net.2", "mlp_x.w2"),
-            ("ff_context.net.2", "mlp_y.w2"),
-        ),
+        *block(f"{_TWO}.attn1", f"{_MOCHI}.attn", "to_out.0=proj_x norm_q=q_norm_x norm_k=k_norm_x"),
+        *block(f"{_TWO}.attn1", f"{_MOCHI}.attn", "to_add_out=proj_y norm_added_q=q_norm_y norm_added_k=k_norm_y"),
+        *block(_TWO, _MOCHI, "norm1.linear=mod_x ff.net.2=mlp_x.w2 ff_context.net.2=mlp_y.w2"),
         # The video stream is twice as wide as the text's; the last block's text has only a scale.
         one(f"{_TWO}.norm1_context.linear", f"{_MOCHI}.mod_y", ratio=2),
         one(f"{_TWO}.norm1_context.linear_1", f"{_MOCHI}.mod_y", ratio=0.5),
@@ -245,9 +208,8 @@ MOCHI = Architecture(
         one(f"{_TWO}.ff.net.0.proj", f"{_MOCHI}.mlp_x.w1", swap=True),
         one(f"{_TWO}.ff_context.net.0.proj", f"{_MOCHI}.mlp_y.w1", swap=True),
         *two_layers("time_embed.timestep_embedder", "t_embedder.mlp"),
-        *block("time_embed.pooler", "t5_y_embedder", "to_q", "to_kv", "to_out"),
-        one("time_embed.caption_proj", "t5_yproj"),
-        one("patch_embed.proj", "x_embedder.proj"),
+        *block("time_embed.pooler", "t5_y_embedder", "to_q to_kv to_out"),
+        *pairs("time_embed.caption_proj=t5_yproj patch_embed.proj=x_embedder.proj"),
         one("norm_out.linear", "final_layer.mod", swap=True),
         one("proj_out", "final_layer.linear"),
     ),

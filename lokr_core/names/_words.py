@@ -9,7 +9,7 @@ text encoders: transformers'). A pattern is a dotted module path whose block num
 ('transformer_blocks.{i}.attn.to_q', 'transformer_blocks.{i}.attn.to_k', 'transformer_blocks.{i}.attn.to_v')
 >>> split("transformer_blocks.{i}.ff.net.0.proj", "double_blocks.{i}.img_mlp.", "up_proj gate_proj").parts
 ('double_blocks.{i}.img_mlp.up_proj', 'double_blocks.{i}.img_mlp.gate_proj')
->>> [rule.original for rule in block("norm_out", "final_layer", "norm", ("proj", "linear"))]
+>>> [rule.original for rule in block("norm_out", "final_layer", "norm proj=linear")]
 ['final_layer.norm', 'final_layer.linear']
 >>> [rule.original for rule in two_layers("time_embed", "time_in.mlp")]
 ['time_in.mlp.0', 'time_in.mlp.2']
@@ -118,10 +118,15 @@ def split(diffusers: str, original_prefix: str, members: str) -> Rule:
     return Rule(names[0], (diffusers,), (REST,) * len(names), parts=names)
 
 
-def block(diffusers: str, original: str, *pairs: tuple[str, str] | str) -> tuple[Rule, ...]:
-    """Rules for the modules of one block: (diffusers, original) below the two prefixes, or a string for both."""
-    both = ((pair, pair) if isinstance(pair, str) else pair for pair in pairs)
-    return tuple(one(f"{diffusers}.{d}", f"{original}.{o}") for d, o in both)
+def pairs(*rows: str) -> tuple[Rule, ...]:
+    """Rules of one name on each side, from words `diffusers=original`, or one name that is the same on both sides."""
+    words = (word.partition("=") for row in rows for word in row.split())
+    return tuple(one(theirs, ours or theirs) for theirs, _, ours in words)
+
+
+def block(diffusers: str, original: str, *rows: str) -> tuple[Rule, ...]:
+    """Rules for the modules of one block: `pairs` below the two prefixes."""
+    return tuple(one(f"{diffusers}.{rule.diffusers[0]}", f"{original}.{rule.original}") for rule in pairs(*rows))
 
 
 def two_layers(diffusers: str, original: str, names: str = "0 2") -> tuple[Rule, ...]:
@@ -144,8 +149,23 @@ def attention(diffusers: str, original: str, names: str, norms: str = "") -> tup
     return _block_of(diffusers, original, theirs, f"{names} {norms}")
 
 
+def joint_attention(diffusers: str, image: str, text: str, norms: str) -> tuple[Rule, ...]:
+    """Rules for an attention over two streams, which the original holds as `qkv` and `proj` below `image` and `text`.
+
+    norms: the original's names of diffusers' `norm_q` and `norm_k`
+
+    `to_qkv` and `to_added_qkv` are diffusers' after `fuse_qkv_projections`.
+    """
+    return (
+        fused(f"{image}.qkv", f"{diffusers}.", "to_q to_k to_v"),
+        fused(f"{text}.qkv", f"{diffusers}.", "add_q_proj add_k_proj add_v_proj"),
+        *_block_of(diffusers, image, "to_qkv to_out.0 norm_q norm_k", f"qkv proj {norms}"),
+        *_block_of(diffusers, text, "to_added_qkv to_add_out norm_added_q norm_added_k", f"qkv proj {norms}"),
+    )
+
+
 def _block_of(diffusers: str, original: str, theirs: str, ours: str) -> tuple[Rule, ...]:
-    return block(diffusers, original, *zip(theirs.split(), ours.split(), strict=True))
+    return block(diffusers, original, *map("=".join, zip(theirs.split(), ours.split(), strict=True)))
 
 
 @dataclass(frozen=True)
