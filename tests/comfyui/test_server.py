@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-LAYERS = {  # kohya name -> weight shape in the model of in_host.make_sd15
+LAYERS = {  # kohya name -> weight shape in the model of model_jobs.make_sd15
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (320, 320),
     "lora_unet_mid_block_resnets_0_conv1": (640, 640, 3, 3),
     "lora_unet_up_blocks_1_resnets_0_time_emb_proj": (320, 1280),

@@ -38,3 +38,9 @@ def file_of(*modules: str, alpha: float | None = 2.0, rank: int | None = 2, dora
     for seed, module in enumerate(modules):
         tensors |= keyed(module, lokr(alpha, rank, dora, seed))
     return tensors
+
+
+def only(adapter, component: str):
+    """The modules of one component, as an adapter of their own."""
+    names = {module: name for module, name in adapter.names.items() if name.component == component}
+    return type(adapter)({module: adapter[module] for module in names}, names)
