@@ -126,7 +126,7 @@ def cells(architectures: list[str], out: str) -> None:
 
     project = Path(__file__).resolve().parents[2]
     # By its folder: ``tests`` is a package of ComfyUI's own here.
-    sys.path += [str(project), str(project / "tests" / "names"), str(project / "tests" / "resolve")]
+    sys.path += [str(project), str(project / "tests" / "names"), str(project / "tests" / "matching")]
     from cells import NAMINGS, lokr_keys, recorded
     from tiny_models import build_comfyui
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.resolve.cells import FURTHER, NAMINGS, TABLE
+from tests.matching.cells import FURTHER, NAMINGS, TABLE
 
 
 def found(comfyui, folder, architectures: dict[str, str]) -> list[tuple[int, int]]:

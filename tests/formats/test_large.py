@@ -9,7 +9,7 @@ import torch
 
 from lokr_core import load_adapter, save_adapter
 from lokr_core.formats import parse_adapter, split_keys
-from tests.formats.making import file_of, keyed, lokr
+from tests.formats.lokr_tensors import file_of, keyed, lokr
 
 
 def large(modules: int, spelling: str) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lokr_core import load_adapter, merge_adapter
-from tests.formats.making import only
+from tests.formats.lokr_tensors import only
 from tests.norms import relative
 
 lycoris = pytest.importorskip("lycoris", reason="lycoris-lora is the expected value of these tests")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lokr_core.formats import parse_adapter
-from tests.formats.making import keyed, lokr
+from tests.formats.lokr_tensors import keyed, lokr
 
 ONE = torch.ones(2, 2)
 PEFT = "transformer.base_model.model.blocks.0"

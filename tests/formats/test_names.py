@@ -8,7 +8,7 @@ import pytest
 
 from lokr_core.formats import module_names, parse_adapter
 from lokr_core.formats._producers import PREFIXES, ROOTS
-from tests.formats.making import file_of
+from tests.formats.lokr_tensors import file_of
 
 BLOCK = "transformer_blocks.0.attn.to_q"
 FLAT = BLOCK.replace(".", "_")

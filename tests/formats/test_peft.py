@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lokr_core import load_adapter, save_adapter
-from tests.formats.making import only
+from tests.formats.lokr_tensors import only
 
 peft = pytest.importorskip("peft", reason="PEFT is the expected value of these tests")
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lokr_core import LoKrFileError, load_adapter
 from lokr_core.formats import parse_adapter
-from tests.formats.making import file_of, keyed, lokr
+from tests.formats.lokr_tensors import file_of, keyed, lokr
 
 peft_other = pytest.importorskip("peft.utils.other", reason="PEFT's own rule is the expected value of these tests")
 

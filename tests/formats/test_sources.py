@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lokr_core import LoKrFileError, load_adapter
 from lokr_core.formats import parse_adapter
-from tests.formats.making import file_of, keyed, lokr
+from tests.formats.lokr_tensors import file_of, keyed, lokr
 
 MODULES = ("lora_unet_a", "lora_unet_b", "lora_unet_c")
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lokr_core.formats import parse_adapter
-from tests.formats.making import file_of
+from tests.formats.lokr_tensors import file_of
 
 AI_TOOLKIT = {"software": json.dumps({"name": "ai-toolkit"})}
 SIMPLETUNER = {"lycoris_config": json.dumps({"algo": "lokr", "linear_dim": 10000, "linear_alpha": 1})}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lokr_core.formats import parse_adapter
-from tests.formats.making import file_of, keyed, lokr
+from tests.formats.lokr_tensors import file_of, keyed, lokr
 
 AI_TOOLKIT = {"software": json.dumps({"name": "ai-toolkit", "version": "0.7.1"}), "format": "pt"}
 ONETRAINER = {"ot_branch": "master", "ot_revision": "23df383", "modelspec.architecture": "flux-1-dev/lora"}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lokr_core import Adapter, Factor, LoKrMatchError, LoKrValueError, LoKrWeights, load_adapter, save_adapter
 from lokr_core._files import load_tensors
 from lokr_core.formats import SPELLINGS, parse_adapter
-from tests.interchange.making import FORMS, LOW, WHOLE, Layers, adapter_for, assert_same, deltas, lokr
-from tests.resolve.cells import recorded
+from tests.interchange.adapters import FORMS, LOW, WHOLE, Layers, adapter_for, assert_same, deltas, lokr
+from tests.matching.cells import recorded
 
 ARCHITECTURES = ["sd15", "sd3", "flux", "flux2", "z_image", "qwen_image", "wan_t2v", "hunyuan_video", "auraflow"]
 

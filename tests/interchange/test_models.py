@@ -19,7 +19,7 @@ from lokr_core import (
 )
 from lokr_core.saving import SPELLINGS
 from lokr_core.tuner import load_lokr_model
-from tests.interchange.making import BOTH, FORMS, LOW, WHOLE, Layers, adapter_for
+from tests.interchange.adapters import BOTH, FORMS, LOW, WHOLE, Layers, adapter_for
 
 CONFIGS = {
     "seed": dict(r=8, alpha=16, decompose_factor=-1),

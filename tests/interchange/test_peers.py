@@ -10,7 +10,7 @@ from torch import nn
 
 from lokr_core import merge_adapter, save_adapter
 from lokr_core._files import load_tensors
-from tests.interchange.making import BOTH, BOTH_WHOLE, FORMS, LOW, TUCKER, WHOLE, Layers, adapter_for, lokr
+from tests.interchange.adapters import BOTH, BOTH_WHOLE, FORMS, LOW, TUCKER, WHOLE, Layers, adapter_for, lokr
 
 
 @pytest.fixture(autouse=True)

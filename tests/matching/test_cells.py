@@ -6,7 +6,7 @@ import pytest
 
 from lokr_core import resolve
 from lokr_core.names import aliases
-from tests.resolve.cells import FURTHER, NAMINGS, TABLE, adapter, comfyui_target, recorded
+from tests.matching.cells import FURTHER, NAMINGS, TABLE, adapter, comfyui_target, recorded
 
 
 def places(matches) -> dict[str, set]:

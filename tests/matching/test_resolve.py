@@ -8,7 +8,7 @@ from torch import nn
 
 from lokr_core import Adapter, Factor, LoKrMatchError, LoKrWeights, Target, merge_adapter, resolve
 from lokr_core.formats import parse_adapter
-from tests.resolve.cells import NAMINGS, adapter, comfyui_target, lokr_keys, recorded
+from tests.matching.cells import NAMINGS, adapter, comfyui_target, lokr_keys, recorded
 
 
 def weights(out: int, columns: int, **more) -> LoKrWeights:

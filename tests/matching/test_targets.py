@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from lokr_core import Adapter, Factor, LoKrWeights, save_adapter
 from lokr_core.tools import check_file
 
-ARCHITECTURES = Path(__file__).parent / "names" / "data"
+ARCHITECTURES = Path(__file__).parent.parent / "names" / "data"
 
 
 def kohya(parts: dict[str, list[int]], prefix: str) -> Adapter:

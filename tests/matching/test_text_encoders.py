@@ -8,7 +8,7 @@ import pytest
 
 from lokr_core import Target, resolve
 from lokr_core.formats import parse_adapter
-from tests.resolve.cells import DATA, lokr_keys
+from tests.matching.cells import DATA, lokr_keys
 
 
 def recorded_text(name: str) -> dict[str, tuple[int, ...]]:

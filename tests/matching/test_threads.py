@@ -10,7 +10,7 @@ import torch
 
 from lokr_core import resolve
 from lokr_core.formats import parse_adapter
-from tests.resolve.cells import comfyui_target, recorded
+from tests.matching.cells import comfyui_target, recorded
 
 # thread -> (recorded architecture, {the file's module: [(ComfyUI's weight, first row in units of the part)]})
 THREADS = {
