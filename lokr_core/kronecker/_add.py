@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,13 +84,10 @@ def _addcmul_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
 def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     """``add_kron_`` of a half precision weight and finer factors: each block passes through fp32."""
     dtype, device = compute_dtype(view.dtype), view.device
-    scratch: Tensor | None = None
-    w2_rows: Tensor | None = None
-    last = None
+    scratch = last = None
+    w2_rows: Any = None
     for i, j in blocks(view):
-        if (
-            w2_rows is None or j != last
-        ):  # a low-rank factor's rows are a product: computed once for all blocks that use them
+        if j != last:  # a low-rank factor's rows are a product: computed once for all blocks that use them
             w2_rows = None  # free the last ones first
             w2_rows, last = w2.materialize_rows(j.start, j.stop, dtype, device), j
         block = view[i, j]

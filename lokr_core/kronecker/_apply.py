@@ -153,9 +153,8 @@ def _ready(x: Tensor, w1: Factor | Tensor, w2: Factor | Tensor) -> tuple[Factor,
 
 
 def _is_there(factor: Factor, x: Tensor) -> bool:
-    dtype, device = x.dtype, x.device
     tensors = (factor.whole, factor.a, factor.b, factor.t)
-    return all(t is None or (t.dtype == dtype and t.device == device) for t in tensors)
+    return all(t is None or (t.dtype == x.dtype and t.device == x.device) for t in tensors)
 
 
 def _check_input(x: Tensor, w1: Factor, w2: Factor, conv: dict[str, Any] | None) -> None:

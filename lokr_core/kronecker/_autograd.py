@@ -63,10 +63,8 @@ def plus_kron(
     if rows is not None:
         rows = rows.to(x.dtype).view(-1, *(1,) * (x.ndim - 2 if conv else 0))  # (l*k, 1, ...)
     constants = _Constants(plan, scale, rows)
-    if y is None:
-        return _Chain.apply(x, constants, *matrices)
-    result = _AddChain.apply(_matrix_under(y), x, constants, *matrices)
-    return result if result.shape == y.shape else result.view(y.shape)
+    result = _Chain.apply(None if y is None else _matrix_under(y), x, constants, *matrices)
+    return result if y is None or result.shape == y.shape else result.view(y.shape)
 
 
 def linear_plus_kron(
@@ -84,7 +82,7 @@ def linear_plus_kron(
     matrices: in the order of ``plan.interleave``; rows: (l*k,), constants (rank dropout), or None for 1
     """
     constants = _Constants(plan, scale, None if rows is None else rows.to(x.dtype), weight, bias)
-    return _LinearPlusChain.apply(x, constants, *matrices)
+    return _Chain.apply(None, x, constants, *matrices)
 
 
 def _matrix_under(y: Tensor) -> Tensor:
@@ -109,77 +107,47 @@ class _Constants(NamedTuple):
 
 
 class _Chain(torch.autograd.Function):
-    """(x, constants, *matrices) -> rows * scale * (w1 ⊗ w2) x."""
+    """(y, x, constants, *matrices) -> y + rows * scale * (w1 ⊗ w2) x, added to y in place.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
-        return _forward(ctx, None, x, _dense(constants.plan, x), constants, matrices)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, g, *ctx.needs_input_grad)
-
-
-class _AddChain(torch.autograd.Function):
-    """(y, x, constants, *matrices) -> y, to which rows * scale * (w1 ⊗ w2) x was added in place."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
-        ctx.mark_dirty(y)
-        return _forward(ctx, y, x, _dense(constants.plan, x), constants, matrices)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        of_y, *rest = ctx.needs_input_grad
-        return g if of_y else None, *_gradients(ctx, g, *rest)
-
-
-class _LinearPlusChain(torch.autograd.Function):
-    """(x, constants, *matrices) -> W x + b + rows * scale * (w1 ⊗ w2) x, for a frozen W and b.
-
-    W x + b is computed here as well, so that x's gradient is accumulated in one buffer.
+    Without y it is W x + b, for a frozen W and b, or 0 without those. W x + b is computed here so that x's gradient is
+    accumulated in one buffer.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
-        dense = x.contiguous()
-        assert constants.weight is not None
-        y = F.linear(dense.view(-1, x.shape[-1]), constants.weight, constants.bias)  # (positions, l*k)
-        return _forward(ctx, y, x, dense, constants, matrices).view(*x.shape[:-1], -1)
+    def forward(ctx: Any, y: Tensor | None, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
+        plan, scale, rows, weight, bias = constants
+        dense = _dense(plan, x)
+        most = x.numel() // KEPT
+        kept: list[Tensor | None] = []
+
+        def keep_small(z: Tensor) -> None:
+            kept.append(z if z.numel() <= most else None)
+
+        shape = None
+        if y is not None:
+            ctx.mark_dirty(y)
+        elif weight is not None:
+            y, shape = F.linear(dense.view(-1, x.shape[-1]), weight, bias), (*x.shape[:-1], -1)  # (positions, l*k)
+        if y is None:
+            # Fold the scale into the last matrix: scaling an output would cost a pass over it.
+            y = run(plan, dense, (*matrices[:-1], matrices[-1] * scale), keep_small)
+            y = y if rows is None else y.mul_(rows)
+        elif rows is None:
+            run_into_(plan, y, dense, matrices, scale, keep_small)
+        else:
+            y.addcmul_(run(plan, dense, matrices, keep_small).view(y.shape), rows, value=scale)
+        ctx.plan, ctx.scale = plan, scale
+        # x itself is kept: it is the layer's own, and has a history for a second derivative.
+        ctx.save_for_backward(x, weight, rows, *matrices, *kept)
+        return y if shape is None else y.view(shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, g, *ctx.needs_input_grad)
+        of_y, of_x, _, *of_matrices = ctx.needs_input_grad
+        return g if of_y else None, *_gradients(ctx, g, of_x, of_matrices)
 
 
-def _forward(
-    ctx: Any, y: Tensor | None, x: Tensor, dense: Tensor, constants: _Constants, matrices: tuple[Tensor, ...]
-) -> Tensor:
-    """rows * scale * (w1 ⊗ w2) x, added to ``y`` in place if given; keeps what the backward pass needs.
-
-    dense: x as ``_dense`` gives it. x itself is kept: it is the layer's own, and has a history for a second derivative.
-    """
-    plan, scale, rows, weight, _ = constants
-    most = x.numel() // KEPT
-    kept: list[Tensor | None] = []
-
-    def keep_small(z: Tensor) -> None:
-        kept.append(z if z.numel() <= most else None)
-
-    if y is None:
-        # Fold the scale into the last matrix: scaling an output would cost a pass over it.
-        y = run(plan, dense, (*matrices[:-1], matrices[-1] * scale), keep_small)
-        y = y if rows is None else y.mul_(rows)
-    elif rows is None:
-        run_into_(plan, y, dense, matrices, scale, keep_small)
-    else:
-        y.addcmul_(run(plan, dense, matrices, keep_small).view(y.shape), rows, value=scale)
-    ctx.plan, ctx.scale = plan, scale
-    ctx.save_for_backward(x, weight, rows, *matrices, *kept)
-    return y
-
-
-def _gradients(ctx: Any, g: Tensor, of_x: bool, _: bool, *of_matrices: bool) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, g: Tensor, of_x: bool, of_matrices: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """The gradients of (x, constants, *matrices) from that of the output, ``g``; what was not kept is made again."""
     (plan, scale), (x, weight, rows, *saved) = (ctx.plan, ctx.scale), ctx.saved_tensors
     steps, last = plan.steps, len(plan.steps) - 1
@@ -194,7 +162,7 @@ def _gradients(ctx: Any, g: Tensor, of_x: bool, _: bool, *of_matrices: bool) -> 
         of_product = g.to(x.dtype) if rows is None else g.to(x.dtype) * rows
         of_product = plan.split(of_product, plan.of_output)  # (positions, l, k)
         for i in range(last, -1, -1):
-            matrix = saved[i] * scale if i == last else saved[i]  # see ``_forward``
+            matrix = saved[i] * scale if i == last else saved[i]  # as in ``forward``
             of_input = any(of_matrices[:i]) or (of_x and not (i == 0 and in_place))
             of_z, result = steps[i].gradients(inputs[i], matrix, of_product, of_input, of_matrices[i])
             results[i] = result * scale if i == last and result is not None else result

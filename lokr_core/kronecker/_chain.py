@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from ._numerics import CONV_CHUNK, FEW_RANKS, FEW_ROWS, GPU_CHUNK, LINEAR_CHUNK, is_compiling
+from ._numerics import CONV_CHUNK, FEW_RANKS, GPU_CHUNK, LINEAR_CHUNK, is_compiling
 from ._order import Shape, cheapest
 from ._steps import Cols, Conv, FromRanks, Pointwise, Rows, Step, ToRanks, at_a_time
 
@@ -71,7 +71,8 @@ def conv_plan(first: Sequence[Shape], second: Sequence[Shape], conv: Mapping[str
     be passed to ``run`` without its kernel axes: (rows, cols).
     """
     make = _conv_plan.__wrapped__ if is_compiling() else _conv_plan
-    stride, padding, dilation = (_hashable(conv[name]) for name in ("stride", "padding", "dilation"))
+    axes = max(len(shape) for shape in second) - 2
+    stride, padding, dilation = (_per_axis(conv[name], axes) for name in ("stride", "padding", "dilation"))
     return make(tuple(first), tuple(second), stride, padding, dilation, conv["groups"])
 
 
@@ -87,7 +88,7 @@ def _linear_plan(first: tuple[Shape, ...], second: tuple[Shape, ...], few_ranks:
     if order[0] == order[-1] == "2" and order.count("2") == 2 and second[0][0] <= few_ranks:
         # w1 acts between b and a of w2. In the layout (rank, positions, rows) each matrix of w1 is one matmul over all
         # positions and ranks; in (positions, rows, rank) it would be one matmul per position.
-        steps = [ToRanks(FEW_ROWS), *[Cols()] * order.count("1"), FromRanks(FEW_ROWS)]
+        steps = [ToRanks(), *[Cols()] * order.count("1"), FromRanks()]
     else:
         steps = [Rows() if factor == "1" else Cols() for factor in order]
     return Plan(order, tuple(steps), (m, n), (l, k), 0, widest)
@@ -98,13 +99,12 @@ def _conv_plan(
     first: tuple[Shape, ...], second: tuple[Shape, ...], stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Plan:
     taps = [prod(shape[2:]) if any(d != 1 for d in shape[2:]) else 0 for shape in second]
-    if not any(taps) and not (_all(stride, 1) and _all(padding, 0)):
+    if not any(taps) and (any(s != 1 for s in stride) or (padding not in ("same", "valid") and any(padding))):
         # A pointwise convolution is a matrix product on each position, but with a stride it drops positions and with
-        # a padding it gets some.
+        # a padding in numbers it gets some.
         taps[next(i for i, shape in enumerate(second) if len(shape) > 2)] = 1
-    axes = max(len(shape) for shape in second) - 2
     # Positions before the convolution for each one after it: the order does not depend on the input's size.
-    order = cheapest(first, second, taps, stride**axes if isinstance(stride, int) else prod(stride))
+    order = cheapest(first, second, taps, prod(stride))
     (l, m), (k, n) = _ends(first), _ends(second)
     last, todo2 = order.rindex("1"), iter(taps)
     steps: list[Step] = []
@@ -121,14 +121,11 @@ def _ends(shapes: Sequence[Shape]) -> tuple[int, int]:
     return shapes[-1][0], shapes[0][1]
 
 
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, (int, str)) else tuple(value)
-
-
-def _all(value: int | str | Shape, number: int) -> bool:
-    if isinstance(value, str):
-        return True  # "same" and "valid" do nothing to a pointwise convolution
-    return value == number if isinstance(value, int) else all(v == number for v in value)
+def _per_axis(value: Any, axes: int) -> Any:
+    """A convolution's argument as numbers for each axis; "same" and "valid" as they are."""
+    if isinstance(value, int):
+        return (value,) * axes
+    return value if isinstance(value, str) else tuple(value)
 
 
 def planned(

@@ -40,27 +40,19 @@ class Factor:
     def __post_init__(self):
         if self.whole is not None:
             if self.whole.ndim < 2:
-                raise LoKrShapeError(
-                    "A factor needs two axes", expected="(rows, cols, ...)", found=tuple(self.whole.shape)
-                )
+                raise LoKrShapeError("A factor needs two axes", expected="(rows, cols, ...)", found=self.shape)
             return
-        a, b, t = self.a, self.b, self.t
+        a, b, t, problem = self.a, self.b, self.t, ""
         if a is None or b is None:
             raise LoKrShapeError("A low-rank factor needs both its halves", expected="a and b", found="one of them")
         if a.ndim != 2 or b.ndim < 2:
-            raise LoKrShapeError(
-                "A low-rank factor's halves have the wrong number of axes",
-                expected="a (rows, r), b (r, cols, ...)",
-                found=f"a {tuple(a.shape)}, b {tuple(b.shape)}",
-            )
-        if t is None:
-            if a.shape[1] != b.shape[0]:
-                raise LoKrShapeError(
-                    "The ranks of a low-rank factor's halves differ",
-                    expected="a (rows, r), b (r, cols, ...)",
-                    found=f"a {tuple(a.shape)}, b {tuple(b.shape)}",
-                )
-        elif b.ndim != 2 or t.ndim < 3 or t.shape[:2] != (a.shape[0], b.shape[0]):
+            problem = "A low-rank factor's halves have the wrong number of axes"
+        elif t is None and a.shape[1] != b.shape[0]:
+            problem = "The ranks of a low-rank factor's halves differ"
+        if problem:
+            found = f"a {tuple(a.shape)}, b {tuple(b.shape)}"
+            raise LoKrShapeError(problem, expected="a (rows, r), b (r, cols, ...)", found=found)
+        if t is not None and (b.ndim != 2 or t.ndim < 3 or t.shape[:2] != (a.shape[0], b.shape[0])):
             raise LoKrShapeError(
                 "The core of a Tucker factor does not fit its halves",
                 expected=f"t ({a.shape[0]}, {b.shape[0]}, *kernel), a (r, rows), b (r, cols)",

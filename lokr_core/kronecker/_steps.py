@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._numerics import FEW_ROWS
+
 F_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -77,36 +79,30 @@ class Cols(Step):
         return g_z, _outer_of_rows(rows, z.reshape(-1, n)) if of_matrix else None  # (p, n)
 
 
-@dataclass(frozen=True)
 class ToRanks(Step):
     """A Linear's b of w2, of few ranks, as the first step: (rank, n) on axis 2 of z (positions, m, n), with the rank in
-    front. A product reads at most ``chunk`` numbers of z on a CPU."""
-
-    chunk: int
+    front. A product reads at most ``FEW_ROWS`` numbers of z on a CPU."""
 
     def __call__(self, z: Tensor, matrix: Tensor) -> Tensor:
         positions, m, n = z.shape
         rows = z.reshape(-1, n)  # (positions * m, n)
-        if z.is_cpu and z.numel() > self.chunk:
-            parts = rows.chunk(-(-z.numel() // self.chunk))
+        if z.is_cpu and z.numel() > FEW_ROWS:
+            parts = rows.chunk(-(-z.numel() // FEW_ROWS))
             ranks = torch.cat([torch.mm(matrix, part.T) for part in parts], 1)
         else:
             ranks = torch.mm(matrix, rows.T)  # (rank, positions * m)
         return ranks.view(matrix.size(0), positions, m)  # (rank, positions, m)
 
     def gradients(self, z: Tensor, matrix: Tensor, g: Tensor, of_z: bool, of_matrix: bool) -> Pair:
-        g_z = FromRanks(self.chunk)(g, matrix.T) if of_z else None  # (positions, m, n)
+        g_z = FromRanks()(g, matrix.T) if of_z else None  # (positions, m, n)
         return g_z, _outer_of_ranks(g, z) if of_matrix else None  # (rank, n)
 
     def add_gradient_(self, g_z: Tensor, matrix: Tensor, g: Tensor) -> None:
-        FromRanks(self.chunk).add_(g_z, g, matrix.T, 1)
+        FromRanks().add_(g_z, g, matrix.T, 1)
 
 
-@dataclass(frozen=True)
 class FromRanks(Step):
     """The inverse of ``ToRanks`` for a of w2, as the last step: (k, rank) on axis 0 of z (rank, positions, l)."""
-
-    chunk: int
 
     def __call__(self, z: Tensor, matrix: Tensor) -> Tensor:
         ranks = z.reshape(z.size(0), -1)  # (rank, positions * l)
@@ -122,7 +118,7 @@ class FromRanks(Step):
             _add_columns_(y, z.permute(2, 1, 0).contiguous(), turned, scale)
 
     def gradients(self, z: Tensor, matrix: Tensor, g: Tensor, of_z: bool, of_matrix: bool) -> Pair:
-        g_z = ToRanks(self.chunk)(g, matrix.T) if of_z else None  # (rank, positions, l)
+        g_z = ToRanks()(g, matrix.T) if of_z else None  # (rank, positions, l)
         return g_z, _outer_of_ranks(z, g).T if of_matrix else None  # (k, rank)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lokr_core import Factor
-from lokr_core.kronecker import PlannedLinear, _chain, accumulate_kron_, apply_kron, linear_plan
+from lokr_core.kronecker import PlannedLinear, _chain, _steps, accumulate_kron_, apply_kron, linear_plan
 from lokr_core.kronecker._steps import Cols, FromRanks, Rows, ToRanks
 
 FORMS1 = {"whole": ("whole", 2), "low-rank": ("low-rank", 2)}
@@ -17,8 +17,8 @@ FORMS2 = {"whole": ("whole", 2), "rank 1": ("low-rank", 1), "rank 3": ("low-rank
 def budgets(request, monkeypatch):
     plans = _chain._linear_plan, _chain._conv_plan
     if request.param == "many parts":
-        for name in ("LINEAR_CHUNK", "CONV_CHUNK", "FEW_ROWS"):
-            monkeypatch.setattr(_chain, name, 100)
+        for file, name in ((_chain, "LINEAR_CHUNK"), (_chain, "CONV_CHUNK"), (_steps, "FEW_ROWS")):
+            monkeypatch.setattr(file, name, 100)
     for made in plans:
         made.cache_clear()
     yield
