@@ -66,7 +66,7 @@ def test_python_runs_as_it_stands_there(page, code, folder, tmp_path):
     runpy.run_path(str(tmp_path / "example.py"), names)
 
 
-# Commands that need the network or much time, or that other tests run (test_demo, tests/training, tests/distributed).
+# Commands that need the network or much time, or that other tests run (tests/demo, tests/training, tests/distributed).
 ELSEWHERE = ("pip install", "pytest", "python -m benchmarks", "python docs/", "lokr demo", "lokr train", "torchrun")
 
 

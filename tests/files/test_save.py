@@ -116,7 +116,9 @@ def test_everything_else_is_kept(path):
     w1, w2, _ = factors("low-rank")
     other = {"b.w_norm": torch.randn(3), "b.i": torch.arange(3), "c": torch.randn(2).half(), "d": torch.zeros(0, 2)}
     names = ["lora_unet_a", "x.y.0"]
-    adapter = Adapter({name: LoKrWeights(w1, w2) for name in names}, foreign=Foreign(other), metadata={"a": "1", "b": "2"})
+    adapter = Adapter(
+        {name: LoKrWeights(w1, w2) for name in names}, foreign=Foreign(other), metadata={"a": "1", "b": "2"}
+    )
     found = again(adapter, path, metadata={"b": "3", "c": "4"})
     assert list(found) == names, "one tensor in two modules is stored for both"
     assert found.other.keys() == other.keys()

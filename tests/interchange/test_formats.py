@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lokr_core import Adapter, Factor, LoKrMatchError, LoKrValueError, LoKrWeights, load_adapter, save_adapter
 from lokr_core._files import load_tensors
-from lokr_core.formats import SPELLINGS, parse_adapter
+from lokr_core.formats import parse_adapter
+from lokr_core.saving import SPELLINGS
 from tests.interchange.adapters import FORMS, LOW, WHOLE, Layers, adapter_for, assert_same, deltas, lokr
 from tests.matching.cells import recorded
 
