@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import combinations
 
 from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrFileError
@@ -45,10 +46,7 @@ def _pairs(names: dict[str, ModuleName]) -> Iterator[tuple[str, str]]:
     for name in names.values():
         by_path[name.path.replace(".", "_")].append(name)
     for found in by_path.values():
-        for at, one in enumerate(found):
-            for other in found[at + 1 :]:
-                if _one_module(one, other):
-                    yield one.full, other.full
+        yield from ((one.full, other.full) for one, other in combinations(found, 2) if _one_module(one, other))
 
 
 def _one_module(one: ModuleName, other: ModuleName) -> bool:
@@ -60,6 +58,5 @@ def _one_module(one: ModuleName, other: ModuleName) -> bool:
 def _same(one: LoKrWeights, other: LoKrWeights) -> bool:
     """Whether both are the same numbers, in the same form."""
     mine, theirs = one.tensors, other.tensors
-    if one.scaling != other.scaling or mine.keys() != theirs.keys():
-        return False
-    return all(same_numbers(mine[name], theirs[name]) for name in mine)
+    same_form = one.scaling == other.scaling and mine.keys() == theirs.keys()
+    return same_form and all(same_numbers(mine[name], theirs[name]) for name in mine)

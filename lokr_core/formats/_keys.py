@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -19,19 +19,9 @@ from ._producers import ALGORITHMS, WHOLE_FILES
 _LOKR = re.compile(r"(.+)[._](lokr_(?:w[12](?:_[ab])?|t[12]))(?:\.([^.]+))?", re.DOTALL)
 
 
-def _endings() -> re.Pattern[str]:
-    """One pattern for the endings of all foreign algorithms, with a group for each algorithm."""
-    choices = []
-    for number, row in enumerate(ALGORITHMS):
-        ends = [re.escape(end) for end in row.ends]
-        for end in row.named:
-            first, _, rest = end.partition(".")
-            ends.append(re.escape(first) + r"(?:\.[^.]+)?" + (re.escape("." + rest) if rest else ""))
-        choices.append(f"(?P<a{number}>{'|'.join(ends)})")
-    return re.compile(rf"(.+)[.](?:{'|'.join(choices)})", re.DOTALL)
-
-
-_FOREIGN = _endings()
+# Tensor name -> algorithm, and the names that PEFT may write with an adapter's name behind the first word.
+_KINDS = {end: row.kind for row in ALGORITHMS for end in row.ends + row.named}
+_NAMED = {end for row in ALGORITHMS for end in row.named}
 _LOHA_LEGACY = re.compile(r"(.+)_(hada_(?:w[12]_[ab]|t[12]))", re.DOTALL)
 
 
@@ -99,31 +89,21 @@ def _foreign(tensors: dict[str, Tensor]) -> Foreign:
     """The modules of tensors that are not LoKr: those of known algorithms first, then a module for each other key."""
     kinds: dict[str, dict[str, None]] = defaultdict(dict)
     keys: dict[str, dict[str, str]] = defaultdict(dict)
-    unclear = []
-    for key in tensors:
-        found = _algorithm(key)
-        if found is None:
-            unclear.append(key)
-            continue
-        module, name, kind = found
-        kinds[module][kind] = None
-        keys[module][key] = name
-    for key in unclear:
+    found = {key: _algorithm(key) for key in tensors}
+    for key, known in found.items():
+        if known:
+            module, name, kind = known
+            kinds[module][kind] = None
+            keys[module][key] = name
+    algorithms = set(kinds)
+    for key in (key for key, known in found.items() if known is None):
         # alpha, dora_scale and the like belong to the module whose other tensors tell its algorithm.
         module, _, name = key.rpartition(".")
-        if module in kinds:
-            keys[module][key] = name
-        else:
-            keys[key][key] = ""
-    return Foreign(
-        tensors,
-        {m: ForeignModule(", ".join(kinds.get(m, (_lone(m),))), ModuleName(m, m), names) for m, names in keys.items()},
-    )
-
-
-def _lone(key: str) -> str:
-    """The kind of a tensor of no known algorithm."""
-    return "embedding" if key.startswith("bundle_emb.") else "unknown"
+        if module not in algorithms:
+            module, name = key, ""
+            kinds[key]["embedding" if key.startswith("bundle_emb.") else "unknown"] = None
+        keys[module][key] = name
+    return Foreign(tensors, {m: ForeignModule(", ".join(kinds[m]), ModuleName(m, m), keys[m]) for m in keys})
 
 
 def _algorithm(key: str) -> tuple[str, str, str] | None:
@@ -133,17 +113,16 @@ def _algorithm(key: str) -> tuple[str, str, str] | None:
     >>> _algorithm("a.lora_A.default.weight")
     ('a', 'lora_A.weight', 'LoRA')
     """
-    match = _FOREIGN.fullmatch(key)
-    if match is None:
-        match = _LOHA_LEGACY.fullmatch(key)
-        return (match.group(1), match.group(2), "LoHa") if match else None
-    row = ALGORITHMS[int(match.lastgroup[1:])]
-    name = match.group(match.lastgroup)
-    if name not in row.ends:
-        first, _, rest = name.partition(".")
-        last = rest.rpartition(".")[2]
-        name = f"{first}.{last}" if f"{first}.{last}" in row.named else first
-    return match.group(1), name, row.kind
+    words = key.rsplit(".", 3)
+    for start in range(len(words) - 1, 0, -1):
+        module, first, *rest = ".".join(words[:start]), *words[start:]
+        name, unnamed = ".".join((first, *rest)), ".".join((first, *rest[1:]))
+        if name not in _KINDS and unnamed in _NAMED:
+            name = unnamed
+        if name in _KINDS:
+            return module, name, _KINDS[name]
+    match = _LOHA_LEGACY.fullmatch(key)
+    return (match.group(1), match.group(2), "LoHa") if match else None
 
 
 def describe(found: SortedKeys) -> str:
@@ -154,11 +133,7 @@ def describe(found: SortedKeys) -> str:
     known = Counter(each.kind for each in found.foreign.modules.values() if each.kind != "unknown")
     if known:
         return ", ".join(f"{count} modules of {kind}" for kind, count in known.items())
-    return _whole_file(keys) or f"{len(keys)} tensors such as {', '.join(keys[:3])}"
-
-
-def _whole_file(keys: Iterable[str]) -> str | None:
-    def marked(marks: tuple[str, ...]) -> Iterator[bool]:
-        return (mark in key if mark[-1] in "._" else mark == key for key in keys for mark in marks)
-
-    return next((what for marks, what in WHOLE_FILES if any(marked(marks))), None)
+    for marks, what in WHOLE_FILES:
+        if any(mark in key if mark[-1] in "._" else mark == key for key in keys for mark in marks):
+            return what
+    return f"{len(keys)} tensors such as {', '.join(keys[:3])}"

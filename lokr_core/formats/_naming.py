@@ -11,8 +11,8 @@ from ..peft import PREFIX
 from ._producers import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, FilePrefix
 
 _PLAIN = FilePrefix("", "", False, "plain module names")
-_PREFIX = re.compile("|".join(f"(?P<p{number}>{row.pattern})" for number, row in enumerate(PREFIXES)))
-_WRAPPERS = re.compile(WRAPPERS.pattern)
+_PREFIX = re.compile("|".join(f"({row.pattern})" for row in PREFIXES))  # group n is row n - 1's
+_WRAPPERS = re.compile("^" + WRAPPERS.pattern)
 _PEFT_ROOT = PREFIX.removesuffix("model.")
 _INNER = re.compile(INNER_WRAPPERS)
 _ROOT = re.compile(rf"(?:{'|'.join(sorted(ROOTS, key=len, reverse=True))})(?:_(\d+)(?=_|$)|_|$)")
@@ -61,14 +61,10 @@ def _taken_apart(module: str) -> tuple[ModuleName, FilePrefix]:
     peft = WRAPPERS if _PEFT_ROOT in module else None
     if match is None:
         return ModuleName(module, path, "", False), peft or _PLAIN
-    row = PREFIXES[int(match.lastgroup[1:])]
+    row = PREFIXES[(match.lastindex or 0) - 1]
     path = path[match.end() :]
-    inner = None if row.flattened else _WRAPPERS.match(path)
-    if inner:
-        path = path[inner.end() :]
-    if row.flattened:
-        # LyCORIS writes lora_unet__blocks if the model itself is of a class that it looks for ("Wan Fun" files).
-        path = path.lstrip("_")
+    # LyCORIS writes lora_unet__blocks if the model itself is of a class that it looks for ("Wan Fun" files).
+    path = path.lstrip("_") if row.flattened else _WRAPPERS.sub("", path, count=1)
     return ModuleName(module, path, row.component, row.flattened), peft or row
 
 
@@ -80,8 +76,8 @@ def _setting(modules: list[str], metadata: Mapping[str, str]) -> str | None:
     cuts = list(_common_cuts(modules))
     for cut in cuts:
         # A known word alone may be chance (``unet_head``), but not one with the number of a block.
-        found = [_ROOT.match(module, len(cut)) for module in modules]
-        if all(found) and any(match.group(1) for match in found):
+        found = [match for module in modules if (match := _ROOT.match(module, len(cut)))]
+        if len(found) == len(modules) and any(match.group(1) for match in found):
             return cut
     return cuts[1] if len(modules) > 1 and len(cuts) > 1 else None
 
@@ -105,7 +101,5 @@ def _preset_prefix(metadata: Mapping[str, str]) -> str | None:
 
 def producer(namings: Iterable[str], metadata: Mapping[str, str]) -> str:
     """Who wrote a file: by its metadata, else by its ``namings``."""
-    for mark in MARKS:
-        if mark.text in metadata.get(mark.key, "") and mark.key in metadata:
-            return mark.producer
-    return ", ".join(namings)
+    found = (mark.producer for mark in MARKS if mark.key in metadata and mark.text in metadata[mark.key])
+    return next(found, ", ".join(namings))

@@ -29,37 +29,24 @@ _DIFFUSERS, _COMFYUI = "diffusers names", "ComfyUI names"
 
 # The first row that matches counts, so a prefix stands before any shorter one that it begins with.
 PREFIXES = (
-    FilePrefix("lora_unet_", "unet", True, _KOHYA),
-    FilePrefix("lora_prior_unet_", "unet", True, _KOHYA),  # Stable Cascade
-    FilePrefix("lora_prior_te_", "te", True, _KOHYA),
-    FilePrefix("lora_te1_", "te1", True, _KOHYA),
-    FilePrefix("lora_te2_", "te2", True, _KOHYA),
-    FilePrefix("lora_te3_", "te3", True, _KOHYA),
-    FilePrefix("lora_te4_", "te4", True, _KOHYA),  # HiDream
-    FilePrefix("lora_te_", "te", True, _KOHYA),
+    FilePrefix("lora_(?:prior_)?unet_", "unet", True, _KOHYA),  # with prior: Stable Cascade
+    *(FilePrefix(f"lora_te{n}_", f"te{n}", True, _KOHYA) for n in range(1, 5)),  # four in HiDream
+    FilePrefix("lora_(?:prior_)?te_", "te", True, _KOHYA),
     FilePrefix("lora_transformer_", "unet", True, _ONETRAINER),
     FilePrefix("lycoris_", "", True, "LyCORIS standalone"),
     # Dotted ones name the modules of a pipeline, or are the wrapper that a trainer put around its model.
     FilePrefix(r"lora_(?:unet|transformer)\.", "unet", False, _ONETRAINER),
-    FilePrefix(r"lora_te1\.", "te1", False, _ONETRAINER),
-    FilePrefix(r"lora_te2\.", "te2", False, _ONETRAINER),
-    FilePrefix(r"lora_te3\.", "te3", False, _ONETRAINER),
-    FilePrefix(r"lora_te4\.", "te4", False, _ONETRAINER),
+    *(FilePrefix(rf"lora_te{n}\.", f"te{n}", False, _ONETRAINER) for n in range(1, 5)),
     FilePrefix(r"lora_te\.", "te", False, _ONETRAINER),
-    FilePrefix(r"(?:clip_l|text_encoders\.clip_l)\.(?:transformer\.)?", "te1", False, _COMFYUI),
-    FilePrefix(r"(?:clip_h|text_encoders\.clip_h)\.(?:transformer\.)?", "te1", False, _COMFYUI),
-    FilePrefix(r"(?:clip_g|text_encoders\.clip_g)\.(?:transformer\.)?", "te2", False, _COMFYUI),
-    FilePrefix(r"text_encoders\.(?:\w+\.)?transformer\.", "te", False, _COMFYUI),
-    FilePrefix(r"text_encoders\.", "te", False, _COMFYUI),
+    FilePrefix(r"(?:text_encoders\.)?(?:clip_l|clip_h)\.(?:transformer\.)?", "te1", False, _COMFYUI),
+    FilePrefix(r"(?:text_encoders\.)?clip_g\.(?:transformer\.)?", "te2", False, _COMFYUI),
+    FilePrefix(r"text_encoders\.(?:(?:\w+\.)?transformer\.)?", "te", False, _COMFYUI),
     FilePrefix(r"(?:t5|t5xxl|llama)\.", "te", False, "OneTrainer (OMI)"),
     FilePrefix(r"(?:model\.)?diffusion_model\.", "unet", False, _COMFYUI),
     FilePrefix(r"pipe\.dit\.", "unet", False, "DiffSynth"),
     FilePrefix(r"(?:unet|transformer|transformer_2|prior)\.", "unet", False, _DIFFUSERS),
-    FilePrefix(r"(?:prior_)?text_encoder\.", "te1", False, _DIFFUSERS),
-    FilePrefix(r"text_encoder_1\.", "te1", False, _DIFFUSERS),
-    FilePrefix(r"text_encoder_2\.", "te2", False, _DIFFUSERS),
-    FilePrefix(r"text_encoder_3\.", "te3", False, _DIFFUSERS),
-    FilePrefix(r"text_encoder_4\.", "te4", False, _DIFFUSERS),
+    FilePrefix(r"(?:(?:prior_)?text_encoder|text_encoder_1)\.", "te1", False, _DIFFUSERS),
+    *(FilePrefix(rf"text_encoder_{n}\.", f"te{n}", False, _DIFFUSERS) for n in range(2, 5)),
 )
 
 # What wrappers add to every name, before or behind a pipeline's prefix: PEFT, and DistributedDataParallel.

@@ -32,17 +32,9 @@ def load_adapter(path: str | os.PathLike) -> Adapter:
     source = find_source(Path(path))
     tensors, metadata = source.tensors()
     with blame(file=source.path):
-        adapter = parse_adapter(tensors, metadata, _text(source.config))
+        adapter = parse_adapter(tensors, metadata, source.config)
     adapter.path = source.path
     return adapter
-
-
-def _text(config: Path | None) -> bytes | None:
-    """The configuration unparsed: its errors matter only to a file that needs it."""
-    try:
-        return None if config is None else config.read_bytes()
-    except OSError:
-        return b""
 
 
 def parse_adapter(
@@ -76,14 +68,8 @@ def parse_adapter(
             modules[module] = _weights(module, parts, metadata, config, peft)
     notes += _doubts(modules, metadata, configs)
     notes += drop_duplicates(modules, names)
-    return Adapter(
-        modules=modules,
-        names=names,
-        foreign=found.foreign.named(every),
-        metadata=metadata,
-        producer="PEFT" if any(config.beside for config in configs) else producer(namings, metadata),
-        notes=notes,
-    )
+    who = "PEFT" if any(config.beside for config in configs) else producer(namings, metadata)
+    return Adapter(modules, names, found.foreign.named(every), metadata, who, notes=notes)
 
 
 def _configs(
@@ -123,10 +109,13 @@ def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], con
             f"{len(assumed)} modules have no alpha, as in PEFT's files, and there is no {CONFIG_NAME} beside the "
             "file: scaling 1 (alpha = r, PEFT's default) is assumed"
         )
-    alphas = {(w.alpha, w.rank) for w in modules.values() if w.alpha is not None and w.rank is not None}
-    ranks = {rank for _, rank in alphas}
-    one_alpha = len({alpha for alpha, _ in alphas}) == 1
-    if len(ranks) > 1 and one_alpha and "lora_reg_dims" not in metadata.get("ss_network_args", ""):
+    low_rank = [w for w in modules.values() if w.alpha is not None and w.rank is not None]
+    ranks = {w.rank for w in low_rank if w.rank}
+    if (
+        len(ranks) > 1
+        and len({w.alpha for w in low_rank}) == 1
+        and "lora_reg_dims" not in metadata.get("ss_network_args", "")
+    ):
         notes.append(
             f"the rank differs by layer ({min(ranks)} to {max(ranks)}) and alpha does not: alpha / rank is taken. If "
             "low ranks come out far too strong, the trainer changed ranks after it had set the scale (lora_reg_dims)"
@@ -144,7 +133,7 @@ def _weights(
     notes = []
     if "lokr_t1" in tensors:
         notes.append("lokr_t1 is ignored: no trainer gives it a meaning")
-    tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}
+        tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}
     if any(tensor.dtype.itemsize == 1 for name, tensor in tensors.items() if name != "alpha"):
         notes.append("fp8 factors, read as fp16")
     tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
@@ -155,10 +144,9 @@ def _weights(
     alpha = float(tensors["alpha"]) if "alpha" in tensors else None
     if config and alpha is None:
         scaling, assumed = config.scaling(module, w1.rank, w2.rank, w2.shape)
-        notes += assumed
     else:
-        scaling, own_notes = scaling_of(alpha, w1, w2, metadata)
-        notes += own_notes
+        scaling, assumed = scaling_of(alpha, w1, w2, metadata)
+    notes += assumed
     if alpha is None and peft and is_reversed(w2.rank, w2.shape):
         w1, w2 = reversed_factors(w1, w2)
         notes.append("PEFT trains a Conv1d's whole factors as w2 ⊗ w1, and so they are read")

@@ -6,17 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import LoKrValueError
 from ..kronecker import Factor, rank_of
 
-
-class Scaling(NamedTuple):
-    """``value`` multiplies w1 ⊗ w2; ``notes`` say what was assumed."""
-
-    value: float
-    notes: tuple[str, ...] = ()
+Scaling = tuple[float, tuple[str, ...]]
+"""What multiplies w1 ⊗ w2, and notes on what was assumed."""
 
 
 def scaling_of(alpha: float | None, w1: Factor, w2: Factor, metadata: Mapping[str, str]) -> Scaling:
@@ -28,7 +24,7 @@ def scaling_of(alpha: float | None, w1: Factor, w2: Factor, metadata: Mapping[st
     >>> import torch
     >>> w1, w2 = Factor(torch.ones(2, 2)), Factor(a=torch.ones(4, 2), b=torch.ones(2, 4))
     >>> scaling_of(1.0, w1, w2, {})
-    Scaling(value=0.5, notes=())
+    (0.5, ())
     """
     rank = rank_of(w1, w2)
     if rank is None:
@@ -36,20 +32,20 @@ def scaling_of(alpha: float | None, w1: Factor, w2: Factor, metadata: Mapping[st
     value, notes = _low_rank_scaling(alpha, rank, metadata)
     if w1.rank is not None and w1.rank != rank:
         notes = (f"w1 has rank {w1.rank}, w2 {rank}, and alpha is divided by w2's", *notes)
-    return Scaling(value, notes)
+    return value, notes
 
 
 def _low_rank_scaling(alpha: float | None, rank: int, metadata: Mapping[str, str]) -> Scaling:
     if alpha is None:
-        return Scaling(1.0, ("no alpha in the file: scaling 1 assumed",))
+        return 1.0, ("no alpha in the file: scaling 1 assumed",)
     if not math.isfinite(alpha):
         raise LoKrValueError("alpha is not a finite number", expected="a number", found=alpha)
     if alpha == 0:
-        return Scaling(1.0, ("alpha is 0, which trainers read as alpha = rank: scaling 1 assumed",))
+        return 1.0, ("alpha is 0, which trainers read as alpha = rank: scaling 1 assumed",)
     value, notes = _changed_rank_scaling(alpha, rank, metadata)
     if alpha < 0:
         notes = (f"alpha is negative ({alpha:g}): the update is subtracted", *notes)
-    return Scaling(value, notes)
+    return value, notes
 
 
 def _changed_rank_scaling(alpha: float, rank: int, metadata: Mapping[str, str]) -> Scaling:
@@ -58,23 +54,24 @@ def _changed_rank_scaling(alpha: float, rank: int, metadata: Mapping[str, str]) 
     AnimaLoraStudio's ``lora_reg_dims`` does that to LyCORIS' modules: they keep the scale of the network's rank. Until
     June 2026 it stored the network's alpha, since then one that makes alpha / rank right again.
     """
-    arguments, base = _arguments(metadata), _number(metadata.get("ss_network_dim"))
+    arguments, base = _arguments(metadata.get("ss_network_args")), _number(metadata.get("ss_network_dim"))
     plain = alpha / rank
     if not arguments.get("lora_reg_dims") or base is None or base == rank:
-        return Scaling(plain)
+        return plain, ()
     trained = _number(metadata.get("ss_network_alpha"))
     if trained is not None:
         trained /= math.sqrt(base) if _true(arguments.get("rs_lora")) else base
         if math.isclose(plain, trained, rel_tol=0.01):
-            return Scaling(plain)
+            return plain, ()
         if not math.isclose(alpha / base, trained, rel_tol=0.01):
-            note = f"lora_reg_dims changed this layer's rank, and alpha fits neither: {alpha:g} / {rank} taken"
-            return Scaling(plain, (note,))
+            return plain, (
+                f"lora_reg_dims changed this layer's rank, and alpha fits neither: {alpha:g} / {rank} taken",
+            )
     note = (
         f"lora_reg_dims changed this layer's rank to {rank} after its scale was set: scaling {alpha / base:g} as "
         f"trained, not alpha / rank"
     )
-    return Scaling(alpha / base, (note,))
+    return alpha / base, (note,)
 
 
 def _whole_scaling(alpha: float | None, metadata: Mapping[str, str]) -> Scaling:
@@ -85,22 +82,21 @@ def _whole_scaling(alpha: float | None, metadata: Mapping[str, str]) -> Scaling:
     Others call their files LyCORIS' but multiplied by alpha / r (AnimaLoraStudio's own LoKr until May 2026;
     ComfyUI #15114): they store the alpha asked for, where LyCORIS stores the rank.
     """
-    arguments, asked = _arguments(metadata), _number(metadata.get("ss_network_dim"))
+    arguments, asked = _arguments(metadata.get("ss_network_args")), _number(metadata.get("ss_network_dim"))
     if _true(arguments.get("rs_lora")):
         return _rs_lora_scaling(alpha, [rank for rank in (asked, _number(arguments.get("conv_dim"))) if rank])
     if alpha is None:
-        return Scaling(1.0, ("no alpha in the file, and both factors whole: scaling 1 assumed",))
+        return 1.0, ("no alpha in the file, and both factors whole: scaling 1 assumed",)
     if not alpha > 0:
-        note = f"alpha is {alpha:g}, which counts for nothing where both factors are whole: scaling 1"
-        return Scaling(1.0, (note,))
+        return 1.0, (f"alpha is {alpha:g}, which counts for nothing where both factors are whole: scaling 1",)
     asked_alpha = alpha == _number(metadata.get("ss_network_alpha")) and not {"conv_dim", "preset"} & arguments.keys()
     if not asked or alpha == asked or not asked_alpha:
-        return Scaling(1.0)
+        return 1.0, ()
     note = (
         f"alpha is {alpha:g} though both factors are whole and the rank asked for was {asked:g}, which is not how "
         f"LyCORIS stores it: scaling {alpha / asked:g} = alpha / rank taken, as the trainers that write this multiply"
     )
-    return Scaling(alpha / asked, (note,))
+    return alpha / asked, (note,)
 
 
 def _rs_lora_scaling(alpha: float | None, ranks: list[float]) -> Scaling:
@@ -109,26 +105,21 @@ def _rs_lora_scaling(alpha: float | None, ranks: list[float]) -> Scaling:
     alpha tells which: LyCORIS stores r·√r with rs_lora and r without. ranks: those that r may be.
     """
     if not ranks:
-        return Scaling(1.0, ("rs_lora without a rank in the metadata: scaling 1 assumed",))
+        return 1.0, ("rs_lora without a rank in the metadata: scaling 1 assumed",)
     if alpha is None or not (0 < alpha < math.inf):
         value = math.sqrt(ranks[0])
     else:
         stored = [(rank**1.5, math.sqrt(rank)) for rank in ranks] + [(rank, 1.0) for rank in ranks]
         value = min(stored, key=lambda option: abs(math.log(option[0] / alpha)))[1]
     why = "as trained" if value != 1 else "for alpha says it was not in force"
-    return Scaling(value, (f"rs_lora with both factors whole: scaling {value:g}, {why}",))
-
-
-def _arguments(metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """The arguments of the network, from kohya's metadata."""
-    return _object(metadata.get("ss_network_args") or "{}")
+    return value, (f"rs_lora with both factors whole: scaling {value:g}, {why}",)
 
 
 @lru_cache(maxsize=4)
-def _object(text: str) -> Mapping[str, object]:
-    """A JSON object, empty if the text is not one."""
+def _arguments(text: str | None) -> Mapping[str, object]:
+    """The arguments of the network, from ``ss_network_args`` of kohya's metadata, empty if it is not a JSON object."""
     try:
-        return dict(json.loads(text))
+        return dict(json.loads(text or "{}"))
     except (TypeError, ValueError, RecursionError):
         return {}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -23,12 +24,12 @@ _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", re.DOTALL)
 class Source:
     """The files that hold one adapter.
 
-    path: to name in an error; weight_map: the index's, tensor name -> file
+    path: to name in an error; weight_map: the index's, tensor name -> file, empty without one
     """
 
     path: Path
     files: tuple[Path, ...]
-    weight_map: dict[str, str] | None = None
+    weight_map: Mapping[str, str] = field(default_factory=dict)
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """(all tensors by key, metadata). Of several files, the first that has an entry of the metadata counts."""
@@ -47,24 +48,29 @@ class Source:
                 )
             tensors.update(found)
             metadata = {**entries, **metadata}
-        if self.weight_map is not None:
-            missing = [key for key in self.weight_map if key not in tensors]
-            if missing:
-                raise LoKrFileError(
-                    "The index names tensors that are in none of its shards",
-                    file=self.path,
-                    module=missing[0],
-                    expected=f"{len(self.weight_map)} tensors",
-                    found=f"{len(tensors)}",
-                    hint="download the folder again",
-                )
+        missing = [key for key in self.weight_map if key not in tensors]
+        if missing:
+            raise LoKrFileError(
+                "The index names tensors that are in none of its shards",
+                file=self.path,
+                module=missing[0],
+                expected=f"{len(self.weight_map)} tensors",
+                found=f"{len(tensors)}",
+                hint="download the folder again",
+            )
         return tensors, metadata
 
     @property
-    def config(self) -> Path | None:
-        """PEFT's ``adapter_config.json`` in the same folder, None if it is missing."""
+    def config(self) -> bytes | None:
+        """PEFT's ``adapter_config.json`` in the same folder, None if it is missing.
+
+        Unparsed: its errors, of reading too, matter only to a file that needs it.
+        """
         config = self.path.parent / CONFIG_NAME
-        return config if config.is_file() else None
+        try:
+            return config.read_bytes() if config.is_file() else None
+        except OSError:
+            return b""
 
 
 def find_source(path: Path) -> Source:

@@ -168,7 +168,7 @@ def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _keyed(module: str, weights: LoKrWeights, metadata: Mapping[str, str]) -> dict[str, Tensor]:
     """A module's tensors by key, such that a reader takes the same scaling from them."""
     alpha = float(weights.rank or 1) if weights.alpha is None else weights.alpha
-    scaling = scaling_of(alpha, weights.w1, weights.w2, metadata).value
+    scaling, _ = scaling_of(alpha, weights.w1, weights.w2, metadata)
     if scaling != weights.scaling:
         # A reader takes alpha 0 for alpha = rank, and whole factors have a scaling that no alpha changes.
         if weights.rank is not None and weights.scaling != 0:
