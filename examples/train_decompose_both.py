@@ -16,7 +16,6 @@ from lokr_core import LoKrConfig, get_lokr_model
 from lokr_core.cli import add_arguments, run
 from lokr_core.training import (
     FLUX_TARGETS,
-    FLUX_WIDTH,
     flow_matching_loss,
     latents_of,
     load_pictures,
@@ -35,8 +34,9 @@ def main() -> None:
     if options.folder:
         pictures, captions = load_pictures(options.folder, 64)
     config = LoKrConfig(r=4, alpha=4, decompose_both=True, decompose_factor=8, target_modules=FLUX_TARGETS)
-    model = get_lokr_model(small_flux(), config)
-    loss = flow_matching_loss(latents_of(pictures), prompt_embedding(captions, FLUX_WIDTH))
+    base = small_flux()
+    prompts = prompt_embedding(captions, base.config.joint_attention_dim)
+    model, loss = get_lokr_model(base, config), flow_matching_loss(latents_of(pictures), prompts)
     trained = run(model, loss, len(pictures), options)
     if trained:
         print(trained.text())

@@ -49,7 +49,7 @@ def test_every_contract_is_kept(tree):
         ("lokr_core/merge.py", "from .kronecker._add import add_kron_", "private file"),
         ("lokr_core/adapter.py", "from ..nodes import files", "knows no host"),
         ("lokr_core/adapter.py", "import folder_paths", "knows no host"),
-        ("lokr_core/names/_words.py", "from ._display import guess", "No circles"),
+        ("lokr_core/names/_words.py", "from ._display import guesses", "No circles"),
     ],
 )
 def test_a_bad_import_breaks_its_contract(tree, file, bad, contract):

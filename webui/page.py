@@ -14,7 +14,7 @@ from modules import errors, shared, ui_extra_networks, ui_extra_networks_user_me
 from modules.ui_extra_networks import quote_js
 
 from lokr_core.errors import LoKrError
-from lokr_core.inspection import frequent_tags, trained_with
+from lokr_core.inspection import frequent_tags
 from lokr_core.strengths import SLIDER_LIMIT
 
 from . import library, network, settings
@@ -145,7 +145,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         entry = _entry(name)
         if entry is None:
             return rows
-        trained = ", ".join(f"{key} {value}" for key, value in trained_with(entry.outline.metadata).items())
+        trained = ", ".join(f"{key} {value}" for key, value in entry.outline.trained_with.items())
         details = [
             ("Hash: ", entry.shorthash),
             ("Name in a prompt: ", entry.tag_name),

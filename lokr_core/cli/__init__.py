@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
@@ -25,6 +26,15 @@ from ._training import add_arguments, run
 
 __all__ = ["add_arguments", "main", "run"]
 
+
+class Result(Protocol):
+    """What a command returns: ``text`` is for a person, ``as_dict`` for a program (ready for JSON)."""
+
+    def text(self) -> str: ...
+
+    def as_dict(self) -> dict: ...
+
+
 OK, INCOMPLETE, ERROR, INTERRUPTED = 0, 1, 2, 130
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -39,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # not every terminal can print × and ‖
     try:
         with _terminate_as_interrupt():
-            return options.run(options)
+            result = options.run(options)
+            if result is not None:  # None in all but the first of several processes
+                _show(result, options)
+            return INCOMPLETE if options.run is _check and not result.complete else OK
     except LoKrError as error:
         print(f"lokr: {error}", file=sys.stderr)
         return ERROR
@@ -77,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("model", metavar="MODEL", help="the checkpoint (.safetensors); only its header is read")
     check.add_argument("adapter", metavar="ADAPTER", help="a LoKr file (.safetensors)")
 
-    train = command("train", _train, "Train a LoKr on a folder of pictures, for a small model made on the spot.")
+    train = command(
+        "train", train_on_pictures, "Train a LoKr on a folder of pictures, for a small model made on the spot."
+    )
     add_train_arguments(train)
 
     combine = command("combine", _combine, "Write several adapters, each at its strength, as one file.")
@@ -93,37 +108,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    _show(inspect_adapter(load_adapter(options.file)), options)
-    return OK
+def _inspect(options: argparse.Namespace) -> Result:
+    return inspect_adapter(load_adapter(options.file))
 
 
-def _apply(options: argparse.Namespace) -> int:
+def _apply(options: argparse.Namespace) -> Result:
     with progress_bar("merging") as progress:
         files, dtype = (options.model, options.adapter, options.output), DTYPES.get(options.dtype)
-        report = apply_to_file(*files, options.strength, dtype, progress, options.overwrite_model)
-    _show(report, options)
-    return OK
+        return apply_to_file(*files, options.strength, dtype, progress, options.overwrite_model)
 
 
-def _check(options: argparse.Namespace) -> int:
-    report = check_file(options.model, options.adapter)
-    _show(report, options)
-    return OK if report.complete else INCOMPLETE
+def _check(options: argparse.Namespace) -> Result:
+    return check_file(options.model, options.adapter)
 
 
-def _train(options: argparse.Namespace) -> int:
-    trained = train_on_pictures(options)
-    if trained:  # in the first of several processes
-        _show(trained, options)
-    return OK
-
-
-def _combine(options: argparse.Namespace) -> int:
+def _combine(options: argparse.Namespace) -> Result:
     combined = combine([_term(text) for text in options.files], options.overlap)
     save_adapter(combined.adapter, options.output, DTYPES.get(options.dtype))
-    _show(combined, options)
-    return OK
+    return combined
 
 
 def _term(text: str) -> Term:
@@ -136,16 +138,14 @@ def _term(text: str) -> Term:
     return Term(load_adapter(path or text), strength)
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace) -> Result:
     # The model is too small to gain from a second thread, which on a busy machine only waits.
     torch.set_num_threads(1)
     with progress_bar("training", " steps") as progress:
-        demo = run_demo(options.out, progress)
-    _show(demo, options)
-    return OK
+        return run_demo(options.out, progress)
 
 
-def _show(result, options: argparse.Namespace) -> None:
+def _show(result: Result, options: argparse.Namespace) -> None:
     print(json.dumps(result.as_dict(), indent=2) if options.json else result.text(), flush=True)
     if hasattr(options, "output") and not options.json:
         print(f"written: {options.output}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..display import progress_bar
 from ..saving import SPELLINGS, save_adapter
-from ..training import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, processes, train
+from ..training import FILES, Batch, TrainSettings, processes, train
 
 ADAPTER_NAME = "lokr.safetensors"
 
@@ -42,11 +42,12 @@ class Trained:
 
     def text(self) -> str:
         """For a person."""
+        state, losses, picture = FILES
         many = f" in {self.processes} processes" if self.processes > 1 else ""
         return (
             f"{self.parameters:,} parameters trained for {self.steps} steps{many}: "
             f"loss {self.first_loss:.4g} -> {self.last_loss:.4g}\n"
-            f"in {self.folder}: the adapter, {PICTURE_NAME}, {LOSSES_NAME}, and {STATE_NAME}, from which the same "
+            f"in {self.folder}: the adapter, {picture}, {losses}, and {state}, from which the same "
             "command resumes"
         )
 

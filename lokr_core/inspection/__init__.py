@@ -1,7 +1,7 @@
 """What an adapter file holds, for a person."""
 
 from ._heat_map import draw_heat_map
-from ._metadata import frequent_tags, trained_with
+from ._metadata import frequent_tags
 from ._norms import base_norms
 from ._outline import Outline, outline
 from ._summary import inspect_adapter
@@ -13,5 +13,4 @@ __all__ = [
     "frequent_tags",
     "inspect_adapter",
     "outline",
-    "trained_with",
 ]

@@ -50,7 +50,7 @@ class Place(NamedTuple):
 def place_of(name: ModuleName, architecture: str | None = None) -> Place:
     """The place of a file's module in a model.
 
-    architecture: the model's title, as ``guess`` returns it
+    architecture: the model's title, as ``guesses`` returns it
 
     >>> place_of(ModuleName("x", "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", "unet"), "SDXL")
     Place(group='IN', block='IN4', kind='cross-attention')

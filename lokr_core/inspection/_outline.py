@@ -15,8 +15,8 @@ from ..adapter import LoKrWeights
 from ..errors import LoKrError, LoKrFileError, blame
 from ..formats import SortedKeys, describe, module_names, producer, split_keys
 from ..kronecker import Factor
-from ..names import guess
-from ._metadata import base_model, title, trigger_words
+from ..names import guesses
+from ._metadata import base_model, title, trained_with, trigger_words
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Outline:
     trigger_words: list[str]
     metadata: dict[str, str]
 
+    @property
+    def trained_with(self) -> dict[str, str]:
+        """The trainer's settings, including each of ``ss_network_args``."""
+        return trained_with(self.metadata)
+
 
 def outline(path: str | os.PathLike, most: int = 16_000_000) -> Outline:
     """The outline of the ``.safetensors`` file at ``path``.
@@ -54,12 +59,12 @@ def outline(path: str | os.PathLike, most: int = 16_000_000) -> Outline:
         found = split_keys(tensors)
     names, namings = module_names(found.lokr, header.metadata)
     shapes = {names[m].path: _shape(parts) for m, parts in found.lokr.items() if names[m].component in ("", "unet")}
-    architecture = guess({name: shape for name, shape in shapes.items() if shape})
+    architectures = guesses({name: shape for name, shape in shapes.items() if shape})
     stated = next(iter(base_model(header.metadata).values()), "")
     return Outline(
         kind=_kind(found),
         is_lokr=bool(found.lokr),
-        base_model=architecture or stated,
+        base_model=architectures[0] if architectures else stated,
         producer=producer(namings, header.metadata),
         title=title(header.metadata),
         modules=len(found.lokr),

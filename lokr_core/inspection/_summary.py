@@ -13,7 +13,7 @@ from pathlib import Path
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..display import human_bytes
 from ..kronecker import Factor, kron_norm
-from ..names import guess
+from ..names import guesses
 from ._energy import Energy, HeatMap, place_of
 from ._metadata import base_model, frequent_tags, title, trained_with, trigger_words
 
@@ -123,36 +123,27 @@ class Inspection:
 
     def text(self, lines: int = _LINES) -> str:
         """``lines`` groups of modules at most."""
-        count, unstated = len(self.modules), "not stated"
+        unstated = "not stated"
         ratio = self.full_parameters / self.parameters
         dtypes = ", ".join(dict.fromkeys(module.dtype for module in self.modules))
-        out = [
-            self.file.name if self.file else "an adapter in memory",
-            "",
-            *([_line("title", self.title)] if self.title else []),
-            _line("producer", self.producer),
-            _line("base model", "; ".join(f"{value} ({key})" for key, value in self.base_model.items()) or unstated),
-            _line("trained with", ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unstated),
-        ]
-        if self.trigger_words:
-            out.append(_line("trigger words", ", ".join(self.trigger_words)))
-        if self.tags:
-            out.append(_line("frequent tags", ", ".join(f"{tag} ({n})" for tag, n in self.tags.items())))
-        out += [
-            _line("modules", f"{count:,}: " + ", ".join(f"{n} {kind}" for kind, n in self.kinds.items())),
-            _line(
-                "size",
-                f"{self.parameters:,} numbers, {human_bytes(self.bytes)} in {dtypes}; a full difference: "
-                f"{self.full_parameters:,}, {human_bytes(self.full_bytes)} ({ratio:.3g} ×)",
-            ),
-            _line("change ‖ΔW‖", self._norms()),
-        ]
-        if self.other_kinds:
-            others = ", ".join(f"{n} × {kind}" for kind, n in self.other_kinds.items())
-            out.append(_line("also holds", f"{others} (not LoKr)"))
-        out += ["", *self._table(lines), ""]
-        out += [f"note: {note.line}" for note in self.notes] or ["nothing suspicious"]
-        return "\n".join(out)
+        others = ", ".join(f"{n} × {kind}" for kind, n in self.other_kinds.items())
+        facts = {
+            "title": self.title,
+            "producer": self.producer,
+            "base model": "; ".join(f"{value} ({key})" for key, value in self.base_model.items()) or unstated,
+            "trained with": ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unstated,
+            "trigger words": ", ".join(self.trigger_words),
+            "frequent tags": ", ".join(f"{tag} ({n})" for tag, n in self.tags.items()),
+            "modules": f"{len(self.modules):,}: " + ", ".join(f"{n} {kind}" for kind, n in self.kinds.items()),
+            "size": f"{self.parameters:,} numbers, {human_bytes(self.bytes)} in {dtypes}; a full difference: "
+            f"{self.full_parameters:,}, {human_bytes(self.full_bytes)} ({ratio:.3g} ×)",
+            "change ‖ΔW‖": self._norms(),
+            "also holds": others and f"{others} (not LoKr)",
+        }
+        shown = [f"{label:<14} {text}" for label, text in facts.items() if text]
+        notes = [f"note: {note.line}" for note in self.notes] or ["nothing suspicious"]
+        heading = self.file.name if self.file else "an adapter in memory"
+        return "\n".join([heading, "", *shown, "", *self._table(lines), "", *notes])
 
     def _norms(self) -> str:
         ranked = sorted(self.modules, key=lambda module: module.norm)
@@ -182,7 +173,8 @@ def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -
 
     base: module -> ‖W‖ of its weight; the heat map then shows ‖ΔW‖/‖W‖, of these modules alone
     """
-    architecture = guess({n.path: adapter[m].shape for m, n in adapter.names.items() if n.component in ("", "unet")})
+    shapes = {n.path: adapter[m].shape for m, n in adapter.names.items() if n.component in ("", "unet")}
+    architecture = next(iter(guesses(shapes)), None)
     places = {module: place_of(name, architecture) for module, name in adapter.names.items()}
     modules = [_module(m, weights, adapter.names[m], places[m].block) for m, weights in adapter.items()]
     tensors = [t for w in adapter.values() for f in (w.w1, w.w2) for t in f.tensors.values()]
@@ -256,10 +248,6 @@ def _dtype(tensor) -> str:
     return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}.get(
         str(tensor.dtype).removeprefix("torch."), str(tensor.dtype)
     )
-
-
-def _line(label: str, text: str) -> str:
-    return f"{label:<14} {text}"
 
 
 def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:

@@ -1,14 +1,13 @@
 """Names: the architecture of a target, and the aliases of its modules. One table per architecture, as data."""
 
-from ._display import guess, guesses, original_name
-from ._registry import ARCHITECTURES, detect
+from ._display import guesses, original_name
+from ._registry import detect
 from ._text import TABLES as TEXT_ENCODERS
 from ._translate import aliases, spelled
 from ._unet import TABLES as UNETS
 from ._words import DIFFUSERS, ORIGINAL, Architecture, Slot, mask_numbers
 
 __all__ = [
-    "ARCHITECTURES",
     "Architecture",
     "DIFFUSERS",
     "ORIGINAL",
@@ -17,7 +16,6 @@ __all__ = [
     "UNETS",
     "aliases",
     "detect",
-    "guess",
     "guesses",
     "mask_numbers",
     "original_name",

@@ -33,11 +33,6 @@ _UNET_STEP = re.compile(
 _STEPS = 3  # per level of a UNet: two blocks and the sampler on the way down, three blocks on the way up
 
 
-def guess(modules: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The likeliest of `guesses`. Returns None if there are no guesses."""
-    return next(iter(guesses(modules)), None)
-
-
 def guesses(modules: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Titles of the architectures whose names fit best, the likeliest first; several if they share the file's names.
 
@@ -75,7 +70,7 @@ def original_name(path: str, architecture: str | None) -> str:
     """The original name of a module, flattened; the flattened `path` itself if no table has it.
 
     path: the module's path in either naming, dotted or flattened
-    architecture: a title, as `guess` returns it
+    architecture: a title, as `guesses` returns it
 
     >>> original_name("down_blocks.1.attentions.0.proj_in", "SDXL")
     'input_blocks_4_1_proj_in'

@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from . import _audio as audio
-from . import _flux as flux
-from . import _image as image
-from . import _lumina as lumina
-from . import _text as text
-from . import _unet as unet
-from . import _video as video
+from . import _audio, _flux, _image, _lumina, _text, _unet, _video
 from ._words import DIFFUSERS, ORIGINAL, Architecture, Side
 
-ARCHITECTURES: tuple[Architecture, ...] = (
-    *unet.TABLES,
-    *flux.TABLES,
-    *image.TABLES,
-    *lumina.TABLES,
-    *video.TABLES,
-    *audio.TABLES,
-    *text.TABLES,
+ARCHITECTURES: tuple[Architecture, ...] = tuple(
+    table for family in (_unet, _flux, _image, _lumina, _video, _audio, _text) for table in family.TABLES
 )
 """In the order in which they are tried: a target is of the first one whose names fit."""
 
@@ -71,8 +59,7 @@ def view_of(shapes: Mapping[str, Shape]) -> View | None:
             modules[module] = Weight(module, parameter, tuple(shape))
     for architecture in ARCHITECTURES:
         for side, names in ((ORIGINAL, architecture.original), (DIFFUSERS, architecture.diffusers)):
-            weights = _canonical(modules, names) if names else None
-            if names and weights is not None and _fits(weights, names):
+            if names and (weights := _canonical(modules, names)) is not None and _fits(weights, names):
                 return View(architecture, side, weights)
     return None
 
@@ -84,18 +71,15 @@ def _canonical(modules: Mapping[str, Weight], side: Side) -> Mapping[str, Weight
     used = []
     for group in side.prefixes:
         prefix = next((p for p in group.prefixes if p + group.probe in modules), None)
-        if prefix is None and group is side.prefixes[0]:
-            return None
         if prefix is not None:
             used.append((prefix, group.prefixes[0]))
+        elif group is side.prefixes[0]:
+            return None
     used.sort(key=lambda pair: -len(pair[0]))
     canonical = {}
     for module, weight in modules.items():
-        for prefix, first in used:
-            if module.startswith(prefix):
-                module = first + module[len(prefix) :]
-                break
-        canonical[module] = weight
+        prefix, first = next((pair for pair in used if module.startswith(pair[0])), ("", ""))
+        canonical[first + module[len(prefix) :]] = weight
     return canonical
 
 

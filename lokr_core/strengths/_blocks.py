@@ -6,12 +6,12 @@ with modules inside them is a group of blocks.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import LoKrValueError
+from ._text import finite
 
 # List of blocks -> short name; the short name of any other list is its own, without "_blocks".
 _SHORT = {
@@ -109,12 +109,9 @@ class BlockStrengths:
         for piece in (piece.strip() for piece in text.replace("\n", ",").replace(";", ",").split(",")):
             if not piece:
                 continue
-            name, *number = re.split("[:=]", piece, maxsplit=1)
-            try:
-                strength = float(number[0])
-            except (IndexError, ValueError):
-                strength = math.nan
-            if not name.strip() or not math.isfinite(strength):
+            name, _, number = piece.replace("=", ":").partition(":")
+            strength = finite(number)
+            if not name.strip() or strength is None:
                 raise LoKrValueError("Not a strength of a block", expected="name:number, IN:0.5", found=piece)
             entries.append((name.strip(), strength))
         return cls(tuple(entries))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import LoKrValueError
+from ._text import finite
 
 _TAG = re.compile(r"<\s*lokr\s*:([^<>]*)>", re.IGNORECASE)
 _OPTIONS = {"te": "te", "clip": "te", "unet": "unet", "model": "unet"}
@@ -72,11 +72,8 @@ def tag_of(pieces: Iterable[str], text: str) -> Tag:
 
 
 def _number(value: str, text: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    number = finite(value)
+    if number is None:
         raise LoKrValueError(
             f"A tag's strength is not a number: {value.strip()!r}", expected="for example <lokr:name:0.8>", found=text
         )

@@ -28,7 +28,7 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     strengths: list[float] = []
     for piece in (piece.strip() for piece in re.split(r"[,;\n]", text)):
         if piece:
-            strengths += _range(piece) if ":" in piece else [_finite(piece, piece)]
+            strengths += _range(piece) if ":" in piece else [_strength(piece, piece)]
         if len(strengths) > MAX_STRENGTHS:
             raise LoKrValueError("Too many strengths", expected=f"at most {MAX_STRENGTHS}", found=text)
     if not strengths:
@@ -36,12 +36,18 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     return tuple(strengths)
 
 
-def _finite(text: str, piece: str) -> float:
+def finite(text: str) -> float | None:
+    """The number in ``text``. Returns None if it is not a finite number."""
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _strength(text: str, piece: str) -> float:
+    number = finite(text)
+    if number is None:
         raise LoKrValueError("A strength must be a finite number", expected=_EXAMPLES, found=piece)
     return number
 
@@ -50,7 +56,7 @@ def _range(piece: str) -> list[float]:
     found = _RANGE.fullmatch(piece)
     if found is None:
         raise LoKrValueError("Not a range of strengths", expected="from:to:step, for example 0:1:0.25", found=piece)
-    first, last, step = (_finite(number, piece) for number in found.groups())
+    first, last, step = (_strength(number, piece) for number in found.groups())
     count = (last - first) / step if step else -1.0
     if count < 0 or count > MAX_STRENGTHS:
         expected = f"from:to:step with at most {MAX_STRENGTHS} steps"

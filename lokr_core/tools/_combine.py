@@ -27,6 +27,7 @@ OVERLAPS = (EXACT, NEAREST, REFUSE)
 
 # Names of tensors that are columns (biases, norms) beside a module's matrix.
 _COLUMNS = ("diff_b", "b_norm")
+_UNLIKE = "adapters for different models cannot be combined"
 _SAME = 1e-6  # of the sum's norm: a smaller error is rounding
 
 
@@ -154,7 +155,7 @@ def _add(updates: Sequence[_Update], overlap: str, combined: Combined) -> None:
         _check_dora(update, len(updates))
     if len(updates) == 1:
         combined.kept += 1
-        weights = first.weights if first.strength == 1 else _times(first.weights, first.strength)
+        weights = replace(first.weights, scaling=first.weights.scaling * first.strength)
     else:
         weights = _sum(updates, overlap, combined)
     combined.adapter.modules[first.name.full] = weights
@@ -202,16 +203,12 @@ def _check_dora(update: _Update, count: int) -> None:
         )
 
 
-def _times(weights: LoKrWeights, strength: float) -> LoKrWeights:
-    return replace(weights, scaling=weights.scaling * strength)
-
-
 def _fitted(updates: Sequence[_Update]) -> list[LoKrWeights]:
     """The updates with the axes of one weight, those of the update whose kernel is not flattened."""
     shape = max((update.weights.shape for update in updates), key=len)
     fitted = []
     for update in updates:
-        with blame(file=update.adapter.path, module=update.name.full, hint="adapters for different models cannot be combined"):
+        with blame(file=update.adapter.path, module=update.name.full, hint=_UNLIKE):
             fitted.append(update.weights.fit(shape))
     return fitted
 

@@ -1,19 +1,15 @@
 """A training loop for LoKr models that resumes exactly after any interruption, in one process or many."""
 
-from ._loop import LOSSES_NAME, PICTURE_NAME, STATE_NAME, Batch, TrainSettings, train
+from ._loop import FILES, Batch, TrainSettings, train
 from ._losses import flow_matching_loss, noise_loss, prompt_embedding
 from ._pictures import load_pictures
-from ._processes import Processes, processes
-from ._small_model import FLUX_TARGETS, FLUX_WIDTH, latents_of, small_flux
+from ._processes import processes
+from ._small_model import FLUX_TARGETS, latents_of, small_flux
 
 __all__ = [
+    "FILES",
     "FLUX_TARGETS",
-    "FLUX_WIDTH",
-    "LOSSES_NAME",
-    "PICTURE_NAME",
-    "STATE_NAME",
     "Batch",
-    "Processes",
     "TrainSettings",
     "flow_matching_loss",
     "latents_of",

@@ -18,7 +18,7 @@ from ..errors import LoKrValueError
 from ._processes import Processes
 from ._state import load_state, save_state
 
-STATE_NAME, LOSSES_NAME, PICTURE_NAME = "state.safetensors", "losses.json", "loss.png"
+STATE_NAME, LOSSES_NAME, PICTURE_NAME = FILES = "state.safetensors", "losses.json", "loss.png"
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,27 @@ names and kinds of its layers are those of the large one, and so is all that hap
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import LoKrError
 
-FLUX_WIDTH = 768
-"""Width of the text embeddings that it takes."""
 FLUX_TARGETS = (
     r"(single_)?transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
     r"|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out)"
 )
 """All Linear layers in its blocks, for ``LoKrConfig.target_modules``."""
 _CHANNELS = 16  # of Flux' latents
+_WIDTH = 768  # of the text embeddings that it takes
 
 
-def small_flux(seed: int = 0) -> nn.Module:
-    """A Flux transformer of 2 + 2 blocks and 7.6 M parameters, a function of ``seed``.
+def small_flux(seed: int = 0) -> Any:
+    """A Flux transformer of 2 + 2 blocks and 7.6 M parameters, a function of ``seed``: a ``FluxTransformer2DModel``.
+
+    ``config.joint_attention_dim`` is the width of the text embeddings that it takes.
 
     Raises LoKrError if diffusers is not installed.
     """
@@ -40,8 +43,8 @@ def small_flux(seed: int = 0) -> nn.Module:
             num_single_layers=2,
             attention_head_dim=128,
             num_attention_heads=2,
-            joint_attention_dim=FLUX_WIDTH,
-            pooled_projection_dim=FLUX_WIDTH,
+            joint_attention_dim=_WIDTH,
+            pooled_projection_dim=_WIDTH,
             guidance_embeds=True,
             axes_dims_rope=(16, 56, 56),
         )

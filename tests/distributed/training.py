@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lokr_core import LoKrConfig, get_lokr_model
 from lokr_core.cli import add_arguments, run
-from lokr_core.training import Batch, Processes
+from lokr_core.training import Batch
+from lokr_core.training._processes import Processes
 
 
 class Block(nn.Module):

@@ -16,7 +16,8 @@ from lokr_core.adapter import ModuleName
 from lokr_core.formats import parse_adapter
 from lokr_core.inspection import draw_heat_map, inspect_adapter, outline
 from lokr_core.inspection._energy import Energy, HeatMap, Place, place_of
-from lokr_core.names import ARCHITECTURES, aliases, original_name
+from lokr_core.names import aliases, original_name
+from lokr_core.names._registry import ARCHITECTURES
 from lokr_core.strengths import BLOCK_LAYOUTS, BlockStrengths, block_layout_of
 from lokr_core.strengths._blocks import block_groups
 from tests.hosts import PROJECT
