@@ -123,8 +123,13 @@ def attach(
     modules = dict(model.named_modules(remove_duplicate=False))
     matches, report = resolve(adapter, target or Target(_shapes(model, modules)))
     control = Control(strength, report, weight_of)
-    refused = _unsupported(modules, matches)
-    _refuse(report, refused)
+    refused = unsupported(model, matches)
+    report.entries = [
+        replace(entry, status=REFUSED, where="", reason=refused[entry.module])
+        if entry.module in refused and entry.status == APPLIED
+        else entry
+        for entry in report.entries
+    ]
     report.raise_if_nothing_matched()
     places = [(match, *_place(match, modules)) for match in matches if match.module not in refused]
     handle = LiveHandle(control, [(module, _part(control, match, module, name)) for match, module, name in places])
@@ -140,11 +145,7 @@ def unsupported(model: nn.Module, matches: Iterable[Match]) -> dict[str, str]:
 
     matches: the file's, as ``resolve`` gives them
     """
-    return _unsupported(dict(model.named_modules(remove_duplicate=False)), matches)
-
-
-def _unsupported(modules: Mapping[str, nn.Module], matches: Iterable[Match]) -> dict[str, str]:
-    reasons = {}
+    modules, reasons = dict(model.named_modules(remove_duplicate=False)), {}
     for match in matches:
         try:
             _place(match, modules)
@@ -171,11 +172,8 @@ def _tell_compiler(fresh: bool) -> None:
 
 def _shapes(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
-    for name, module in modules.items():
-        shape = shape_of(module)
-        if shape is not None:
-            shapes[f"{name}.weight" if name else "weight"] = shape
-    return shapes
+    by_attributes = {f"{name}.weight".lstrip("."): shape_of(module) for name, module in modules.items()}
+    return shapes | {name: shape for name, shape in by_attributes.items() if shape is not None}
 
 
 def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, str]:
@@ -216,15 +214,6 @@ def _part(control: Control, match: Match, module: nn.Module, parameter: str) -> 
     whole = match.slot.rows is None and len(match.pieces) == 1
     pieces = tuple(Piece(None if whole else start, weights) for start, weights in match.pieces)
     return LayerUpdate(control, match.module, match.slot.module, parameter, kind_of(module), pieces)
-
-
-def _refuse(report: Report, reasons: Mapping[str, str]) -> None:
-    report.entries = [
-        replace(entry, status=REFUSED, where="", reason=reasons[entry.module])
-        if entry.module in reasons and entry.status == APPLIED
-        else entry
-        for entry in report.entries
-    ]
 
 
 def _hook(module: nn.Module, part: LayerUpdate) -> bool:

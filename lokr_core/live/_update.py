@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,13 +24,9 @@ class Piece:
     start: int | None
     weights: LoKrWeights
 
-    @property
-    def rows(self) -> int:
-        return self.weights.shape[0]
-
     def of(self, tensor: Tensor, axis: int) -> Tensor:
         """The piece's rows of a weight (axis 0), or its channels of an output: a view."""
-        return tensor if self.start is None else tensor.narrow(axis, self.start, self.rows)
+        return tensor if self.start is None else tensor.narrow(axis, self.start, self.weights.shape[0])
 
 
 class LayerUpdate:
@@ -52,16 +49,13 @@ class LayerUpdate:
         self.no_ratios: list[Tensor | None] = [None] * len(pieces)
         # Whether it only adds ΔW x to a Linear's output.
         self.only_adds = kind == LINEAR and parameter == "weight" and not self.has_dora
-        self._clear()
-
-    def _clear(self) -> None:
-        self._factors: dict[tuple, list[tuple[Factor, Factor]]] = {}
-        self._planned: dict[tuple, list[tuple[Piece, PlannedLinear]]] = {}
-        self._ratios: dict[torch.device | None, tuple] = {}
+        self.release()
 
     def release(self) -> None:
         """Drop everything that was computed for a device."""
-        self._clear()
+        self._factors: dict[tuple, list[tuple[Factor, Factor]]] = {}
+        self._planned: dict[tuple, list[tuple[Piece, PlannedLinear]]] = {}
+        self._ratios: dict[torch.device | None, tuple] = {}
 
     def strength(self) -> float:
         """The adapter's strength now, times this update's factor."""
@@ -69,22 +63,19 @@ class LayerUpdate:
 
     def factors(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Factor, Factor]]:
         """Each piece's (w1, w2) on ``device`` in ``dtype``, with the trainer's scaling in w1."""
-        key = device, dtype
-        made = self._factors.get(key)
+        made = self._factors.get((device, dtype))
         if made is None:
             made = [_prepared(piece.weights, device, dtype) for piece in self.pieces]
             if not is_compiling():  # a graph's tensors belong to one run of it
-                self._factors[key] = made
+                self._factors[device, dtype] = made
         return made
 
     def planned(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Piece, PlannedLinear]]:
         """Each piece with what adds its ``factors`` to a Linear's output."""
-        key = device, dtype
-        made = self._planned.get(key)
+        made = self._planned.get((device, dtype))
         if made is None:
-            factors = self.factors(device, dtype)
-            made = [(piece, PlannedLinear(*pair)) for piece, pair in zip(self.pieces, factors, strict=True)]
-            self._planned[key] = made
+            plans = [PlannedLinear(*pair) for pair in self.factors(device, dtype)]
+            made = self._planned[device, dtype] = list(zip(self.pieces, plans, strict=True))
         return made
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor) -> None:
@@ -126,11 +117,8 @@ class LayerUpdate:
         return dora_ratio(rows, w1, w2, weights.scaling, weights.dora_scale, weights.dora_axis)
 
     def __deepcopy__(self, memo: dict) -> LayerUpdate:
-        control = memo.get(id(self.control))
-        if control is None:
-            control = memo[id(self.control)] = self.control.__deepcopy__(memo)
         # The updates never change, so a copy shares them.
-        copy = LayerUpdate(control, self.module, self.path, self.parameter, self.kind, self.pieces)
+        copy = LayerUpdate(deepcopy(self.control, memo), self.module, self.path, self.parameter, self.kind, self.pieces)
         copy.factor = self.factor
         return copy
 
@@ -139,7 +127,7 @@ class LayerUpdate:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._clear()
+        self.release()
 
 
 def _state(weight: Tensor | None) -> tuple | None:

@@ -14,6 +14,13 @@ from ._modules_to_save import ModulesToSaveWrapper
 _WRAPPERS = (LoKrLayer, ModulesToSaveWrapper)
 
 
+def layers_of(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, LoKrLayer]]:
+    """(path, layer) of the layers that have the adapter."""
+    for path, module in model.named_modules():
+        if isinstance(module, LoKrLayer) and adapter_name in module:
+            yield path, module
+
+
 def lokr_layers(model: nn.Module) -> list[LoKrLayer]:
     """The layers with LoKr adapters."""
     return [module for module in model.modules() if isinstance(module, LoKrLayer)]

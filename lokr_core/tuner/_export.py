@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from .._files import save_tensors
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrValueError
 from ..peft import PREFIX, WEIGHTS_NAME, LoKrConfig
-from ._layer import LoKrLayer
+from ._all_layers import layers_of
 from ._shapes import AdapterShapes
 
 _RANK_OF_WHOLE = 1 << 20
@@ -28,9 +27,9 @@ def to_adapter(model: nn.Module, name: str, tensors: dict[str, Tensor]) -> Adapt
     """
     rest = dict(tensors)
     modules: dict[str, LoKrWeights] = {}
-    for path, layer in _layers(model, name):
-        found = {kind: rest.pop(f"{PREFIX}{path}.{kind}", None) for kind in layer.adapter_layer_names}
-        found = {kind: tensor for kind, tensor in found.items() if tensor is not None}
+    for path, layer in layers_of(model, name):
+        keys = {kind: f"{PREFIX}{path}.{kind}" for kind in layer.adapter_layer_names}
+        found = {kind: rest.pop(key) for kind, key in keys.items() if key in rest}
         modules[path] = layer.shapes[name].weights(found, layer.trained_scaling(name))
     if rest:
         raise LoKrValueError(
@@ -45,7 +44,7 @@ def to_adapter(model: nn.Module, name: str, tensors: dict[str, Tensor]) -> Adapt
 def check_described(model: nn.Module, name: str, config: LoKrConfig) -> None:
     """Raises LoKrValueError if ``config`` does not give the shapes of the adapter's factors: a reader would create
     others. That may be so for an adapter loaded from another trainer's file."""
-    for path, layer in _layers(model, name):
+    for path, layer in layers_of(model, name):
         described = AdapterShapes.of(layer.get_base_layer(), config, layer.r[name])
         if layer.shapes[name] != described:
             raise LoKrValueError(
@@ -62,14 +61,7 @@ def save_folder(model: nn.Module, name: str, config: LoKrConfig, tensors: dict[s
     # For each module the rank with which PEFT creates factors of the same form, and the scaling.
     modules = {
         path: (_RANK_OF_WHOLE if config.full_matrix else layer.r[name], layer.trained_scaling(name))
-        for path, layer in _layers(model, name)
+        for path, layer in layers_of(model, name)
     }
     replace(config, inference_mode=True).save_pretrained(folder, modules)
     save_tensors(tensors, folder / WEIGHTS_NAME, {"format": "pt"})
-
-
-def _layers(model: nn.Module, name: str) -> Iterator[tuple[str, LoKrLayer]]:
-    """(path, layer) of the layers that have the adapter."""
-    for path, module in model.named_modules():
-        if isinstance(module, LoKrLayer) and name in module:
-            yield path, module

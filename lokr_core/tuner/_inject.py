@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import LoKrValueError
 from ..peft import PREFIX, LoKrConfig, matching_keys, names_module
-from ._all_layers import freeze_all_but, replace_module, wrappers
-from ._layer import LoKrLayer, layer_class
+from ._all_layers import freeze_all_but, layers_of, replace_module, wrappers
+from ._layer import LoKrLayer, wrap
 from ._modules_to_save import ModulesToSaveWrapper
 from ._parameters import adapter_parameters, check_fits
 from ._shapes import AdapterShapes
@@ -52,7 +53,7 @@ def inject(
         raise LoKrValueError(
             "An adapter's name is part of its parameters' names", expected="a name without dots", found=repr(name)
         )
-    if any(isinstance(module, LoKrLayer) and name in module.shapes for module in model.modules()):
+    if any(layers_of(model, name)):
         raise LoKrValueError(f"There is an adapter {name!r} already", hint="choose another name, or delete it")
     plan = _plan(modules, config, _ranks(tensors or {}))
     saved = _modules_to_save(model, config)
@@ -66,7 +67,7 @@ def inject(
     for path, target in plan.items():
         layer = target.module
         if not isinstance(layer, LoKrLayer):
-            layer = layer_class(target.module)(target.module).train(target.module.training)
+            layer = wrap(layer)
             replace_module(model, path, layer)
         layer.update_layer(name, target.r, target.alpha, config, device=device, fp32=fp32)
     for path, module in saved.items():
@@ -84,7 +85,8 @@ def _plan(modules: Mapping[str, nn.Module], config: LoKrConfig, ranks: Mapping[s
     """The modules to adapt, by path. ``ranks``: of a file's tensors, by module."""
     plan = {}
     for path, module in modules.items():
-        r = config.rank_pattern.get(config.rank_key(path, ranks.get(path)), config.r)
+        key = config.rank_key(path, ranks.get(path))
+        r = config.r if key is None else config.rank_pattern[key]
         alpha = next((config.alpha_pattern[key] for key in matching_keys(config.alpha_pattern, path)), config.alpha)
         layer = module.get_base_layer() if isinstance(module, LoKrLayer) else module
         plan[path] = _Target(module, r, alpha, AdapterShapes.of(layer, config, r))
@@ -93,12 +95,9 @@ def _plan(modules: Mapping[str, nn.Module], config: LoKrConfig, ranks: Mapping[s
 
 def _ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """The rank of each module with a low-rank factor: the first axis of b, in either form."""
-    ranks = {}
-    for key, tensor in tensors.items():
-        path, _, kind = key.removeprefix(PREFIX).rpartition(".")
-        if kind in ("lokr_w1_b", "lokr_w2_b"):
-            ranks[path] = tensor.shape[0]
-    return ranks
+    low_rank = (".lokr_w1_b", ".lokr_w2_b")
+    names = {key: key.removeprefix(PREFIX).rpartition(".")[0] for key in tensors if key.endswith(low_rank)}
+    return {name: tensors[key].shape[0] for key, name in names.items()}
 
 
 def _modules_to_save(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Module]:
@@ -120,8 +119,8 @@ def _expected(
     for path, target in plan.items():
         shapes |= {f"{path}.{kind}": shape for kind, shape in target.shapes.tensors.items()}
         if config.dora is not None:
-            at = 0 if config.dora == "out" else 1
-            shapes[f"{path}.dora_scale"] = tuple(d if i == at else 1 for i, d in enumerate(target.module.weight.shape))
+            weight, at = cast(Tensor, target.module.weight), 0 if config.dora == "out" else 1
+            shapes[f"{path}.dora_scale"] = tuple(d if i == at else 1 for i, d in enumerate(weight.shape))
     for path, module in saved.items():
         original = module.original_module if isinstance(module, ModulesToSaveWrapper) else module
         shapes |= {f"{path}.{key}": tuple(tensor.shape) for key, tensor in original.state_dict().items()}
@@ -138,11 +137,8 @@ def _expected(
 
 @torch.no_grad()
 def _load(model: nn.Module, name: str, config: LoKrConfig, tensors: Mapping[str, Tensor]) -> None:
-    for path, layer in model.named_modules():
-        if isinstance(layer, LoKrLayer) and name in layer.shapes:
-            layer.load_adapter(
-                name, {kind: tensors.get(f"{PREFIX}{path}.{kind}") for kind in layer.adapter_layer_names}
-            )
+    for path, layer in layers_of(model, name):
+        layer.load_adapter(name, {kind: tensors.get(f"{PREFIX}{path}.{kind}") for kind in layer.adapter_layer_names})
     for key, tensor in adapter_parameters(model, name, config).items():
         if key.rpartition(".")[2] not in LoKrLayer.adapter_layer_names:
             tensor.copy_(tensors[key])

@@ -18,7 +18,7 @@ from ..peft import LoKrConfig
 from ._dora import trainable_dora_ratio
 from ._initial import initialize_, weight_norms
 from ._products import Products, as_computed, kept_rows, plus_update
-from ._shapes import AdapterShapes
+from ._shapes import FACTORS, AdapterShapes
 from ._tuner_layer import TunerLayer
 
 
@@ -28,23 +28,9 @@ class LoKrLayer(TunerLayer):
     Parameters and attributes are PEFT's (``tuners/lokr/layer.py``). dW itself is built by ``get_delta_weight`` alone.
     """
 
-    adapter_layer_names = (
-        "lokr_w1",
-        "lokr_w1_a",
-        "lokr_w1_b",
-        "lokr_w2",
-        "lokr_w2_a",
-        "lokr_w2_b",
-        "lokr_t2",
-        "dora_scale",
-    )
+    adapter_layer_names = (*FACTORS, "dora_scale")
     other_param_names = ("r", "alpha", "scaling", "rank_dropout", "rank_dropout_scale", "module_dropout")
     dora_scale: nn.ParameterDict
-    r: dict[str, int]
-    alpha: dict[str, float]
-    rank_dropout: dict[str, float]
-    rank_dropout_scale: dict[str, bool]
-    module_dropout: dict[str, float]
 
     def __init__(
         self,
@@ -56,6 +42,11 @@ class LoKrLayer(TunerLayer):
         **fields: Any,
     ):
         super().__init__(base_layer)
+        self.r: dict[str, int] = {}
+        self.alpha: dict[str, float] = {}
+        self.rank_dropout: dict[str, float] = {}
+        self.rank_dropout_scale: dict[str, bool] = {}
+        self.module_dropout: dict[str, float] = {}
         self.dora: dict[str, str] = {}
         self.shapes: dict[str, AdapterShapes] = {}
         layer: Any = self.get_base_layer()
@@ -111,11 +102,6 @@ class LoKrLayer(TunerLayer):
     def _tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name)[adapter_name] for name in self.shapes[adapter_name].tensors}
 
-    def delete_adapter(self, adapter_name: str) -> None:
-        super().delete_adapter(adapter_name)
-        self.shapes.pop(adapter_name, None)
-        self.dora.pop(adapter_name, None)
-
     def lokr_weights(self, adapter_name: str) -> LoKrWeights:
         """The adapter, detached, for the engines and formats of this library: as the usual product W1 ⊗ W2."""
         tensors = {name: tensor.detach() for name, tensor in self._tensors(adapter_name).items()}
@@ -147,9 +133,6 @@ class LoKrLayer(TunerLayer):
         return trainable_dora_ratio(
             weight, w1, w2, scale, self.dora_scale[name], axis=self.dora[name], shapes=shapes, kept=kept
         )
-
-    def _merge_into(self, weight: Tensor, adapter_name: str, base: Tensor) -> None:
-        self.lokr_weights(adapter_name).add_to_(weight, base=base)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output plus the active adapters' updates, in the dtype of the base layer's output."""
@@ -199,9 +182,8 @@ class LoKrLayer(TunerLayer):
     def _kept_rows(self, name: str, x: Tensor) -> Tensor | None:
         """Rank dropout's factor for each row of dW, (out,); None if it is off."""
         probability = self.rank_dropout[name] if self.training else 0
-        return (
-            kept_rows(self.out_features, probability, self.rank_dropout_scale[name], x.device) if probability else None
-        )
+        rescale = self.rank_dropout_scale[name]
+        return kept_rows(self.out_features, probability, rescale, x.device) if probability else None
 
     def __repr__(self) -> str:
         return "lokr." + super().__repr__()
@@ -284,6 +266,6 @@ KINDS: dict[type[nn.Module], type[LoKrLayer]]
 KINDS = {nn.Linear: Linear, nn.Conv1d: Conv1d, nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
 
 
-def layer_class(module: nn.Module) -> type[LoKrLayer] | None:
-    """The class that wraps ``module``; None if its kind cannot have an adapter."""
-    return next((layer for base, layer in KINDS.items() if isinstance(module, base)), None)
+def wrap(module: nn.Module) -> LoKrLayer:
+    """``module``, of one of the ``KINDS``, in a layer without adapters."""
+    return next(layer for base, layer in KINDS.items() if isinstance(module, base))(module).train(module.training)

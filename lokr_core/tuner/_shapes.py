@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -12,6 +13,9 @@ from .._layers import kernel_axes, shape_of
 from ..adapter import LoKrWeights
 from ..kronecker import Factor, factorization, kron, rank_of, reversed_factors, reversed_kron
 from ..peft import LoKrConfig, is_whole
+
+FACTORS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+"""The names of a layer's tensors, in whichever form its factors are."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class AdapterShapes:
         >>> AdapterShapes.of(nn.Linear(6, 4), LoKrConfig(), 1).tensors
         {'lokr_w1': (2, 2), 'lokr_w2_a': (2, 1), 'lokr_w2_b': (1, 3)}
         """
-        out, columns, *kernel = shape_of(layer)
+        out, columns, *kernel = cast("tuple[int, ...]", shape_of(layer))
         l, k = factorization(out, config.decompose_factor, config.order)
         m, n = factorization(columns, config.decompose_factor, config.order)
         if config.unbalanced:
@@ -81,9 +85,9 @@ class AdapterShapes:
     def factors(self, tensors: Mapping[str, Tensor]) -> tuple[Factor, Factor]:
         """W1 (l, m) and W2 (k, n, *kernel) of the tensors by name; views, so gradients reach the tensors."""
         w1, w2 = Factor.from_tensors(tensors, "lokr_w1"), Factor.from_tensors(tensors, "lokr_w2")
-        if self.tucker and self.tucker_tail:
+        if w2.t is not None and self.tucker_tail:
             return w1, replace(w2, t=w2.t.squeeze(-1))
-        if self.r2 is not None and not self.tucker and self.kernel:
+        if w2.b is not None and w2.t is None and self.kernel:
             return w1, replace(w2, b=w2.b.unflatten(1, (self.n, *self.kernel)))
         return w1, w2
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import LoKrMatchError, LoKrValueError
 from ..peft import CLASSIFIERS, TARGETS_BY_MODEL_TYPE, LoKrConfig, matching_keys, names_module
-from ._layer import KINDS, Linear, LoKrLayer, layer_class
+from ._layer import KINDS, Linear, LoKrLayer
 
 
 def _resolved(model: nn.Module, config: LoKrConfig) -> list[str] | set[str] | str:
@@ -61,7 +61,7 @@ def matching_modules(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Modul
     if not found:
         raise _nothing(config, targets, list(modules), excluded)
     for name, module in found.items():
-        if not isinstance(module, LoKrLayer) and layer_class(module) is None:
+        if not isinstance(module, (LoKrLayer, *KINDS)):
             raise TypeError(
                 f"target_modules names {name!r}, a {type(module).__name__}: it cannot have a LoKr adapter, only "
                 f"{', '.join(kind.__name__ for kind in KINDS)} can. Name its parts, or exclude it with exclude_modules."

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
 
 
@@ -21,15 +22,13 @@ class TunerLayer(nn.Module):
 
     adapter_layer_names: tuple[str, ...] = ()
     other_param_names: tuple[str, ...] = ("scaling",)
-    scaling: dict[str, float]
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
         self.base_layer = base_layer
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
-        for name in self.other_param_names:
-            setattr(self, name, {})
+        self.scaling: dict[str, float] = {}
         self._trained_scaling: dict[str, float] = {}
         self._disable_adapters = False
         self._active_adapter: list[str] = []
@@ -70,7 +69,7 @@ class TunerLayer(nn.Module):
         """Remove an adapter; if it was the only active one, the first of the others becomes active."""
         if adapter_name in self.merged_adapters:
             raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
-        for name in (*self.adapter_layer_names, *self.other_param_names, "_trained_scaling"):
+        for name in (*self.adapter_layer_names, *self.other_param_names, "_trained_scaling", "shapes", "dora"):
             values = getattr(self, name)
             if adapter_name in values:
                 del values[adapter_name]
@@ -82,9 +81,7 @@ class TunerLayer(nn.Module):
     def active_adapter(self) -> list[str]:
         return self._active_adapter
 
-    @property
-    def active_adapters(self) -> list[str]:
-        return self._active_adapter
+    active_adapters = active_adapter
 
     @property
     def disable_adapters(self) -> bool:
@@ -97,9 +94,12 @@ class TunerLayer(nn.Module):
     def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
         """Make these adapters the active ones; only their parameters are trained, in inference mode none."""
         self._active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        for name in self.adapter_layer_names:
-            for adapter, tensor in getattr(self, name).items():
-                tensor.requires_grad_(adapter in self._active_adapter and not inference_mode)
+        for adapter, tensor in self._trained():
+            tensor.requires_grad_(adapter in self._active_adapter and not inference_mode)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        """(adapter, parameter) of all adapters."""
+        return [pair for name in self.adapter_layer_names for pair in getattr(self, name).items()]
 
     def enable_adapters(self, enabled: bool) -> None:
         """Add the active adapters to the output and train them, or neither."""
@@ -111,14 +111,12 @@ class TunerLayer(nn.Module):
 
     def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
         """Set ``requires_grad`` of these adapters' parameters."""
-        names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
-        for name in self.adapter_layer_names:
-            for adapter, tensor in getattr(self, name).items():
-                if adapter in names:
-                    tensor.requires_grad_(requires_grad)
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        for adapter, tensor in self._trained():
+            if adapter in names:
+                tensor.requires_grad_(requires_grad)
 
-    def _merge_into(self, weight: Tensor, adapter_name: str, base: Tensor) -> None:
-        """weight += the adapter's update, of the base weight's shape; ``base``: the weight without any adapter."""
+    def lokr_weights(self, adapter_name: str) -> LoKrWeights:
         raise NotImplementedError
 
     @torch.no_grad()
@@ -140,7 +138,7 @@ class TunerLayer(nn.Module):
         base = layer.weight.data if self._unmerged_weight is None else self._unmerged_weight  # DoRA needs it
         merged = layer.weight.data.clone()
         for name in names:
-            self._merge_into(merged, name, base)
+            self.lokr_weights(name).add_to_(merged, base=base)
         if safe_merge and not torch.isfinite(merged).all():
             raise LoKrValueError(
                 "The merged weight holds NaN or Inf",
