@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._words import Architecture, PrefixGroup, Rule, Side, attention, block, feed_forward, fused, one, pairs
+from ._words import Architecture, PrefixGroup, Rule, Side, attention, block, feed_forward, fused, one, one_naming, pairs
 
 _ACE_ATTENTION = ("q_proj k_proj v_proj o_proj", "q_norm k_norm")
 
@@ -28,11 +28,12 @@ ACE_STEP_15 = Architecture(
     note="diffusers ships only the decoder; encoders, tokenizer and detokenizer have only their authors' names.",
 )
 
-ACE_STEP = Architecture(
+ACE_STEP = one_naming(
     "ace_step",
     "ACE-Step",
-    Side(has=("speaker_embedder", "lyric_encoder.embed.out.0", "transformer_blocks.0.cross_attn.add_q_proj")),
-    None,
+    "speaker_embedder",
+    "lyric_encoder.embed.out.0",
+    "transformer_blocks.0.cross_attn.add_q_proj",
     note="The first version. One name space: the authors' names and ComfyUI's are the same.",
 )
 

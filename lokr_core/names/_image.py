@@ -12,6 +12,7 @@ from ._words import (
     fused,
     joint_attention,
     one,
+    one_naming,
     pairs,
     two_layers,
 )
@@ -127,30 +128,20 @@ QWEN_IMAGE = Architecture(
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
 )
 
-HIDREAM = Architecture(
+HIDREAM = one_naming(
     "hidream",
     "HiDream-I1",
-    Side(has=("double_stream_blocks.0.block.attn1.to_q_t", "caption_projection.0.linear")),
-    None,
+    "double_stream_blocks.0.block.attn1.to_q_t",
+    "caption_projection.0.linear",
     note="One name space: the authors' names, ComfyUI's and diffusers' are the same. The gate of the experts is a bare "
     "parameter that trainers leave alone.",
 )
 
-ERNIE_IMAGE = Architecture(
-    "ernie_image",
-    "ERNIE-Image",
-    Side(has=("text_proj", "layers.0.self_attention.to_q", "layers.0.mlp.linear_fc2")),
-    None,
-    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+ERNIE_IMAGE = one_naming(
+    "ernie_image", "ERNIE-Image", "text_proj", "layers.0.self_attention.to_q", "layers.0.mlp.linear_fc2"
 )
 
-JOYIMAGE = Architecture(
-    "joyimage",
-    "JoyImage-Edit",
-    Side(has=("double_blocks.0.attn.img_attn_qkv", "condition_embedder.time_proj")),
-    None,
-    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
-)
+JOYIMAGE = one_naming("joyimage", "JoyImage-Edit", "double_blocks.0.attn.img_attn_qkv", "condition_embedder.time_proj")
 
 HIDREAM_O1 = Architecture(
     "hidream_o1",

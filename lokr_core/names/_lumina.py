@@ -5,7 +5,7 @@ Lumina 2 and Z-Image share their original names; the place of the modulation's L
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, fused, one, pairs, two_layers
+from ._words import Architecture, Rule, Side, block, fused, one, one_naming, pairs, two_layers
 
 _STACKS = ("layers.{i}", "noise_refiner.{i}", "context_refiner.{i}")
 
@@ -74,19 +74,19 @@ IDEOGRAM4 = Architecture(
 
 _REFERENCE = ("ref_image_patch_embedder", "time_caption_embed.caption_embedder.1", "noise_refiner.0.attn.to_q")
 
-OMNIGEN2 = Architecture(
+OMNIGEN2 = one_naming(
     "omnigen2",
     "OmniGen2",
-    Side(has=(*_REFERENCE, "layers.0.attn.to_q")),
-    None,
+    *_REFERENCE,
+    "layers.0.attn.to_q",
     note="One name space: the authors' names and ComfyUI's are the same.",
 )
 
-BOOGU_IMAGE = Architecture(
+BOOGU_IMAGE = one_naming(
     "boogu_image",
     "Boogu-Image",
-    Side(has=(*_REFERENCE, "double_stream_layers.0.img_instruct_attn.processor.img_to_q")),
-    None,
+    *_REFERENCE,
+    "double_stream_layers.0.img_instruct_attn.processor.img_to_q",
     note="One name space: the authors' names and ComfyUI's are the same.",
 )
 

@@ -35,51 +35,30 @@ CLIP = Architecture(
     note="OpenCLIP's text_projection, a bare parameter, is the transpose of transformers' Linear: not covered.",
 )
 
-T5 = Architecture(
-    "t5",
-    "T5 and UMT5",
-    Side(
-        has=("encoder.block.0.layer.0.SelfAttention.q",),
-        prefixes=(PrefixGroup("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder.")),),
-    ),
-    None,
-    note="One name space, several prefixes.",
-)
-
-BERT = Architecture(
-    "bert",
-    "BERT",
-    Side(
-        has=("bert.encoder.layer.0.attention.self.query",),
-        prefixes=(PrefixGroup("encoder.layer.0.attention.self.query", ("bert.", "", "transformer.bert.")),),
-    ),
-    None,
-    note="One name space, several prefixes.",
-)
-
+_T5 = PrefixGroup("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder."))
+_BERT = PrefixGroup("encoder.layer.0.attention.self.query", ("bert.", "", "transformer.bert."))
 _DECODERS = ("model.", "", "model.language_model.", "language_model.model.", "language_model.", "transformer.model.")
 _LANGUAGE = PrefixGroup("layers.0.self_attn.q_proj", _DECODERS)
 _LINEAR = PrefixGroup("layers.0.linear_attn.in_proj_qkv", _DECODERS)  # Qwen3.5: in three of four layers
 _VISION = PrefixGroup("blocks.0.attn.qkv", ("visual.", "model.visual.", "transformer.visual."))
 
 
+def _prefixed(name: str, title: str, *has: str, groups: tuple[PrefixGroup, ...]) -> Architecture:
+    """A text encoder of one naming below several prefixes; the probe of its first group identifies it, with `has`."""
+    side = Side(has=(groups[0].prefixes[0] + groups[0].probe, *has), prefixes=groups)
+    return Architecture(name, title, side, None, note="One name space, several prefixes.")
+
+
 def _decoder(name: str, title: str, *has: str, layers: PrefixGroup = _LANGUAGE) -> Architecture:
-    return Architecture(
-        name,
-        title,
-        Side(has=(f"model.{layers.probe}", *has), prefixes=(layers, _VISION)),
-        None,
-        note="One name space, several prefixes.",
-    )
+    return _prefixed(name, title, *has, groups=(layers, _VISION))
 
 
 _FEED_FORWARD = "model.layers.0.mlp.down_proj"
 
-
 TABLES = (
     CLIP,
-    T5,
-    BERT,
+    _prefixed("t5", "T5 and UMT5", groups=(_T5,)),
+    _prefixed("bert", "BERT", groups=(_BERT,)),
     _decoder("qwen_vl", "Qwen-VL", _FEED_FORWARD, "visual.blocks.0.attn.qkv"),
     _decoder("qwen35", "Qwen3.5", _FEED_FORWARD, layers=_LINEAR),
     _decoder("gemma", "Gemma 2 and 3", _FEED_FORWARD, "model.layers.0.pre_feedforward_layernorm"),

@@ -5,7 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from ._words import ORIGINAL, Architecture, Rule, Side, attention, block, feed_forward, fused, one, pairs, two_layers
+from ._words import (
+    ORIGINAL,
+    Architecture,
+    Rule,
+    Side,
+    attention,
+    block,
+    feed_forward,
+    fused,
+    one,
+    one_naming,
+    pairs,
+    two_layers,
+)
 
 _TWO = "transformer_blocks.{i}"
 
@@ -165,12 +178,8 @@ COSMOS1 = Architecture(
     _cosmos1_blocks,
 )
 
-KANDINSKY5 = Architecture(
-    "kandinsky5",
-    "Kandinsky 5",
-    Side(has=("visual_transformer_blocks.0.self_attention.to_query", "text_embeddings.in_layer")),
-    None,
-    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
+KANDINSKY5 = one_naming(
+    "kandinsky5", "Kandinsky 5", "visual_transformer_blocks.0.self_attention.to_query", "text_embeddings.in_layer"
 )
 
 COGVIDEOX = Architecture(

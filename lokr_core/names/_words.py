@@ -213,3 +213,9 @@ class Architecture:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+def one_naming(name: str, title: str, *has: str, note: str = "") -> Architecture:
+    """An architecture whose authors, ComfyUI and diffusers (if it has the model) use the same names."""
+    same = "One name space: the authors' names, ComfyUI's and diffusers' are the same."
+    return Architecture(name, title, Side(has), None, note=note or same)
