@@ -58,13 +58,12 @@ def place_of(name: ModuleName, architecture: str | None = None) -> Place:
     encoder = name.component.upper() if name.component.startswith("te") else ""
     flat = name.path.replace(".", "_") if encoder else original_name(name.path, architecture)
     found = _BLOCK.match(flat)
-    rest = found.group(3) if found else flat
+    blocks, block, rest = found.groups() if found else (None, OTHER, flat)
     kind = next((kind for kind, pattern in _KINDS if pattern.search(rest.lower())), OTHER_KIND)
-    if found is None:
-        group = encoder or OTHER
-        return Place(group, f"{encoder} {OTHER}" if encoder else OTHER, kind)
-    group = encoder or short_name(found.group(1))
-    return Place(group, f"{group}{' ' if encoder else ''}{found.group(2)}", kind)
+    if encoder:
+        return Place(encoder, f"{encoder} {block}", kind)
+    group = short_name(blocks) if blocks else OTHER
+    return Place(group, f"{group}{block}" if blocks else OTHER, kind)
 
 
 class Energy(NamedTuple):
@@ -112,10 +111,8 @@ class HeatMap:
         ordered = sorted(rows, key=lambda block: _order(rows[block][0].place))
         used = {energy.place.kind for energy in energies}
         columns = [kind for kind in (*(kind for kind, _ in KINDS), OTHER_KIND) if kind in used]
-        values = [
-            [_norm(cells[row, column], relative) if (row, column) in cells else None for column in columns]
-            for row in ordered
-        ]
+        norms = {cell: _norm(found, relative) for cell, found in cells.items()}
+        values = [[norms.get((row, column)) for column in columns] for row in ordered]
         blocks = [
             BlockEnergy(row, rows[row][0].place.group, _norm(rows[row], relative), len(rows[row])) for row in ordered
         ]

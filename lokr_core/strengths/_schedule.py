@@ -53,7 +53,7 @@ class Schedule:
                 raise LoKrValueError(f"Unknown {name}", expected=", ".join(known), found=getattr(self, name))
         for name in ("cond", "uncond"):
             _finite(getattr(self, name), f"the factor of {name}")
-        start, end = (_percent(value, name) for value, name in ((self.start, "start"), (self.end, "end")))
+        start, end = _percent(self.start, "start"), _percent(self.end, "end")
         if start > end:
             raise LoKrValueError("A schedule starts before it ends", expected="start <= end", found=f"{start} > {end}")
         if not self.points:

@@ -163,11 +163,8 @@ def _adamw(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.opt
 
 def _checked(loss: float, step: int) -> float:
     if not math.isfinite(loss):
-        raise LoKrValueError(
-            f"The loss of step {step + 1} is not a finite number",
-            found=loss,
-            hint="resume from the last checkpoint with a lower learning rate",
-        )
+        hint = "resume from the last checkpoint with a lower learning rate"
+        raise LoKrValueError(f"The loss of step {step + 1} is not a finite number", found=loss, hint=hint)
     return loss
 
 
