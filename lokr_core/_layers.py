@@ -95,8 +95,7 @@ def with_input(x: Tensor, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """The same call with another input."""
     if args:
         return (x, *args[1:]), kwargs
-    first = next(iter(kwargs))
-    return args, {**kwargs, first: x}
+    return args, {**kwargs, next(iter(kwargs)): x}
 
 
 def dequantized(weight: Tensor) -> Tensor:

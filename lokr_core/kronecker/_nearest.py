@@ -63,10 +63,8 @@ def factor_inner(one: Factor, other: Factor) -> float:
 
 def factor_sum(factors: Sequence[Factor], scales: Sequence[float]) -> Factor:
     """Σ scales[i] · factors[i], in fp32 at least; low-rank, with the sum of the ranks, if all are."""
-    dtype = torch.float32
-    for factor in factors:
-        for tensor in factor.tensors.values():
-            dtype = torch.promote_types(dtype, tensor.dtype)
+    dtypes = (tensor.dtype for factor in factors for tensor in factor.tensors.values())
+    dtype = reduce(torch.promote_types, dtypes, torch.float32)
     terms = [(factor, scale) for factor, scale in zip(factors, scales, strict=True) if scale] or [(factors[0], 0.0)]
     low_rank = all(factor.whole is None and factor.t is None for factor, _ in terms)
     rank = sum(factor.rank or 0 for factor, _ in terms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from .._layers import WeightOf
@@ -44,9 +45,7 @@ class Control:
         return value if isinstance(value, float) and math.isfinite(value) else check_strength(value)
 
     def __deepcopy__(self, memo: dict) -> Control:
-        copy = object.__new__(Control)
-        copy.__dict__.update(self.__dict__)
-        return copy
+        return copy(self)
 
 
 def _takes_an_argument(function: Callable) -> bool:

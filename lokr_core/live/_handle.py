@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from torch import nn
 
@@ -12,7 +11,7 @@ from .._layers import ATTENTION, CONVOLUTION, EMBEDDING, LINEAR, WeightOf, kind_
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..handle import Factors, Handle, Setting
-from ..matching import APPLIED, REFUSED, Match, Report, Target, resolve
+from ..matching import Match, Report, Target, resolve
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
 from ._update import LayerUpdate, Piece
@@ -124,12 +123,7 @@ def attach(
     matches, report = resolve(adapter, target or Target(_shapes(model, modules)))
     control = Control(strength, report, weight_of)
     refused = unsupported(model, matches)
-    report.entries = [
-        replace(entry, status=REFUSED, where="", reason=refused[entry.module])
-        if entry.module in refused and entry.status == APPLIED
-        else entry
-        for entry in report.entries
-    ]
+    report.refuse(refused)
     report.raise_if_nothing_matched()
     places = [(match, *_place(match, modules)) for match in matches if match.module not in refused]
     handle = LiveHandle(control, [(module, _part(control, match, module, name)) for match, module, name in places])

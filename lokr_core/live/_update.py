@@ -104,17 +104,9 @@ class LayerUpdate:
             base = base_weight(module, self.parameter, self.control.weight_of)
             with torch.inference_mode(False):
                 base = base.clone() if base.is_inference() else base
-                ratios = [self._ratio(piece, base) for piece in self.pieces]
+                ratios = [_ratio(piece.weights, piece.of(base, 0)) for piece in self.pieces]
         self._ratios[device] = (weakref.ref(weight) if weight is not None else lambda: None, _state(weight), ratios)
         return ratios
-
-    @staticmethod
-    def _ratio(piece: Piece, base: Tensor) -> Tensor | None:
-        weights = piece.weights
-        if weights.dora_scale is None or weights.dora_axis is None:
-            return None
-        rows, w1, w2 = piece.of(base, 0), weights.w1, weights.w2
-        return dora_ratio(rows, w1, w2, weights.scaling, weights.dora_scale, weights.dora_axis)
 
     def __deepcopy__(self, memo: dict) -> LayerUpdate:
         # The updates never change, so a copy shares them.
@@ -128,6 +120,12 @@ class LayerUpdate:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self.release()
+
+
+def _ratio(weights: LoKrWeights, base: Tensor) -> Tensor | None:
+    if weights.dora_scale is None or weights.dora_axis is None:
+        return None
+    return dora_ratio(base, weights.w1, weights.w2, weights.scaling, weights.dora_scale, weights.dora_axis)
 
 
 def _state(weight: Tensor | None) -> tuple | None:

@@ -11,7 +11,18 @@ from ..display import progress_bar
 from ._layer import LoKrLayer
 from ._modules_to_save import ModulesToSaveWrapper
 
-_WRAPPERS = (LoKrLayer, ModulesToSaveWrapper)
+WRAPPERS = (LoKrLayer, ModulesToSaveWrapper)
+
+
+def outer_modules(model: nn.Module, kinds: type | tuple[type, ...]) -> dict[str, nn.Module]:
+    """The model's modules by name, without those inside a module of these classes, nor the model itself."""
+    found: dict[str, nn.Module] = {}
+    inside: str | None = None
+    for name, module in model.named_modules():
+        if name and (inside is None or not name.startswith(inside)):
+            found[name] = module
+            inside = name + "." if isinstance(module, kinds) else inside
+    return found
 
 
 def layers_of(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, LoKrLayer]]:
@@ -28,7 +39,7 @@ def lokr_layers(model: nn.Module) -> list[LoKrLayer]:
 
 def wrappers(model: nn.Module) -> list[LoKrLayer | ModulesToSaveWrapper]:
     """The layers with LoKr adapters and the modules that are trained whole."""
-    return [module for module in model.modules() if isinstance(module, _WRAPPERS)]
+    return [module for module in model.modules() if isinstance(module, WRAPPERS)]
 
 
 def freeze_all_but(model: nn.Module, trained: Iterable[Tensor]) -> None:
@@ -69,7 +80,7 @@ def merge_layers(model: nn.Module, adapter_names: Sequence[str] | None, safe_mer
 
 def take_out(model: nn.Module, adapter_names: Sequence[str] | None, show_progress: bool = False) -> nn.Module:
     """``model`` with the layers replaced by their base layers, after merging the adapters; None: merge nothing."""
-    found = [(path, module) for path, module in model.named_modules() if isinstance(module, _WRAPPERS)]
+    found = [(path, module) for path, module in model.named_modules() if isinstance(module, WRAPPERS)]
     with progress_bar("merging", " layers") as show:
         for done, (path, module) in enumerate(found, 1):
             if isinstance(module, ModulesToSaveWrapper):

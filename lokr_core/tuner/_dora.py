@@ -43,7 +43,6 @@ def trainable_dora_ratio(
         inner = (torch.matmul(first[:, None, None], base.flatten(3)).squeeze(2) * second.flatten(1)).sum(-1)
         own = first.square().sum(1)[:, None] * second.square().sum((1, 2))
         squares = squares + 2 * scale * rows * inner + (scale * rows).square() * own
-        squares = squares.T if shapes.swapped else squares
     else:
         squares = torch.linalg.vector_norm(base, dim=(0, 1, 4)).square()  # (m, n)
         weighted = base if kept is None else base * rows[:, :, None, None, None]
@@ -52,7 +51,7 @@ def trainable_dora_ratio(
             "lk,lm,kn->mn", rows.square().expand(shapes.l, shapes.k), first.square(), second.square().sum(2)
         )
         squares = squares + 2 * scale * inner + scale**2 * own
-        squares = squares.T if shapes.swapped else squares
+    squares = squares.T if shapes.swapped else squares
     eps = torch.finfo(squares.dtype).eps
     # If V almost vanishes, rounding can leave a square below 0; and a root has no gradient at 0.
     norm = squares.reshape(-1).clamp_min(eps**2).sqrt()

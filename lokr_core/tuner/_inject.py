@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import LoKrValueError
 from ..peft import PREFIX, LoKrConfig, matching_keys, names_module
-from ._all_layers import freeze_all_but, layers_of, replace_module, wrappers
+from ._all_layers import WRAPPERS, freeze_all_but, layers_of, outer_modules, replace_module, wrappers
 from ._layer import LoKrLayer, wrap
 from ._modules_to_save import ModulesToSaveWrapper
 from ._parameters import adapter_parameters, check_fits
@@ -21,9 +20,9 @@ from ._shapes import AdapterShapes
 
 @dataclass(frozen=True)
 class _Target:
-    """A module that gets an adapter, and the adapter's numbers and shapes."""
+    """A layer that gets an adapter, and the adapter's numbers and shapes."""
 
-    module: nn.Module
+    layer: LoKrLayer
     r: int
     alpha: float
     shapes: AdapterShapes
@@ -55,7 +54,7 @@ def inject(
         )
     if any(layers_of(model, name)):
         raise LoKrValueError(f"There is an adapter {name!r} already", hint="choose another name, or delete it")
-    plan = _plan(modules, config, _ranks(tensors or {}))
+    plan = _plan(modules, config, tensors or {})
     saved = _modules_to_save(model, config)
     if tensors is not None:
         check_fits(tensors, _expected(model, plan, saved, config), file)
@@ -65,11 +64,8 @@ def inject(
     first = not wrappers(model)
     device = torch.device("meta") if on_meta or tensors is not None else None
     for path, target in plan.items():
-        layer = target.module
-        if not isinstance(layer, LoKrLayer):
-            layer = wrap(layer)
-            replace_module(model, path, layer)
-        layer.update_layer(name, target.r, target.alpha, config, device=device, fp32=fp32)
+        replace_module(model, path, target.layer)
+        target.layer.update_layer(name, target.r, target.alpha, config, device=device, fp32=fp32)
     for path, module in saved.items():
         if isinstance(module, ModulesToSaveWrapper):
             module.update(name)
@@ -81,30 +77,25 @@ def inject(
         freeze_all_but(model, adapter_parameters(model, name, config).values())
 
 
-def _plan(modules: Mapping[str, nn.Module], config: LoKrConfig, ranks: Mapping[str, int]) -> dict[str, _Target]:
-    """The modules to adapt, by path. ``ranks``: of a file's tensors, by module."""
+def _plan(modules: Mapping[str, nn.Module], config: LoKrConfig, tensors: Mapping[str, Tensor]) -> dict[str, _Target]:
+    """The layers to adapt, by path; ``tensors``: a file's."""
+    # The first axis of b is the rank, in either low-rank form.
+    named = {key.removeprefix(PREFIX).rpartition("."): tensor for key, tensor in tensors.items()}
+    ranks = {path: b.shape[0] for (path, _, kind), b in named.items() if kind in ("lokr_w1_b", "lokr_w2_b")}
     plan = {}
     for path, module in modules.items():
         key = config.rank_key(path, ranks.get(path))
         r = config.r if key is None else config.rank_pattern[key]
         alpha = next((config.alpha_pattern[key] for key in matching_keys(config.alpha_pattern, path)), config.alpha)
-        layer = module.get_base_layer() if isinstance(module, LoKrLayer) else module
-        plan[path] = _Target(module, r, alpha, AdapterShapes.of(layer, config, r))
+        layer = module if isinstance(module, LoKrLayer) else wrap(module)
+        plan[path] = _Target(layer, r, alpha, AdapterShapes.of(layer.get_base_layer(), config, r))
     return plan
-
-
-def _ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The rank of each module with a low-rank factor: the first axis of b, in either form."""
-    low_rank = (".lokr_w1_b", ".lokr_w2_b")
-    names = {key: key.removeprefix(PREFIX).rpartition(".")[0] for key in tensors if key.endswith(low_rank)}
-    return {name: tensors[key].shape[0] for key, name in names.items()}
 
 
 def _modules_to_save(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Module]:
     """The modules of the model that ``modules_to_save`` names, by name."""
     wanted = config.modules_to_save or ()
-    inside = tuple(n + "." for n, m in model.named_modules() if isinstance(m, (LoKrLayer, ModulesToSaveWrapper)))
-    named = {n: m for n, m in model.named_modules() if n and not n.startswith(inside) and names_module(wanted, n)}
+    named = {name: m for name, m in outer_modules(model, WRAPPERS).items() if names_module(wanted, name)}
     missing = [name for name in wanted if not any(names_module([name], n) for n in named)]
     if missing and config.task_type is None:  # a task's heads are names that a model may have
         raise LoKrValueError("modules_to_save names no module of the model", found=", ".join(missing))
@@ -119,8 +110,8 @@ def _expected(
     for path, target in plan.items():
         shapes |= {f"{path}.{kind}": shape for kind, shape in target.shapes.tensors.items()}
         if config.dora is not None:
-            weight, at = cast(Tensor, target.module.weight), 0 if config.dora == "out" else 1
-            shapes[f"{path}.dora_scale"] = tuple(d if i == at else 1 for i, d in enumerate(weight.shape))
+            at = 0 if config.dora == "out" else 1
+            shapes[f"{path}.dora_scale"] = tuple(d if i == at else 1 for i, d in enumerate(target.layer.weight.shape))
     for path, module in saved.items():
         original = module.original_module if isinstance(module, ModulesToSaveWrapper) else module
         shapes |= {f"{path}.{key}": tuple(tensor.shape) for key, tensor in original.state_dict().items()}

@@ -55,7 +55,7 @@ class LoKrLayer(TunerLayer):
         self.in_features: int = layer.in_channels if self.kernel_axes else layer.in_features
         self.out_features: int = layer.out_channels if self.kernel_axes else layer.out_features
         if adapter_name is not None:
-            self._active_adapter = [adapter_name]
+            self.active_adapter = [adapter_name]
             self.update_layer(adapter_name, r, alpha, config, **fields)
 
     def update_layer(
@@ -136,14 +136,14 @@ class LoKrLayer(TunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output plus the active adapters' updates, in the dtype of the base layer's output."""
-        if self._disable_adapters and self.merged:
+        if self.disable_adapters and self.merged:
             self.unmerge()
         y = self.base_layer(x, *args, **kwargs)
-        if self._disable_adapters or self.merged:
+        if self.disable_adapters or self.merged:
             return y
         # Add in place only if nobody else needs y: DoRA reads the base output again, and a user's hook may hold it.
         base, base_is_ours = y, not self.dora and untouched(self.base_layer)
-        for name in self._present(self._active_adapter):
+        for name in self._present(self.active_adapter):
             y = self._add(name, x, y, base, base_is_ours or y is not base)
         return y
 
@@ -209,9 +209,9 @@ class Linear(LoKrLayer):
 
     def _only_update(self) -> str | None:
         """The adapter, if a single one is active and is a plain addition (no DoRA, no module dropout); else None."""
-        if self._disable_adapters or self.merged_adapters or self.dora or len(self._active_adapter) != 1:
+        if self.disable_adapters or self.merged_adapters or self.dora or len(self.active_adapter) != 1:
             return None
-        name = self._active_adapter[0]
+        name = self.active_adapter[0]
         return name if name in self.shapes and not (self.training and self.module_dropout[name]) else None
 
 
@@ -262,8 +262,7 @@ class Conv3d(LoKrLayer):
     """x (batch, in, depth, height, width) -> (batch, out, depth', height', width')."""
 
 
-KINDS: dict[type[nn.Module], type[LoKrLayer]]
-KINDS = {nn.Linear: Linear, nn.Conv1d: Conv1d, nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
+KINDS: dict[type, type[LoKrLayer]] = {nn.Linear: Linear, nn.Conv1d: Conv1d, nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
 
 
 def wrap(module: nn.Module) -> LoKrLayer:

@@ -21,7 +21,7 @@ class ModulesToSaveWrapper(nn.Module):
         self.original_module = original_module
         self.modules_to_save = nn.ModuleDict()
         self._active: str | None = None
-        self._disabled = False
+        self.disable_adapters = False
         self.update(adapter_name)
 
     def update(self, adapter_name: str) -> None:
@@ -43,7 +43,7 @@ class ModulesToSaveWrapper(nn.Module):
 
     def enable_adapters(self, enabled: bool) -> None:
         """Use the active adapter's copy; False: the original."""
-        self._disabled = not enabled
+        self.disable_adapters = not enabled
         for name, module in self.modules_to_save.items():
             module.requires_grad_(enabled and name == self._active)
 
@@ -54,13 +54,11 @@ class ModulesToSaveWrapper(nn.Module):
             self._active = None
 
     @property
-    def disable_adapters(self) -> bool:
-        return self._disabled
-
-    @property
     def current(self) -> nn.Module:
         """The module that ``forward`` uses."""
-        return self.original_module if self._disabled or self._active is None else self.modules_to_save[self._active]
+        if self.disable_adapters or self._active is None:
+            return self.original_module
+        return self.modules_to_save[self._active]
 
     def forward(self, *args, **kwargs):
         return self.current(*args, **kwargs)

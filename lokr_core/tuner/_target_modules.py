@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import LoKrMatchError, LoKrValueError
 from ..peft import CLASSIFIERS, TARGETS_BY_MODEL_TYPE, LoKrConfig, matching_keys, names_module
+from ._all_layers import outer_modules
 from ._layer import KINDS, Linear, LoKrLayer
 
 
@@ -50,14 +51,9 @@ def matching_modules(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Modul
     TypeError for a module of a kind that cannot have an adapter.
     """
     config.target_modules = targets = _resolved(model, config)
-    found: dict[str, nn.Module] = {}
-    excluded: list[str] = []
-    modules = _own_modules(model)
-    for name, module in modules.items():
-        if _excluded(config, name):
-            excluded.append(name)
-        elif _targeted(config, targets, name):
-            found[name] = module
+    modules = outer_modules(model, LoKrLayer)
+    excluded = {name for name in modules if _excluded(config, name)}
+    found = {name: m for name, m in modules.items() if name not in excluded and _targeted(config, targets, name)}
     if not found:
         raise _nothing(config, targets, list(modules), excluded)
     for name, module in found.items():
@@ -75,19 +71,8 @@ def matching_modules(model: nn.Module, config: LoKrConfig) -> dict[str, nn.Modul
     return found
 
 
-def _own_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The model's modules by name, without those inside an adapter's layer."""
-    found: dict[str, nn.Module] = {}
-    layer: str | None = None
-    for name, module in model.named_modules():
-        if name and (layer is None or not name.startswith(layer)):
-            found[name] = module
-            layer = name + "." if isinstance(module, LoKrLayer) else layer
-    return found
-
-
 def _nothing(
-    config: LoKrConfig, targets: Collection[str] | str, names: list[str], excluded: list[str]
+    config: LoKrConfig, targets: Collection[str] | str, names: list[str], excluded: set[str]
 ) -> LoKrMatchError:
     """The error for targets that match no module, with similar names."""
     wanted = [targets] if isinstance(targets, str) else sorted(targets)
@@ -127,9 +112,6 @@ def _in_layers(config: LoKrConfig, name: str) -> bool:
     if wanted is None or wanted == []:
         return True
     patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern
-    if patterns:
-        found = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name) for pattern in patterns)
-        match = next((m for m in found if m), None)
-    else:
-        match = re.match(r".*?\.[^.]*\.(\d+)\.", name)
+    expressions = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in patterns or ()] or [r".*?\.[^.]*\.(\d+)\."]
+    match = next(filter(None, (re.match(expression, name) for expression in expressions)), None)
     return match is not None and int(match[1]) in ([wanted] if isinstance(wanted, int) else wanted)

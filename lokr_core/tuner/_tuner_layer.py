@@ -30,8 +30,8 @@ class TunerLayer(nn.Module):
             setattr(self, name, nn.ParameterDict())
         self.scaling: dict[str, float] = {}
         self._trained_scaling: dict[str, float] = {}
-        self._disable_adapters = False
-        self._active_adapter: list[str] = []
+        self.disable_adapters = False
+        self.active_adapter: list[str] = []
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
 
@@ -73,19 +73,13 @@ class TunerLayer(nn.Module):
             values = getattr(self, name)
             if adapter_name in values:
                 del values[adapter_name]
-        if adapter_name in self._active_adapter:
-            left = [name for name in self._active_adapter if name != adapter_name]
+        if adapter_name in self.active_adapter:
+            left = [name for name in self.active_adapter if name != adapter_name]
             self.set_adapter(left or sorted(self.scaling)[:1])
 
     @property
-    def active_adapter(self) -> list[str]:
-        return self._active_adapter
-
-    active_adapters = active_adapter
-
-    @property
-    def disable_adapters(self) -> bool:
-        return self._disable_adapters
+    def active_adapters(self) -> list[str]:
+        return self.active_adapter
 
     @property
     def merged(self) -> bool:
@@ -93,9 +87,9 @@ class TunerLayer(nn.Module):
 
     def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
         """Make these adapters the active ones; only their parameters are trained, in inference mode none."""
-        self._active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        self.active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for adapter, tensor in self._trained():
-            tensor.requires_grad_(adapter in self._active_adapter and not inference_mode)
+            tensor.requires_grad_(adapter in self.active_adapter and not inference_mode)
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         """(adapter, parameter) of all adapters."""
@@ -104,10 +98,10 @@ class TunerLayer(nn.Module):
     def enable_adapters(self, enabled: bool) -> None:
         """Add the active adapters to the output and train them, or neither."""
         if enabled:
-            self.set_adapter(self._active_adapter)
+            self.set_adapter(self.active_adapter)
         else:
             self.set_requires_grad(self.scaling, False)
-        self._disable_adapters = not enabled
+        self.disable_adapters = not enabled
 
     def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
         """Set ``requires_grad`` of these adapters' parameters."""
@@ -127,7 +121,7 @@ class TunerLayer(nn.Module):
         """
         if isinstance(adapter_names, str):
             raise TypeError(f"adapter_names should be a list of strings, got {adapter_names!r}")
-        names = self._present(self._active_adapter if adapter_names is None else adapter_names)
+        names = self._present(self.active_adapter if adapter_names is None else adapter_names)
         merged_before = [name for name in names if name in self.merged_adapters]
         names = [name for name in names if name not in merged_before]
         if merged_before:
@@ -166,12 +160,12 @@ class TunerLayer(nn.Module):
 
     def scale_layer(self, scale: float) -> None:
         """Multiply the active adapters' scaling."""
-        for name in self._present(self._active_adapter):
+        for name in self._present(self.active_adapter):
             self.scaling[name] *= scale
 
     def unscale_layer(self, scale: float | None = None) -> None:
         """Divide the active adapters' scaling; None restores the trained one."""
-        for name in self._present(self._active_adapter):
+        for name in self._present(self.active_adapter):
             self.scaling[name] = self._trained_scaling[name] if scale is None else self.scaling[name] / scale
 
     def trained_scaling(self, adapter: str) -> float:
