@@ -85,13 +85,11 @@ class LoKrWeights:
             return None
         shape, numel = tuple(self.dora_scale.shape), self.dora_scale.numel()
         out, columns, *_ = self.shape
-        flat = len(shape) < 2
-        if numel == out and (flat or shape[0] == out):
+        if numel == out and shape[:1] in ((), (out,)):
             return "out"
         # Before ``fit``, `columns` may be in · kernel, so accept a divisor of it.
-        if (flat and numel == columns) or (not flat and shape[0] == 1 and shape[1] == numel and columns % numel == 0):
-            return "in"
-        return None
+        fits_columns = numel == columns if len(shape) < 2 else shape[:2] == (1, numel) and columns % numel == 0
+        return "in" if fits_columns else None
 
     @property
     def numel(self) -> int:
@@ -109,7 +107,7 @@ class LoKrWeights:
         """The same update with the axes of a weight of ``shape`` (out, in, *kernel), or LoKrShapeError."""
         w1, w2 = kronecker.fit(self.w1, self.w2, tuple(shape))
         fitted = replace(self, w1=w1, w2=w2)
-        if fitted.dora_axis and self.dora_scale.numel() != shape[0 if fitted.dora_axis == "out" else 1]:
+        if self.dora_scale is not None and self.dora_scale.numel() != shape[0 if fitted.dora_axis == "out" else 1]:
             raise LoKrShapeError(
                 f"dora_scale does not fit the weight's {fitted.dora_axis}put axis",
                 expected=f"weight {tuple(shape)}",
@@ -146,9 +144,8 @@ class LoKrWeights:
             return weight
         if self.dora_scale is None:
             return kronecker.add_kron_(weight, self.w1, self.w2, self.scaling * strength)
-        return kronecker.add_dora_(
-            weight, self.w1, self.w2, self.scaling, self.dora_scale, self.dora_axis, strength, base
-        )
+        axis = self.dora_axis or "out"
+        return kronecker.add_dora_(weight, self.w1, self.w2, self.scaling, self.dora_scale, axis, strength, base)
 
     def rows(self, start: int, length: int) -> Iterator[tuple[int, LoKrWeights]]:
         """Rows start:start+length of the update, as (offset in these rows, update) pairs.
@@ -169,7 +166,7 @@ class LoKrWeights:
             )
         for offset, size, w1, w2 in kronecker.split_rows(self.w1, self.w2, start, length):
             dora = self.dora_scale
-            if self.dora_axis == "out":
+            if dora is not None and self.dora_axis == "out":
                 dora = dora.flatten()[start + offset : start + offset + size]
             yield offset, replace(self, w1=w1, w2=w2, dora_scale=dora)
 
@@ -184,11 +181,10 @@ class LoKrWeights:
         if self.dora_axis == "in":
             # The norms need all rows, so keep one product and roll a factor: half of the product's rows is half of
             # w1's rows, or of w2's if w1 has a single row.
-            if self.w1.shape[0] % 2 == 0:
-                yield 0, replace(self, w1=self.w1.roll_rows(self.w1.shape[0] // 2))
-                return
-            if self.w1.shape[0] == 1:
-                yield 0, replace(self, w2=self.w2.roll_rows(half))
+            w1, w2, l = self.w1, self.w2, self.w1.shape[0]
+            if l % 2 == 0 or l == 1:
+                w1, w2 = (w1, w2.roll_rows(half)) if l == 1 else (w1.roll_rows(l // 2), w2)
+                yield 0, replace(self, w1=w1, w2=w2)
                 return
         for row, start in ((0, half), (half, 0)):
             yield from ((row + offset, update) for offset, update in self.rows(start, half))

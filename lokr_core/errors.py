@@ -35,14 +35,9 @@ class LoKrError(Exception):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        fields = [
-            ("file", self.file),
-            ("module", self.module),
-            ("expected", self.expected),
-            ("found", self.found),
-            ("what to do", self.hint),
-        ]
-        return "\n".join([self.problem] + [f"  {name}: {value}" for name, value in fields if value is not None])
+        fields = {"file": self.file, "module": self.module, "expected": self.expected, "found": self.found}
+        lines = [f"  {k}: {v}" for k, v in (fields | {"what to do": self.hint}).items() if v is not None]
+        return "\n".join([self.problem, *lines])
 
 
 class LoKrFileError(LoKrError, ValueError):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError, blame
 from ..kronecker import Factor, core_name, is_finite, reversed_factors
-from ..peft import CONFIG_NAME, PREFIX, StoredConfig, is_reversed, stored_config, stored_configs
+from ..peft import CONFIG_NAME, PREFIX, StoredConfig, is_reversed, stored_configs
 from ._duplicates import drop_duplicates
 from ._keys import SortedKeys, describe, split_keys
 from ._naming import module_names, producer
@@ -78,13 +78,9 @@ def _configs(
     """(PEFT's configurations for the modules without alpha, notes). Those in the file win over one beside it."""
     if all("alpha" in parts for parts in found.lokr.values()):
         return [], []
-    configs = stored_configs(metadata)
-    if configs or text is None:
-        return configs, []
-    config = stored_config(text)
-    if config is None:
-        return [], [f"{CONFIG_NAME} is for another method than LoKr, and was not used"]
-    return [config], []
+    configs = stored_configs(metadata, text)
+    unused = text is not None and not configs
+    return configs, [f"{CONFIG_NAME} is for another method than LoKr, and was not used"] if unused else []
 
 
 def _config_of(module: str, configs: Iterable[StoredConfig]) -> StoredConfig | None:
@@ -130,7 +126,7 @@ def _weights(
 
     tensors: by name; config: PEFT's for this module, used if it has no alpha; peft: whether PEFT trained it
     """
-    notes = []
+    notes: list[str] = []
     if "lokr_t1" in tensors:
         notes.append("lokr_t1 is ignored: no trainer gives it a meaning")
         tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}
@@ -144,9 +140,10 @@ def _weights(
     alpha = float(tensors["alpha"]) if "alpha" in tensors else None
     if config and alpha is None:
         scaling, assumed = config.scaling(module, w1.rank, w2.rank, w2.shape)
+        notes += assumed
     else:
-        scaling, assumed = scaling_of(alpha, w1, w2, metadata)
-    notes += assumed
+        scaling, own_notes = scaling_of(alpha, w1, w2, metadata)
+        notes += own_notes
     if alpha is None and peft and is_reversed(w2.rank, w2.shape):
         w1, w2 = reversed_factors(w1, w2)
         notes.append("PEFT trains a Conv1d's whole factors as w2 ⊗ w1, and so they are read")

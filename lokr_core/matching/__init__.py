@@ -2,13 +2,11 @@
 
 from ._foreign import foreign_updates
 from ._match import Match, foreign_places, resolve
-from ._report import APPLIED, REFUSED, Report
+from ._report import Report
 from ._target import SubModel, Target, weight_name
 
 __all__ = [
-    "APPLIED",
     "Match",
-    "REFUSED",
     "Report",
     "SubModel",
     "Target",

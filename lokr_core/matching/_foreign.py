@@ -44,22 +44,17 @@ def _updates(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, LoKrWeights]]
     try:
         for name, parameter in _WHOLE.items():
             if name in tensors:
-                tensor = tensors[name] if tensors[name].ndim > 1 else tensors[name].reshape(-1, 1)
-                yield parameter, LoKrWeights(one, Factor(tensor))
+                tensor = tensors[name]
+                yield parameter, LoKrWeights(one, Factor(tensor if tensor.ndim > 1 else tensor.reshape(-1, 1)))
         up = next((tensors[name] for name in _UP if name in tensors), None)
         down = next((tensors[name] for name in _DOWN if name in tensors), None)
         if up is not None and down is not None:
-            w2 = _low_rank(up, down, tensors.get(_CORE))
+            up, core = up.flatten(1), tensors.get(_CORE)  # (out, r[, 1, 1]) -> (out, r); (r, r, *kernel)
+            # down: (r, in[, *kernel])
+            w2 = Factor(a=up, b=down) if core is None else Factor(a=up.T, b=down.flatten(1), t=core)
             alpha = float(tensors["alpha"]) if "alpha" in tensors else None
-            scaling = 1.0 if alpha is None else alpha / w2.rank
+            scaling = 1.0 if alpha is None else alpha / up.shape[1]
             if math.isfinite(scaling):
                 yield "weight", LoKrWeights(one, w2, scaling, tensors.get("dora_scale"), alpha)
     except LoKrShapeError:
         return
-
-
-def _low_rank(up: Tensor, down: Tensor, core: Tensor | None) -> Factor:
-    """up (out, r[, 1, 1]), down (r, in[, *kernel]), core (r, r, *kernel)."""
-    if core is not None:
-        return Factor(a=up.flatten(1).T, b=down.flatten(1), t=core)
-    return Factor(a=up.flatten(1), b=down)

@@ -119,13 +119,11 @@ def _place_foreign(adapter: Adapter, target: Target, report: Report) -> list[Mat
 
 def foreign_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
     """Where the foreign modules of a file belong by name alone, for a host's own loader: module -> slot."""
-    places = {}
-    for module, each in adapter.foreign.modules.items():
-        for _, slots in target.candidates(each.name):
-            if len(slots) == 1:
-                places[module] = slots[0]
-                break
-    return places
+    found = (
+        (module, next((slots[0] for _, slots in target.candidates(each.name) if len(slots) == 1), None))
+        for module, each in adapter.foreign.modules.items()
+    )
+    return {module: slot for module, slot in found if slot is not None}
 
 
 def _place(
@@ -139,13 +137,13 @@ def _place(
     for known, slots in target.candidates(name):
         try:
             moved = [replace(slot, parameter=slot.parameter.replace("weight", on)) for slot in slots]
-            return [replace(_match(module, known, slot, weights, target), kind=kind) for slot in moved]
+            return [_match(module, known, slot, weights, target, kind) for slot in moved]
         except LoKrShapeError as error:
             refusal = Refusal(error.problem, f"expected {error.expected}, found {error.found}")
     return refusal
 
 
-def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target) -> Match:
+def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target, kind: str = "LoKr") -> Match:
     """``weights`` fitted to the rows that ``slot`` names. Raises LoKrShapeError if they do not have that shape."""
     out, *rest = target.shape_of(slot)
     start = slot.rows[0] if slot.rows else 0
@@ -158,12 +156,11 @@ def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Ta
                 expected=f"rows {first} to {first + out}",
                 found=f"{whole.shape[0]} rows",
             )
-        pieces = [(start + offset, update) for offset, update in whole.rows(first, length)]
-    elif slot.swap:
-        pieces = [(start + offset, update) for offset, update in weights.fit((out, *rest)).swapped_halves()]
+        pieces = list(whole.rows(first, length))
     else:
-        pieces = [(start, weights.fit((out, *rest)))]
-    return Match(module, known, slot, tuple(pieces))
+        fitted = weights.fit((out, *rest))
+        pieces = list(fitted.swapped_halves()) if slot.swap else [(0, fitted)]
+    return Match(module, known, slot, tuple((start + offset, update) for offset, update in pieces), kind)
 
 
 def _guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:

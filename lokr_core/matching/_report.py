@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..adapter import Adapter
@@ -12,6 +12,7 @@ from ..errors import LoKrMatchError
 from ..names import mask_numbers
 
 APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
+_STATUSES = (REFUSED, HANDED, APPLIED)  # the order in a report
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Report:
     @property
     def headline(self) -> str:
         """One line: "236 of 236 modules applied"."""
-        placed, total = len(self.applied) + len(self.handed), len(self.entries)
-        return f"{placed} of {total} modules applied" + (f", {len(self.refused)} refused" if self.refused else "")
+        total, refused = len(self.entries), len(self.refused)
+        return f"{total - refused} of {total} modules applied" + (f", {refused} refused" if refused else "")
 
     @property
     def remarks(self) -> list[str]:
@@ -95,9 +96,9 @@ class Report:
 
     def reasons(self, examples: int = 3) -> list[Reason]:
         """Why modules were refused, the most frequent reason first."""
-        modules: dict[str, list[str]] = {}
+        modules: dict[str, list[str]] = defaultdict(list)
         for entry in self.refused:
-            modules.setdefault(entry.reason, []).append(entry.module)
+            modules[entry.reason].append(entry.module)
         ranked = sorted(modules.items(), key=lambda item: -len(item[1]))
         return [Reason(reason, len(found), tuple(found[:examples])) for reason, found in ranked]
 
@@ -109,14 +110,24 @@ class Report:
             for entry in self.entries
         ]
 
+    def refuse(self, reasons: Mapping[str, str]) -> None:
+        """Mark modules that were applied as refused after all: module -> reason."""
+        self.entries = [
+            replace(entry, status=REFUSED, where="", reason=reasons[entry.module])
+            if entry.module in reasons and entry.status == APPLIED
+            else entry
+            for entry in self.entries
+        ]
+
     def raise_if_nothing_matched(self) -> None:
         """Raises LoKrMatchError if all modules were refused."""
-        if self.entries and not self.applied and not self.handed:
+        refused = self.refused
+        if self.entries and len(refused) == len(self.entries):
             raise LoKrMatchError(
-                f"None of the {len(self.entries)} modules of this adapter belongs to this model",
+                f"None of the {len(refused)} modules of this adapter belongs to this model",
                 file=self.adapter.path,
-                expected=f"modules such as {self.refused[0].module}",
-                found=": ".join(part for part in (self.refused[0].reason, self.refused[0].detail) if part),
+                expected=f"modules such as {refused[0].module}",
+                found=": ".join(part for part in (refused[0].reason, refused[0].detail) if part),
                 hint="use the adapter with the base model it was trained for",
             )
 
@@ -125,18 +136,14 @@ class Report:
 
         ``coarse``: by their names up to the first block number alone, for files with many kinds of layers.
         """
-        counts: Counter[tuple] = Counter()
-        first: dict[tuple, Outcome] = {}
+        found: dict[tuple, list[Outcome]] = defaultdict(list)
         for entry in self.entries:
             name = mask_numbers(entry.module, "*")[0]
             if coarse and "*" in name:
                 name = f"{name[: name.index('*') + 1]}…"
-            key = name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)
-            counts[key] += 1
-            first.setdefault(key, entry)
-        order = {REFUSED: 0, HANDED: 1, APPLIED: 2}
-        ranked = sorted(counts.items(), key=lambda item: (order[item[0][1]], -item[1]))
-        return [(count, key[0], first[key]) for key, count in ranked]
+            found[name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)].append(entry)
+        ranked = sorted(found.items(), key=lambda item: (_STATUSES.index(item[0][1]), -len(item[1])))
+        return [(len(entries), key[0], entries[0]) for key, entries in ranked]
 
     def text(self, lines: int = 12) -> str:
         """The report for a person: the headline, what was assumed, then groups of modules, the refused ones first."""
@@ -176,17 +183,13 @@ class Report:
         A module may hold LoKr and something else too; each has an entry of its own.
         """
         reports = list(reports)
-        best: dict[tuple[str, str], Outcome] = {}
-        notes: dict[str, None] = {}
-        rank = {REFUSED: 0, HANDED: 1, APPLIED: 2}
-        for report in reports:
-            notes.update(dict.fromkeys(report.notes))
-            for entry in report.entries:
-                key = entry.module, entry.kind
-                if key not in best or rank[entry.status] > rank[best[key].status]:
-                    best[key] = entry
-        merged = cls(adapter, list(best.values()))
+        found: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+        for entry in (entry for report in reports for entry in report.entries):
+            found[entry.module, entry.kind].append(entry)
+        best = [max(entries, key=lambda entry: _STATUSES.index(entry.status)) for entries in found.values()]
+        merged = cls(adapter, best)
         # A module that one target refused and another took is not a mismatch.
         settled = {note for report in reports for note in report.mismatch} if merged.complete else set()
+        notes = dict.fromkeys(note for report in reports for note in report.notes)
         merged.notes = [note for note in notes if note not in settled]
         return merged

@@ -82,8 +82,7 @@ class Target:
         # Norms too: they tell architectures apart.
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.models = list(_sub_models(self.shapes))
-        own = aliases or {}
-        self.models.append(SubModel("", "", 0, None, own, _flat(own)))
+        self.models.append(SubModel("", "", 0, None, aliases or {}, _flat(aliases or {})))
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Target:
@@ -106,7 +105,8 @@ class Target:
         number = int(name.component[2:] or 1) if name.component.startswith("te") else 0
         models = [model for model in self.models if model.takes(name.component)]
         for model in sorted(models, key=lambda model: model.number != number):
-            spellings = dict.fromkeys((name.path, name.full, *_without(name.path, model.prefix)))
+            # A file may spell out the target's own prefix.
+            spellings = dict.fromkeys((name.path, name.full, name.path.removeprefix(model.prefix)))
             for path in spellings:
                 if path in model.names:
                     yield path, model.names[path]
@@ -134,12 +134,6 @@ def weight_name(slot: Slot) -> str:
     return f"{slot.module}.{slot.parameter}" if slot.module else slot.parameter
 
 
-def _without(path: str, prefix: str) -> Iterator[str]:
-    """``path`` without the target's own prefix, which a file may spell out."""
-    if prefix and path.startswith(prefix):
-        yield path[len(prefix) :]
-
-
 def _flat(names: Mapping[str, object]) -> dict[str, list[str]]:
     flat: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -155,8 +149,7 @@ def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:
         pattern = re.compile(row.prefix)
         below: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
         for name, shape in left.items():
-            match = pattern.match(name)
-            if match:
+            if match := pattern.match(name):
                 below[match.group()][name[match.end() :]] = shape
         for prefix, inside in below.items():
             if row.known_only and detect(inside) is None:
@@ -170,11 +163,8 @@ def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:
 
 
 def _sub_model(prefix: str, component: str, number: int, shapes: Mapping[str, tuple[int, ...]]) -> SubModel:
-    names: dict[str, tuple[Slot, ...]] = {}
-    for name in shapes:
-        module, _, parameter = name.rpartition(".")
-        if parameter == "weight":
-            names[module] = (Slot(prefix + module),)
+    split = [name.rpartition(".") for name in shapes]
+    names: dict[str, tuple[Slot, ...]] = {m: (Slot(prefix + m),) for m, _, parameter in split if parameter == "weight"}
     for name, slots in aliases(shapes).items():
         names.setdefault(name, tuple(replace(slot, module=prefix + slot.module) for slot in slots))
     return SubModel(prefix, component, number, detect(shapes), names, _flat(names))

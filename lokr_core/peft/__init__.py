@@ -14,7 +14,7 @@ from ._layout import (
     names_module,
     whole_rank,
 )
-from ._stored import StoredConfig, stored_config, stored_configs
+from ._stored import StoredConfig, stored_configs
 
 __all__ = [
     "CLASSIFIERS",
@@ -31,7 +31,6 @@ __all__ = [
     "matching_keys",
     "names_module",
     "read_weights",
-    "stored_config",
     "stored_configs",
     "whole_rank",
     "write_entries",

@@ -17,16 +17,8 @@ from .._files import replacing
 from ..errors import LoKrFileError, LoKrValueError, blame
 from ._layout import CONFIG_NAME, is_lokr, matching_keys, regex
 
-# The fields that PEFT does not have, at their defaults.
-_OWN = {
-    "bias": "none",
-    "use_effective_conv": False,
-    "full_matrix": False,
-    "rs_lora": False,
-    "dora": None,
-    "order": "peft",
-    "unbalanced": False,
-}
+# The fields that PEFT does not have.
+_OWN = ("bias", "use_effective_conv", "full_matrix", "rs_lora", "dora", "order", "unbalanced")
 _CHOICES = {
     "init_weights": (True, False, "lycoris"),
     "bias": ("none", "all", "lokr_only"),
@@ -136,13 +128,9 @@ class LoKrConfig:
         for name in ("rank_dropout", "module_dropout"):
             value = getattr(self, name)
             _require(_is_number(value) and 0 <= value < 1, f"{name} must be a probability", "0 <= p < 1", value)
-        factor = self.decompose_factor
-        _require(
-            _is_int(factor) and (factor == -1 or factor >= 1),
-            "decompose_factor must be -1 or a whole number of at least 1",
-            "-1 (the most balanced pair) or >= 1",
-            factor,
-        )
+        factor, expected = self.decompose_factor, "-1 (the most balanced pair) or >= 1"
+        in_range = _is_int(factor) and (factor == -1 or factor >= 1)
+        _require(in_range, "decompose_factor must be -1 or a whole number of at least 1", expected, factor)
         for name, allowed in _CHOICES.items():
             _require(getattr(self, name) in allowed, f"Unknown {name}", allowed, getattr(self, name))
         _require(
@@ -155,12 +143,8 @@ class LoKrConfig:
             value = getattr(self, name)
             if isinstance(value, str):
                 regex(value)
-            _require(
-                value is None or isinstance(value, Collection),
-                f"{name} must be names or a pattern",
-                "names or a regular expression",
-                value,
-            )
+            several = value is None or isinstance(value, Collection)
+            _require(several, f"{name} must be names or a pattern", "names or a regular expression", value)
         matching_keys((*self.rank_pattern, *self.alpha_pattern), "")
         if not is_lokr(vars(self)):
             raise LoKrValueError("This configuration is for another method", expected="LOKR", found=self.peft_type)
@@ -201,7 +185,7 @@ class LoKrConfig:
     def _for_peft(self, modules: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
         entries = self.to_dict()
         own = {name: entries.pop(name) for name in _OWN}
-        if own == _OWN:
+        if own == {f.name: f.default for f in fields(self) if f.name in _OWN}:
             return entries
         kept = {name: entries[name] for name in ("r", "alpha", "rank_pattern", "alpha_pattern", "use_effective_conv2d")}
         entries["lokr_core"] = {**own, **kept}
@@ -224,9 +208,8 @@ class LoKrConfig:
         path = Path(pretrained_model_name_or_path)
         path = path / CONFIG_NAME if path.is_dir() else path
         if not path.is_file():
-            raise LoKrFileError(
-                "There is no adapter configuration", file=path, expected=f"a folder with an {CONFIG_NAME}"
-            )
+            expected = f"a folder with an {CONFIG_NAME}"
+            raise LoKrFileError("There is no adapter configuration", file=path, expected=expected)
         with blame(file=path):
             entries = read_entries(path.read_bytes(), CONFIG_NAME)
             if not is_lokr(entries):

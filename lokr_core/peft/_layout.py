@@ -65,7 +65,7 @@ def regex(pattern: str, end: bool = False) -> re.Pattern[str]:
         ) from None
 
 
-def is_whole(r: float, shape: tuple[int, ...]) -> bool:
+def is_whole(r: float, shape: Sequence[int]) -> bool:
     """Whether PEFT stores a factor of ``shape`` (rows, cols, ...) whole at rank ``r``: from half of its longer side on
     (``tuners/lokr/layer.py: update_layer``). For w1 only with ``decompose_both``; without, w1 is always whole.
 
@@ -75,7 +75,7 @@ def is_whole(r: float, shape: tuple[int, ...]) -> bool:
     return r >= max(shape[:2]) / 2
 
 
-def whole_rank(*shapes: tuple[int, ...]) -> int:
+def whole_rank(*shapes: Sequence[int]) -> int:
     """The lowest rank at which PEFT stores factors of all these shapes whole."""
     return max(1, *(ceil(max(shape[:2]) / 2) for shape in shapes))
 

@@ -33,19 +33,6 @@ class StoredConfig:
         """A module's name inside the model that PEFT wrapped."""
         return module.removeprefix(self.prefix).removeprefix(PREFIX)
 
-    def r_and_alpha(self, module: str, rank: int | None) -> tuple[int, float, list[str]]:
-        """(r, alpha, notes) of a module whose low-rank factors have ``rank``."""
-        config, name = self.config, self.name_inside(module)
-        key = config.rank_key(name, rank)
-        alphas = {pattern: config.alpha_pattern[pattern] for pattern in matching_keys(config.alpha_pattern, name)}
-        alpha = alphas.get(key, next(iter(alphas.values()), config.alpha))
-        notes = []
-        if len(set(alphas.values())) > 1 and key not in alphas:
-            notes.append(
-                f"several entries of {self.source}'s alpha_pattern match, and their order is lost: {alpha:g} taken"
-            )
-        return config.rank_pattern.get(key, config.r), alpha, notes
-
     def scaling(
         self, module: str, w1_rank: int | None, w2_rank: int | None, w2_shape: Sequence[int]
     ) -> tuple[float, list[str]]:
@@ -53,7 +40,18 @@ class StoredConfig:
 
         Raises LoKrFileError if r differs from the tensors' rank.
         """
-        r, alpha, notes = self.r_and_alpha(module, w1_rank if w2_rank is None else w2_rank)
+        config, name = self.config, self.name_inside(module)
+        key = config.rank_key(name, w1_rank if w2_rank is None else w2_rank)
+        r = config.r if key is None else config.rank_pattern[key]
+        alphas: dict[str | None, float] = {
+            k: config.alpha_pattern[k] for k in matching_keys(config.alpha_pattern, name)
+        }
+        alpha = alphas.get(key, next(iter(alphas.values()), config.alpha))
+        notes = []
+        if len(set(alphas.values())) > 1 and key not in alphas:
+            notes.append(
+                f"several entries of {self.source}'s alpha_pattern match, and their order is lost: {alpha:g} taken"
+            )
         for name, rank in (("w1", w1_rank), ("w2", w2_rank)):
             if rank is not None and rank != r:
                 raise LoKrFileError(
@@ -75,30 +73,23 @@ class StoredConfig:
         return [module for module in modules if not names_module(targets, self.name_inside(module))]
 
 
-def stored_configs(metadata: Mapping[str, str]) -> list[StoredConfig]:
-    """The configurations that diffusers stores in a file's metadata, one for each part of the pipeline.
+def stored_configs(metadata: Mapping[str, str], text: str | bytes | None) -> list[StoredConfig]:
+    """The configurations of LoKr in a file's metadata, or else the one beside it.
+
+    metadata: where diffusers stores one for each part of the pipeline; text: of ``adapter_config.json``
 
     Raises LoKrFileError if one is not JSON, or a value is out of range.
     """
-    if METADATA_KEY not in metadata:
-        return []
     source = f"the file's {METADATA_KEY}"
     by_prefix: dict[str, dict[str, Any]] = defaultdict(dict)
     with blame(hint=_HINT):
-        for key, value in read_entries(metadata[METADATA_KEY], source).items():
+        for key, value in read_entries(metadata.get(METADATA_KEY, "{}"), source).items():
             part, dot, name = key.rpartition(".")
             by_prefix[part + dot][name] = value
-    found = [_stored(entries, source, prefix) for prefix, entries in by_prefix.items()]
+        found = [_stored(entries, source, prefix) for prefix, entries in by_prefix.items()]
+        if text is not None and not any(found):
+            found = [_stored(read_entries(text, CONFIG_NAME), CONFIG_NAME)]
     return [config for config in found if config]
-
-
-def stored_config(text: str | bytes) -> StoredConfig | None:
-    """The text of an ``adapter_config.json``, None if it is for another method than LoKr.
-
-    Raises LoKrFileError if it is not JSON, or a value is out of range.
-    """
-    with blame(hint=_HINT):
-        return _stored(read_entries(text, CONFIG_NAME), CONFIG_NAME)
 
 
 def _stored(entries: Mapping[str, Any], source: str, prefix: str = "") -> StoredConfig | None:

@@ -3,6 +3,6 @@
 from ._peft_form import peft_layout
 from ._rename import rename
 from ._spellings import SPELLINGS
-from ._write import HoldsAdapter, save_adapter
+from ._write import save_adapter
 
-__all__ = ["SPELLINGS", "HoldsAdapter", "peft_layout", "rename", "save_adapter"]
+__all__ = ["SPELLINGS", "peft_layout", "rename", "save_adapter"]

@@ -62,13 +62,13 @@ def peft_layout(
             )
         tensors |= {f"{module}.{name}": tensor for name, tensor in _tensors(form).items()}
         ranks[module] = r
-        kept = weights.alpha is not None and weights.alpha / r == weights.scaling
-        alphas[module] = _plain(weights.alpha if kept else weights.scaling * r)
+        alpha = weights.alpha
+        alphas[module] = _plain(alpha if alpha is not None and alpha / r == weights.scaling else weights.scaling * r)
     common_r, rank_pattern = _pattern(ranks)
-    alpha, alpha_pattern = _pattern(alphas)
+    common_alpha, alpha_pattern = _pattern(alphas)
     return tensors, {
         "r": common_r,
-        "alpha": alpha,
+        "alpha": common_alpha,
         "rank_pattern": rank_pattern,
         "alpha_pattern": alpha_pattern,
         "decompose_both": both,
@@ -116,34 +116,33 @@ def _decompose_factor(modules: Mapping[str, LoKrWeights]) -> int:
     return factor
 
 
-def _w2_low_rank(weights: LoKrWeights) -> bool:
-    """Whether PEFT holds w2 low-rank at its rank."""
-    w2 = weights.w2
-    return w2.rank is not None and not is_whole(w2.rank, w2.shape)
+def _low_rank(factor: Factor) -> bool:
+    """Whether PEFT holds the factor low-rank at its rank: w1 only with ``decompose_both``."""
+    return factor.rank is not None and not is_whole(factor.rank, factor.shape)
 
 
 def _w2_tucker(weights: LoKrWeights) -> bool:
     """Whether PEFT holds w2 in Tucker form with ``use_effective_conv2d``."""
     t = weights.w2.t
-    return t is not None and _w2_low_rank(weights) and t.shape[0] == t.shape[1] and prod(t.shape[2:]) > 1
+    return t is not None and _low_rank(weights.w2) and t.shape[0] == t.shape[1] and prod(t.shape[2:]) > 1
 
 
 def _all_tucker(modules: Iterable[LoKrWeights]) -> bool:
     """Whether ``use_effective_conv2d`` suits every low-rank convolution with a kernel."""
-    convolutions = [w for w in modules if _w2_low_rank(w) and prod(w.w2.kernel) > 1]
+    convolutions = [w for w in modules if _low_rank(w.w2) and prod(w.w2.kernel) > 1]
     return bool(convolutions) and all(map(_w2_tucker, convolutions))
 
 
 def _rank(weights: LoKrWeights, effective: bool) -> int | None:
     """The rank of w2 in PEFT's layout, None if it is to be whole."""
-    held = (effective and _w2_tucker(weights)) if weights.is_tucker else _w2_low_rank(weights)
+    held = (effective and _w2_tucker(weights)) if weights.is_tucker else _low_rank(weights.w2)
     return weights.w2.rank if held else None
 
 
 def _w1_low_rank(weights: LoKrWeights, rank: int | None) -> bool:
     """Whether PEFT, with ``decompose_both``, holds w1 low-rank as it is. ``rank``: of w2 in PEFT's layout."""
     w1 = weights.w1
-    if w1.rank is None or is_whole(w1.rank, w1.shape):
+    if w1.rank is None or not _low_rank(w1):
         return False
     return w1.rank == rank if rank is not None else is_whole(w1.rank, weights.w2.shape)
 
@@ -163,24 +162,22 @@ def _form(weights: LoKrWeights, effective: bool, both: bool) -> tuple[LoKrWeight
     low_rank_w1 = both and _w1_low_rank(weights, rank)
     w1 = weights.w1 if low_rank_w1 else _multiplied_out(weights.w1.without_kernel())
     w2 = _multiplied_out(weights.w2) if rank is None else weights.w2
-    if rank is None:
-        rank = weights.w1.rank if low_rank_w1 else whole_rank(w2.shape, *([weights.w1.shape] if both else ()))
-    return replace(weights, w1=w1, w2=w2), rank
+    wholes = (w2.shape, weights.w1.shape) if both else (w2.shape,)
+    return replace(weights, w1=w1, w2=w2), rank or (low_rank_w1 and weights.w1.rank) or whole_rank(*wholes)
 
 
 def _multiplied_out(factor: Factor) -> Factor:
     """The factor whole, in fp32 at least: half precision would round it."""
-    if factor.whole is not None:
-        return factor
-    dtype = torch.promote_types(factor.a.dtype, torch.float32)
-    return Factor(factor.materialize(dtype))
+    return (
+        factor if factor.a is None else Factor(factor.materialize(torch.promote_types(factor.a.dtype, torch.float32)))
+    )
 
 
 def _tensors(form: LoKrWeights) -> dict[str, Tensor]:
     tensors = form.tensors
-    if form.is_tucker and form.w2.t.ndim < 4:
+    if form.is_tucker and tensors["lokr_t2"].ndim < 4:
         # PEFT computes the core of a Conv1d as a Conv2d's, with one more axis.
-        tensors["lokr_t2"] = form.w2.t.unsqueeze(-1)
+        tensors["lokr_t2"] = tensors["lokr_t2"].unsqueeze(-1)
     return tensors
 
 

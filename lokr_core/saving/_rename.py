@@ -46,11 +46,12 @@ def rename(adapter: Adapter, spelling: Spelling, target: Target | None) -> tuple
         if any(_UNET.match(name.path) for name in adapter.names.values()):
             spelling = spelling.for_unet()
         modules = [_respelled(name, adapter[name], adapter.names[name], spelling) for name in adapter]
-        foreign = {module: _foreign_name(each.name, spelling) for module, each in adapter.foreign.modules.items()}
+        named = ((module, _foreign_name(each.name, spelling)) for module, each in adapter.foreign.modules.items())
     else:
         book = _Book(target, spelling)
         modules = list(_looked_up(adapter, target, book))
-        foreign = {module: book.name_of((slot,)) for module, slot in foreign_places(adapter, target).items()}
+        entries = ((module, book.entry((slot,))) for module, slot in foreign_places(adapter, target).items())
+        named = ((module, entry and entry.full) for module, entry in entries)
     found: dict[str, Renamed] = {}
     for full, module in modules:
         if full in found:
@@ -62,7 +63,7 @@ def rename(adapter: Adapter, spelling: Spelling, target: Target | None) -> tuple
                 hint="save the adapters of the parts of a pipeline one by one",
             )
         found[full] = module
-    return found, {module: name for module, name in foreign.items() if name is not None}
+    return found, {module: name for module, name in named if name is not None}
 
 
 def component_of(name: ModuleName) -> str:
@@ -116,7 +117,7 @@ class _Book:
         component = f"te{model.number if numbered else ''}" if text else model.component or "unet"
         side = self._spelling.names
         if side == TRAINED:
-            side = DIFFUSERS if text or model.architecture in UNETS else ORIGINAL
+            side = DIFFUSERS if model.architecture in UNETS else ORIGINAL
         if text and side == ORIGINAL:
             side = DIFFUSERS  # all formats have transformers' names for text encoders
         if side == OWN:
@@ -138,10 +139,6 @@ class _Book:
     def entry(self, slots: tuple[Slot, ...]) -> _Name | None:
         """The name of what goes to ``slots``, None if the format has no name for it."""
         return self._names.get(slots)
-
-    def name_of(self, slots: tuple[Slot, ...]) -> str | None:
-        found = self.entry(slots)
-        return found.full if found else None
 
     def cuts(self, slots: tuple[Slot, ...], rows: int) -> list[_Cut]:
         """The modules that an update of ``rows`` rows is cut into, empty if their names do not cover it."""
@@ -217,7 +214,7 @@ def _cut(module: str, weights: LoKrWeights, slots: tuple[Slot, ...], book: _Book
 
 def _stacked(pieces: list[LoKrWeights]) -> LoKrWeights:
     """Updates of consecutive rows as one: 1 ⊗ ΔW, since several products have no common factor in general."""
-    w2 = Factor(torch.cat([piece.delta() for piece in pieces]))
+    delta = torch.cat([piece.delta() for piece in pieces])
     scales = [piece.dora_scale for piece in pieces if piece.dora_scale is not None]
-    dora_scale = torch.cat(scales).reshape(-1, *[1] * (len(w2.shape) - 1)) if scales else None
-    return LoKrWeights(Factor(torch.ones(1, 1, dtype=w2.whole.dtype)), w2, 1.0, dora_scale)
+    dora_scale = torch.cat(scales).reshape(-1, *[1] * (delta.ndim - 1)) if scales else None
+    return LoKrWeights(Factor(torch.ones(1, 1, dtype=delta.dtype)), Factor(delta), 1.0, dora_scale)

@@ -40,7 +40,7 @@ class Spelling(NamedTuple):
         >>> SPELLINGS["kohya"].spell("te1", "text_model.encoder.layers.0.mlp.fc1")
         'lora_te1_text_model_encoder_layers_0_mlp_fc1'
         """
-        prefix = self.split if split else self.prefixes.get(component, self.prefixes[""])
+        prefix = (self.split or "") if split else self.prefixes.get(component, self.prefixes[""])
         return prefix + (path.replace(".", "_") if self.flattened else path)
 
     def for_unet(self) -> Spelling:

@@ -70,24 +70,20 @@ def save_adapter(
         model = adapter.get_base_model() if model is None else model
         adapter = adapter.to_adapter()
     path, metadata = Path(path), {**adapter.metadata, **(metadata or {})}
-    if format is None:
-        tensors = dict(adapter.foreign.tensors)
-        for module, weights in adapter.items():
-            tensors |= _keyed(module, weights, metadata)
-        save_tensors(_all_cast(tensors, dtype), path, metadata)
-        return
-    spelling = spelling_of(format)
-    target = None if model is None else _target(model)
+    tensors, modules = dict(adapter.foreign.tensors), dict(adapter)
     with blame(file=path):
-        modules, foreign = rename(adapter, spelling, target)
-        metadata.pop(METADATA_KEY, None)  # written anew, or every module has an alpha
-        if spelling.config is not None:
-            _refuse_foreign(adapter, format)
-            _save_with_config(modules, spelling, path, dtype, metadata, target)
-            return
-        tensors = adapter.foreign.renamed(foreign)
-        for full, renamed in modules.items():
-            tensors |= _keyed(full, renamed.weights, metadata)
+        if format is not None:
+            spelling, target = spelling_of(format), None if model is None else _target(model)
+            renamed, foreign = rename(adapter, spelling, target)
+            metadata.pop(METADATA_KEY, None)  # written anew, or every module has an alpha
+            if spelling.config is not None:
+                _refuse_foreign(adapter, format)
+                _save_with_config(renamed, spelling, path, dtype, metadata, target)
+                return
+            tensors = adapter.foreign.renamed(foreign)
+            modules = {full: module.weights for full, module in renamed.items()}
+        for full, weights in modules.items():
+            tensors |= _keyed(full, weights, metadata)
         save_tensors(_all_cast(tensors, dtype), path, metadata)
 
 

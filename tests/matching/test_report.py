@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from lokr_core import Adapter, Factor, LoKrMatchError, LoKrWeights, Report, Target, resolve
-from lokr_core.matching import APPLIED, REFUSED
-from lokr_core.matching._report import HANDED
+from lokr_core.matching._report import APPLIED, HANDED, REFUSED
 
 
 @pytest.fixture
