@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from ..peft import HEADS_BY_TASK, LoKrConfig
+from ..peft import LoKrConfig
+from ._defaults import HEADS_BY_TASK
 from ._model import LoKrModel
 
 

@@ -13,9 +13,10 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from ..adapter import Adapter
 from ..errors import LoKrValueError
-from ..peft import LoKrConfig, read_weights
+from ..peft import LoKrConfig
 from ._all_layers import freeze_all_but, lokr_layers, merge_layers, restored, take_out, wrappers
 from ._export import check_described, save_folder, to_adapter
+from ._folder import read_weights
 from ._inject import inject
 from ._layer import LoKrLayer
 from ._parameters import adapter_parameters, gathered, train_biases

@@ -11,8 +11,9 @@ from itertools import chain
 from torch import nn
 
 from ..errors import LoKrMatchError, LoKrValueError
-from ..peft import CLASSIFIERS, TARGETS_BY_MODEL_TYPE, LoKrConfig, matching_keys, names_module
+from ..peft import LoKrConfig, matching_keys, names_module
 from ._all_layers import outer_modules
+from ._defaults import CLASSIFIERS, TARGETS_BY_MODEL_TYPE
 from ._layer import KINDS, Linear, LoKrLayer
 
 

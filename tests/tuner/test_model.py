@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lokr_core import LoKrConfig, LoKrLayer, LoKrMatchError, LoKrModel, LoKrValueError, get_lokr_model
-from lokr_core.peft import TARGETS_BY_MODEL_TYPE
+from lokr_core.tuner._defaults import TARGETS_BY_MODEL_TYPE
 from tests.tuner.small_net import SELECTIONS, Net, X, net, state_of
 
 peft = pytest.importorskip("peft", reason="NO PEFT HERE: nothing is compared with it")

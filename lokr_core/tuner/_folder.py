@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._files import load_tensors
 from ..errors import LoKrFileError
-from ._layout import WEIGHTS_NAME
+from ..peft import WEIGHTS_NAME
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
