@@ -8,7 +8,7 @@ the layer's own), the matrices, and the intermediates that are much smaller than
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,8 +62,8 @@ def plus_kron(
     plan, matrices = planned(w1.matrices, w2.matrices, conv)
     if rows is not None:
         rows = rows.to(x.dtype).view(-1, *(1,) * (x.ndim - 2 if conv else 0))  # (l*k, 1, ...)
-    constants = _Constants(plan, scale, rows)
-    result = _Chain.apply(None if y is None else _matrix_under(y), x, constants, *matrices)
+    under = None if y is None else _matrix_under(y)
+    result = _Chain.apply(under, x, plan, scale, rows, None, None, *matrices)
     return result if y is None or result.shape == y.shape else result.view(y.shape)
 
 
@@ -81,8 +81,8 @@ def linear_plus_kron(
     x: (..., m*n); weight: (l*k, m*n), bias: (l*k,) or None, neither of which gets a gradient
     matrices: in the order of ``plan.interleave``; rows: (l*k,), constants (rank dropout), or None for 1
     """
-    constants = _Constants(plan, scale, None if rows is None else rows.to(x.dtype), weight, bias)
-    return _LinearPlusChain.apply(None, x, constants, *matrices)
+    rows = None if rows is None else rows.to(x.dtype)
+    return _LinearPlusChain.apply(None, x, plan, scale, rows, weight, bias, *matrices)
 
 
 def _matrix_under(y: Tensor) -> Tensor:
@@ -96,26 +96,16 @@ def _matrix_under(y: Tensor) -> Tensor:
     return whole
 
 
-class _Constants(NamedTuple):
-    """What the functions take besides the tensors that have gradients (see ``plus_kron``, ``linear_plus_kron``)."""
-
-    plan: Plan
-    scale: float
-    rows: Tensor | None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-
-
 class _Chain(torch.autograd.Function):
-    """(y, x, constants, *matrices) -> y + rows * scale * (w1 ⊗ w2) x, added to y in place.
+    """(y, x, plan, scale, rows, weight, bias, *matrices) -> y + rows * scale * (w1 ⊗ w2) x, added to y in place.
 
     Without y it is W x + b, for a frozen W and b, or 0 without those. W x + b is computed here so that x's gradient is
     accumulated in one buffer.
     """
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor | None, x: Tensor, constants: _Constants, *matrices: Tensor) -> Tensor:
-        plan, scale, rows, weight, bias = constants
+    def forward(ctx: Any, y: Tensor | None, x: Tensor, plan: Plan, scale: float, *tensors: Any) -> Tensor:
+        rows, weight, bias, *matrices = tensors
         dense = _dense(plan, x)
         most = x.numel() // KEPT
         kept: list[Tensor | None] = []
@@ -143,16 +133,19 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        of_y, of_x, _, *of_matrices = ctx.needs_input_grad
-        return g if of_y else None, *_gradients(ctx, g, of_x, of_matrices)
+        of_y, of_x, *_ = ctx.needs_input_grad
+        g_x, g_matrices = _gradients(ctx, g, of_x, ctx.needs_input_grad[7:])
+        return g if of_y else None, g_x, *[None] * 5, *g_matrices
 
 
 class _LinearPlusChain(_Chain):
     """``_Chain`` on top of W x + b: graphs and profiles name it apart."""
 
 
-def _gradients(ctx: Any, g: Tensor, of_x: bool, of_matrices: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    """The gradients of (x, constants, *matrices) from that of the output, ``g``; what was not kept is made again."""
+def _gradients(
+    ctx: Any, g: Tensor, of_x: bool, of_matrices: Sequence[bool]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of x and of the matrices from that of the output, ``g``; what was not kept is made again."""
     (plan, scale), (x, weight, rows, *saved) = (ctx.plan, ctx.scale), ctx.saved_tensors
     steps, last = plan.steps, len(plan.steps) - 1
     second = torch.is_grad_enabled()  # a second derivative: what was kept has no history, so all of it is made again
@@ -174,15 +167,15 @@ def _gradients(ctx: Any, g: Tensor, of_x: bool, of_matrices: Sequence[bool]) -> 
                 break
             of_product = of_z
         if not of_x:
-            return None, None, *results
+            return None, results
         if weight is None:
-            return of_product.reshape(x.shape), None, *results
+            return of_product.reshape(x.shape), results
         g_x = g.reshape(-1, len(weight)) @ weight  # (positions, m*n)
         if in_place:
             steps[0].add_gradient_(g_x, saved[0], of_product)
         else:
             g_x = g_x + of_product.reshape(g_x.shape)
-        return g_x.view(x.shape), None, *results
+        return g_x.view(x.shape), results
 
 
 def _dense(plan: Plan, x: Tensor) -> Tensor:

@@ -84,11 +84,9 @@ class LoKrLayer(TunerLayer):
         for name, shape in shapes.tensors.items():
             getattr(self, name)[adapter_name] = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
         self.shapes[adapter_name] = shapes
-        self.r[adapter_name], self.alpha[adapter_name] = r, alpha
+        for field in ("r", "alpha", "rank_dropout", "rank_dropout_scale", "module_dropout"):
+            getattr(self, field)[adapter_name] = getattr(config, field)
         self.scaling[adapter_name] = self._trained_scaling[adapter_name] = config.scaling()
-        self.rank_dropout[adapter_name] = config.rank_dropout
-        self.rank_dropout_scale[adapter_name] = config.rank_dropout_scale
-        self.module_dropout[adapter_name] = config.module_dropout
         if config.dora is not None:
             self.dora[adapter_name] = config.dora
             self.dora_scale[adapter_name] = nn.Parameter(weight_norms(weight, config.dora).to(device, dtype))

@@ -48,8 +48,7 @@ class ModulesToSaveWrapper(nn.Module):
             module.requires_grad_(enabled and name == self._active)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        if adapter_name in self.modules_to_save:
-            del self.modules_to_save[adapter_name]
+        del self.modules_to_save[adapter_name]
         if self._active == adapter_name:
             self._active = None
 
