@@ -101,5 +101,5 @@ def _preset_prefix(metadata: Mapping[str, str]) -> str | None:
 
 def producer(namings: Iterable[str], metadata: Mapping[str, str]) -> str:
     """Who wrote a file: by its metadata, else by its ``namings``."""
-    found = (mark.producer for mark in MARKS if mark.key in metadata and mark.text in metadata[mark.key])
+    found = (name for name, key, text in MARKS if key in metadata and text in metadata[key])
     return next(found, ", ".join(namings))

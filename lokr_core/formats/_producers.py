@@ -69,25 +69,17 @@ ROOTS = (
 )  # fmt: skip
 
 
-class Mark(NamedTuple):
-    """A file is ``producer``'s if its metadata has ``key`` with ``text`` in it."""
-
-    producer: str
-    key: str
-    text: str = ""
-
-
-# From the producers' saving code. The first row that holds counts.
+# (producer, key of the metadata, text in its value), from the producers' saving code. The first row that holds counts.
 MARKS = (
-    Mark("ai-toolkit", "software", "ai-toolkit"),
-    Mark("OneTrainer", "ot_revision"),
-    Mark("OneTrainer", "ot_branch"),
-    Mark("SimpleTuner", "lycoris_config"),
-    Mark("ACE-Step 1.5", "lokr_config"),
-    Mark("musubi-tuner", "ss_network_module", "networks.lokr"),
-    Mark("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
-    Mark("kohya-ss", "ss_network_module"),
-    Mark("diffusers / PEFT", METADATA_KEY),
+    ("ai-toolkit", "software", "ai-toolkit"),
+    ("OneTrainer", "ot_revision", ""),
+    ("OneTrainer", "ot_branch", ""),
+    ("SimpleTuner", "lycoris_config", ""),
+    ("ACE-Step 1.5", "lokr_config", ""),
+    ("musubi-tuner", "ss_network_module", "networks.lokr"),
+    ("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
+    ("kohya-ss", "ss_network_module", ""),
+    ("diffusers / PEFT", METADATA_KEY, ""),
 )
 
 

@@ -68,7 +68,7 @@ def parse_adapter(
             modules[module] = _weights(module, parts, metadata, config, peft)
     notes += _doubts(modules, metadata, configs)
     notes += drop_duplicates(modules, names)
-    who = "PEFT" if any(config.beside for config in configs) else producer(namings, metadata)
+    who = "PEFT" if any(config.source == CONFIG_NAME for config in configs) else producer(namings, metadata)
     return Adapter(modules, names, found.foreign.named(every), metadata, who, notes=notes)
 
 

@@ -29,26 +29,23 @@ def scaling_of(alpha: float | None, w1: Factor, w2: Factor, metadata: Mapping[st
     rank = rank_of(w1, w2)
     if rank is None:
         return _whole_scaling(alpha, metadata)
-    value, notes = _low_rank_scaling(alpha, rank, metadata)
+    notes: tuple[str, ...]
+    if alpha is None:
+        value, notes = 1.0, ("no alpha in the file: scaling 1 assumed",)
+    elif not math.isfinite(alpha):
+        raise LoKrValueError("alpha is not a finite number", expected="a number", found=alpha)
+    elif alpha == 0:
+        value, notes = 1.0, ("alpha is 0, which trainers read as alpha = rank: scaling 1 assumed",)
+    else:
+        value, notes = _low_rank_scaling(alpha, rank, metadata)
+        if alpha < 0:
+            notes = (f"alpha is negative ({alpha:g}): the update is subtracted", *notes)
     if w1.rank is not None and w1.rank != rank:
         notes = (f"w1 has rank {w1.rank}, w2 {rank}, and alpha is divided by w2's", *notes)
     return value, notes
 
 
-def _low_rank_scaling(alpha: float | None, rank: int, metadata: Mapping[str, str]) -> Scaling:
-    if alpha is None:
-        return 1.0, ("no alpha in the file: scaling 1 assumed",)
-    if not math.isfinite(alpha):
-        raise LoKrValueError("alpha is not a finite number", expected="a number", found=alpha)
-    if alpha == 0:
-        return 1.0, ("alpha is 0, which trainers read as alpha = rank: scaling 1 assumed",)
-    value, notes = _changed_rank_scaling(alpha, rank, metadata)
-    if alpha < 0:
-        notes = (f"alpha is negative ({alpha:g}): the update is subtracted", *notes)
-    return value, notes
-
-
-def _changed_rank_scaling(alpha: float, rank: int, metadata: Mapping[str, str]) -> Scaling:
+def _low_rank_scaling(alpha: float, rank: int, metadata: Mapping[str, str]) -> Scaling:
     """alpha / rank, unless the layer's rank was changed after its scale was set.
 
     AnimaLoraStudio's ``lora_reg_dims`` does that to LyCORIS' modules: they keep the scale of the network's rank. Until
@@ -64,9 +61,8 @@ def _changed_rank_scaling(alpha: float, rank: int, metadata: Mapping[str, str]) 
         if math.isclose(plain, trained, rel_tol=0.01):
             return plain, ()
         if not math.isclose(alpha / base, trained, rel_tol=0.01):
-            return plain, (
-                f"lora_reg_dims changed this layer's rank, and alpha fits neither: {alpha:g} / {rank} taken",
-            )
+            note = f"lora_reg_dims changed this layer's rank, and alpha fits neither: {alpha:g} / {rank} taken"
+            return plain, (note,)
     note = (
         f"lora_reg_dims changed this layer's rank to {rank} after its scale was set: scaling {alpha / base:g} as "
         f"trained, not alpha / rank"

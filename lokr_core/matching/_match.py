@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -73,7 +73,7 @@ def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
     ('a.weight', '1 of 1 modules applied')
     """
     report = Report(adapter)
-    places = {module: _place(module, weights, adapter.names[module], target) for module, weights in adapter.items()}
+    places = {module: _place(module, {"weight": w}, adapter.names[module], target) for module, w in adapter.items()}
     if all(isinstance(place, Refusal) for place in places.values()):
         guessed = _guess(adapter, target)
         if guessed:
@@ -105,42 +105,43 @@ def _place_foreign(adapter: Adapter, target: Target, report: Report) -> list[Mat
     updates = foreign_updates(adapter)
     matches: list[Match] = []
     for module, each in adapter.foreign.modules.items():
-        place: list[Match] | Refusal
+        place: list[Match] | Refusal = Refusal(f"{each.kind} is not LoKr, and not applied by this library")
         if module in updates:
-            # A module's weight and bias are applied together or not at all.
-            places = [_place(module, w, each.name, target, each.kind, on) for on, w in updates[module].items()]
-            refused = next((place for place in places if isinstance(place, Refusal)), None)
-            place = refused or [match for found in places if isinstance(found, list) for match in found]
-        else:
-            place = Refusal(f"{each.kind} is not LoKr, and not applied by this library")
+            place = _place(module, updates[module], each.name, target, each.kind)
         matches += _reported(report, module, place, kind=each.kind)
     return matches
 
 
 def foreign_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
     """Where the foreign modules of a file belong by name alone, for a host's own loader: module -> slot."""
-    found = (
-        (module, next((slots[0] for _, slots in target.candidates(each.name) if len(slots) == 1), None))
-        for module, each in adapter.foreign.modules.items()
-    )
-    return {module: slot for module, slot in found if slot is not None}
+    places: dict[str, Slot] = {}
+    for module, each in adapter.foreign.modules.items():
+        slot = next((slots[0] for _, slots in target.candidates(each.name) if len(slots) == 1), None)
+        if slot is not None:
+            places[module] = slot
+    return places
 
 
 def _place(
-    module: str, weights: LoKrWeights, name: ModuleName, target: Target, kind: str = "LoKr", on: str = "weight"
+    module: str, updates: Mapping[str, LoKrWeights], name: ModuleName, target: Target, kind: str = "LoKr"
 ) -> list[Match] | Refusal:
-    """The matches of a module's update, of its weight or of its bias (``on``)."""
+    """The matches of a module's updates ("weight" or "bias" -> update), which are applied together or not at all."""
     if not target.has(name.component):
         what = "text encoder" if name.component.startswith("te") else "diffusion model"
         return Refusal(f"it belongs to a {what}, which is not connected here")
-    refusal = Refusal("no such weight in this model")
-    for known, slots in target.candidates(name):
-        try:
-            moved = [replace(slot, parameter=slot.parameter.replace("weight", on)) for slot in slots]
-            return [_match(module, known, slot, weights, target, kind) for slot in moved]
-        except LoKrShapeError as error:
-            refusal = Refusal(error.problem, f"expected {error.expected}, found {error.found}")
-    return refusal
+    matches: list[Match] = []
+    for parameter, weights in updates.items():
+        refusal = Refusal("no such weight in this model")
+        for known, slots in target.candidates(name):
+            moved = [replace(slot, parameter=slot.parameter.replace("weight", parameter)) for slot in slots]
+            try:
+                matches += [_match(module, known, slot, weights, target, kind) for slot in moved]
+                break
+            except LoKrShapeError as error:
+                refusal = Refusal(error.problem, f"expected {error.expected}, found {error.found}")
+        else:
+            return refusal
+    return matches
 
 
 def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target, kind: str = "LoKr") -> Match:

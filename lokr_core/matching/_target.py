@@ -31,13 +31,10 @@ class SubModelRow(NamedTuple):
 # Checkpoints of SD, SDXL and SD3 and ComfyUI's saves of them; ComfyUI's models and text encoders; A1111's; diffusers
 # pipelines. Text encoders count from 1 in the order in which they stand here.
 SUB_MODELS = (
-    SubModelRow(r"model\.diffusion_model\.", "unet"),
-    SubModelRow(r"diffusion_model\.", "unet"),
+    SubModelRow(r"(model\.)?diffusion_model\.", "unet"),
     SubModelRow(r"(unet|transformer|prior)\.", "unet", known_only=True),
-    SubModelRow(r"cond_stage_model\.(transformer|model|wrapped\.transformer|wrapped\.model)\.", "te"),
-    SubModelRow(r"conditioner\.embedders\.\d\.(transformer|model|wrapped\.transformer|wrapped\.model)\.", "te"),
-    SubModelRow(r"(text_encoders\.)?clip_l\.transformer\.", "te"),
-    SubModelRow(r"(text_encoders\.)?clip_h\.transformer\.", "te"),
+    SubModelRow(r"(cond_stage_model|conditioner\.embedders\.\d)\.(wrapped\.)?(transformer|model)\.", "te"),
+    SubModelRow(r"(text_encoders\.)?clip_[lh]\.transformer\.", "te"),
     SubModelRow(r"(text_encoders\.)?clip_g\.transformer\.", "te"),
     SubModelRow(r"(text_encoders\.)?\w+\.transformer\.", "te", known_only=True),
     SubModelRow(r"text_encoder(_\d)?\.", "te", known_only=True),

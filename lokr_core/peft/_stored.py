@@ -24,11 +24,6 @@ class StoredConfig:
     source: str
     prefix: str = ""
 
-    @property
-    def beside(self) -> bool:
-        """Whether it was found beside the file, not in its metadata."""
-        return self.source == CONFIG_NAME
-
     def name_inside(self, module: str) -> str:
         """A module's name inside the model that PEFT wrapped."""
         return module.removeprefix(self.prefix).removeprefix(PREFIX)

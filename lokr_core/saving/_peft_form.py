@@ -142,9 +142,8 @@ def _rank(weights: LoKrWeights, effective: bool) -> int | None:
 def _w1_low_rank(weights: LoKrWeights, rank: int | None) -> bool:
     """Whether PEFT, with ``decompose_both``, holds w1 low-rank as it is. ``rank``: of w2 in PEFT's layout."""
     w1 = weights.w1
-    if w1.rank is None or not _low_rank(w1):
-        return False
-    return w1.rank == rank if rank is not None else is_whole(w1.rank, weights.w2.shape)
+    same = w1.rank == rank if rank is not None or w1.rank is None else is_whole(w1.rank, weights.w2.shape)
+    return same and _low_rank(w1)
 
 
 def _all_both(modules: Collection[LoKrWeights], effective: bool) -> bool:
@@ -168,9 +167,9 @@ def _form(weights: LoKrWeights, effective: bool, both: bool) -> tuple[LoKrWeight
 
 def _multiplied_out(factor: Factor) -> Factor:
     """The factor whole, in fp32 at least: half precision would round it."""
-    return (
-        factor if factor.a is None else Factor(factor.materialize(torch.promote_types(factor.a.dtype, torch.float32)))
-    )
+    if factor.a is None:
+        return factor
+    return Factor(factor.materialize(torch.promote_types(factor.a.dtype, torch.float32)))
 
 
 def _tensors(form: LoKrWeights) -> dict[str, Tensor]:

@@ -46,12 +46,16 @@ def rename(adapter: Adapter, spelling: Spelling, target: Target | None) -> tuple
         if any(_UNET.match(name.path) for name in adapter.names.values()):
             spelling = spelling.for_unet()
         modules = [_respelled(name, adapter[name], adapter.names[name], spelling) for name in adapter]
-        named = ((module, _foreign_name(each.name, spelling)) for module, each in adapter.foreign.modules.items())
+        foreign = {
+            module: spelling.spell(component_of(each.name), each.name.path)
+            for module, each in adapter.foreign.modules.items()
+            if each.name.full != each.name.path and (spelling.flattened or not each.name.flattened)
+        }
     else:
         book = _Book(target, spelling)
         modules = list(_looked_up(adapter, target, book))
-        entries = ((module, book.entry((slot,))) for module, slot in foreign_places(adapter, target).items())
-        named = ((module, entry and entry.full) for module, entry in entries)
+        places = {module: (slot,) for module, slot in foreign_places(adapter, target).items()}
+        foreign = {module: book.names[slots].full for module, slots in places.items() if slots in book.names}
     found: dict[str, Renamed] = {}
     for full, module in modules:
         if full in found:
@@ -63,7 +67,7 @@ def rename(adapter: Adapter, spelling: Spelling, target: Target | None) -> tuple
                 hint="save the adapters of the parts of a pipeline one by one",
             )
         found[full] = module
-    return found, {module: name for module, name in named if name is not None}
+    return found, foreign
 
 
 def component_of(name: ModuleName) -> str:
@@ -84,13 +88,6 @@ def _respelled(module: str, weights: LoKrWeights, name: ModuleName, spelling: Sp
     return spelling.spell(component_of(name), name.path), Renamed(name.path, weights, module)
 
 
-def _foreign_name(name: ModuleName, spelling: Spelling) -> str | None:
-    """The new name of a foreign module, None if it keeps its own."""
-    if name.full == name.path or (name.flattened and not spelling.flattened):
-        return None
-    return spelling.spell(component_of(name), name.path)
-
-
 class _Book:
     """The names that a format gives a target's modules, by the slots that an update goes to."""
 
@@ -98,7 +95,7 @@ class _Book:
         models = target.models[:-1]  # the last holds aliases
         unet = any(model.architecture in UNETS for model in models)
         self._spelling = spelling.for_unet() if unet else spelling
-        self._names: dict[tuple[Slot, ...], _Name] = {}
+        self.names: dict[tuple[Slot, ...], _Name] = {}
         # module of a fused weight -> the parts of it that have names
         self._parts: dict[str, list[_Cut]] = defaultdict(list)
         taken = tuple(model.prefix for model in models if model.prefix)
@@ -132,13 +129,9 @@ class _Book:
         for path, slots in names.items():
             slots = tuple(replace(slot, module=prefix + slot.module) for slot in slots)
             name = _Name(path, self._spelling.spell(component, path, split))
-            self._names.setdefault(slots, name)
+            self.names.setdefault(slots, name)
             if len(slots) == 1 and slots[0].rows and not split:
                 self._parts[slots[0].module].append(_Cut(*slots[0].rows, name))
-
-    def entry(self, slots: tuple[Slot, ...]) -> _Name | None:
-        """The name of what goes to ``slots``, None if the format has no name for it."""
-        return self._names.get(slots)
 
     def cuts(self, slots: tuple[Slot, ...], rows: int) -> list[_Cut]:
         """The modules that an update of ``rows`` rows is cut into, empty if their names do not cover it."""
@@ -147,7 +140,7 @@ class _Book:
             ends = [0, *(part.start + part.length for part in parts)]
             covered = ends[-1] == rows and all(part.start == end for part, end in zip(parts, ends, strict=False))
             return parts if covered else []
-        found = [(slot.source_rows, self.entry((replace(slot, source_rows=None),))) for slot in slots]
+        found = [(slot.source_rows, self.names.get((replace(slot, source_rows=None),))) for slot in slots]
         return [_Cut(*rows, name) for rows, name in found if rows and name]
 
 
@@ -188,7 +181,7 @@ def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[
     for module, weights in adapter.items():
         slots = tuple(match.slot for match in matches[module])
         weights = weights.fit((weights.shape[0], *target.shape_of(slots[0])[1:]))
-        name = book.entry(slots)
+        name = book.names.get(slots)
         if name:
             yield name.full, Renamed(name.path, weights, module)
             continue
