@@ -15,8 +15,6 @@ from torch import Tensor
 # The largest rank of w2 whose intermediates are laid out as (rank, positions, rows): up to here a product with the
 # ranks as its rows takes half the time of one with the ranks as its columns; from 16 on it takes more.
 FEW_RANKS = 8
-# The most numbers of an input that one product with few rows reads: larger inputs are multiplied at half the speed.
-FEW_ROWS = 3 << 18
 # Numbers of intermediate that ``run_into_`` holds at a time. CPU: chunks that the allocator can reuse avoid page
 # faults; a few MiB is fastest for a Linear. A convolution repacks weight and input per call: use chunks of at least a
 # quarter of the output. GPU: launches dominate, so chunk as little as possible.
