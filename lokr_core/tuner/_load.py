@@ -67,8 +67,8 @@ def _config(updates: Mapping[str, LoKrWeights], is_trainable: bool, fields: Mapp
     try:
         _, entries = peft_layout(updates, updates)
     except LoKrValueError:
-        entries = {"r": max(w.rank or 1 for w in updates.values()), "target_modules": list(updates), "order": "lycoris"}
-        entries["alpha"] = entries["r"]
+        r = max(w.rank or 1 for w in updates.values())
+        entries = {"r": r, "alpha": r, "target_modules": list(updates), "order": "lycoris"}
     return LoKrConfig(**{**entries, "inference_mode": not is_trainable, **fields})
 
 

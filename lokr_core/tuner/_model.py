@@ -59,7 +59,6 @@ class LoKrModel(nn.Module):
         self.model = model
         self.peft_config: dict[str, LoKrConfig] = {}
         self.targeted_module_names: list[str] = []
-        self._active: list[str] = [adapter_name]
         how = dict(tensors=state_dict, file=file, fp32=autocast_adapter_dtype, on_meta=low_cpu_mem_usage)
         self._inject(adapter_name, config, **how)
         self.set_adapter(adapter_name, inference_mode=config.inference_mode)
@@ -213,9 +212,8 @@ class LoKrModel(nn.Module):
     def print_trainable_parameters(self) -> None:
         """Print both numbers and their ratio."""
         trainable, total = self.get_nb_trainable_parameters()
-        print(
-            f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}"
-        )
+        percent = 100 * trainable / total
+        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {percent:.4f}")
 
     def adapter_state_dict(self, adapter_name: str = "default") -> dict[str, Tensor]:
         """An adapter's tensors by PEFT's keys. If they are sharded they are gathered, and every process has to call."""
