@@ -48,7 +48,8 @@ class ModulesToSaveWrapper(nn.Module):
             module.requires_grad_(enabled and name == self._active)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        del self.modules_to_save[adapter_name]
+        if adapter_name in self.modules_to_save:
+            del self.modules_to_save[adapter_name]
         if self._active == adapter_name:
             self._active = None
 
