@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -61,6 +61,22 @@ def restored(model: nn.Module) -> Iterator[None]:
             module.enable_adapters(not was_disabled)
         for parameter, requires_grad in trained:
             parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def undone_on_error(model: nn.Module, adapter_name: str, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """If the block raises, put ``modules``, by path, back without the adapter, and restore what is trained."""
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        for path, module in modules.items():
+            replace_module(model, path, module)
+            if isinstance(module, WRAPPERS):
+                module.delete_adapter(adapter_name)
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+        raise
 
 
 def merge_layers(model: nn.Module, adapter_names: Sequence[str] | None, safe_merge: bool) -> None:

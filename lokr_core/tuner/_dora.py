@@ -1,4 +1,4 @@
-"""DoRA's ratio for training: from the factors, with gradients, without building W + dW."""
+"""DoRA's magnitude at the start, and its ratio for training: from the factors, without building W + dW."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def trainable_dora_ratio(
     (``functional/general.py: weight_decompose``). Computed in w1's dtype, whose eps it is: training in half precision
     has LyCORIS' coarser one, where ``dora_ratio`` computes in fp32.
     """
-    first, second = w1.materialize(), w2.materialize()  # (l, m), (k, n, *kernel)
-    second = second.flatten(2) if shapes.kernel else second[..., None]  # (k, n, taps)
+    first, second = w1.materialize(), w2.materialize()[..., None].flatten(2)  # (l, m), (k, n, taps)
     base = _grid(weight.to(first.dtype), shapes)  # (l, k, m, n, taps)
     rows = torch.ones((), dtype=first.dtype, device=first.device)
     if kept is not None:
@@ -60,7 +59,15 @@ def trainable_dora_ratio(
 
 def _grid(weight: Tensor, shapes: AdapterShapes) -> Tensor:
     """``weight`` (out, in, *kernel) as a view (l, k, m, n, taps)."""
-    flat = weight.flatten(2) if shapes.kernel else weight[..., None]
+    flat = weight[..., None].flatten(2)  # (out, in, taps)
     if shapes.swapped:
         return flat.unflatten(1, (shapes.n, shapes.m)).unflatten(0, (shapes.k, shapes.l)).permute(1, 0, 3, 2, 4)
     return flat.unflatten(1, (shapes.m, shapes.n)).unflatten(0, (shapes.l, shapes.k))
+
+
+def weight_norms(weight: Tensor, axis: str) -> Tensor:
+    """DoRA's magnitude at the start, in fp32 at least: the norms of a weight (out, in, *kernel) for each row ("out"),
+    (out, 1, ...), or column ("in"), (1, in, 1, ...)."""
+    over = [d for d in range(weight.ndim) if d != (0 if axis == "out" else 1)]
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return torch.linalg.vector_norm(weight.detach(), dim=over, keepdim=True, dtype=dtype)

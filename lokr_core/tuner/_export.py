@@ -1,4 +1,4 @@
-"""An adapter in a model's layers as an ``Adapter``, and as PEFT's folder."""
+"""An adapter in a model's layers as an ``Adapter``; PEFT's folder, written and read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from .._files import save_tensors
+from .._files import load_tensors, save_tensors
 from ..adapter import Adapter, LoKrWeights
-from ..errors import LoKrValueError
+from ..errors import LoKrFileError, LoKrValueError
 from ..peft import PREFIX, WEIGHTS_NAME, LoKrConfig
 from ._all_layers import layers_of
 from ._shapes import AdapterShapes
@@ -65,3 +65,18 @@ def save_folder(model: nn.Module, name: str, config: LoKrConfig, tensors: dict[s
     }
     replace(config, inference_mode=True).save_pretrained(folder, modules)
     save_tensors(tensors, folder / WEIGHTS_NAME, {"format": "pt"})
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of ``adapter_model.safetensors`` in the folder. Raises LoKrFileError if it is missing."""
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        raise LoKrFileError(
+            "There are no adapter weights in this folder",
+            file=folder,
+            expected=WEIGHTS_NAME,
+            found="adapter_model.bin, a pickle" if pickled else "no such file",
+            hint="save it again with safe_serialization=True" if pickled else "give the folder of save_pretrained",
+        )
+    return load_tensors(path)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -15,9 +16,8 @@ from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
 from ..kronecker import Factor, Plan, is_compiling, linear_plan, linear_plus_kron, plain_autograd
 from ..peft import LoKrConfig
-from ._dora import trainable_dora_ratio
-from ._initial import initialize_, weight_norms
-from ._products import Products, as_computed, kept_rows, plus_update
+from ._dora import trainable_dora_ratio, weight_norms
+from ._products import Products, as_computed, plus_update
 from ._shapes import FACTORS, AdapterShapes
 from ._tuner_layer import TunerLayer
 
@@ -95,16 +95,28 @@ class LoKrLayer(TunerLayer):
 
     def reset_lokr_parameters(self, adapter_name: str, init_weights: bool | str = True) -> None:
         """Set the starting values: W1 = 0 (True), W2 = 0 ("lycoris"), or neither (False); the others are Kaiming's."""
-        initialize_(self._tensors(adapter_name), self.shapes[adapter_name], init_weights)
+        shapes, zero = self.shapes[adapter_name], None
+        if init_weights == "lycoris":
+            zero = "lokr_w2" if shapes.r2 is None else "lokr_w2_b"
+        elif init_weights:
+            zero = "lokr_w1" if shapes.r1 is None else "lokr_w1_a"
+        for kind in shapes.tensors:
+            parameter = getattr(self, kind)[adapter_name]
+            if kind == zero:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
 
-    def _tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
-        return {name: getattr(self, name)[adapter_name] for name in self.shapes[adapter_name].tensors}
+    def adapter_tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
+        """An adapter's parameters, by kind."""
+        kinds = list(self.shapes[adapter_name].tensors)
+        if adapter_name in self.dora:
+            kinds.append("dora_scale")
+        return {kind: getattr(self, kind)[adapter_name] for kind in kinds}
 
     def lokr_weights(self, adapter_name: str) -> LoKrWeights:
         """The adapter, detached, for the engines and formats of this library: as the usual product W1 ⊗ W2."""
-        tensors = {name: tensor.detach() for name, tensor in self._tensors(adapter_name).items()}
-        if adapter_name in self.dora:
-            tensors["dora_scale"] = self.dora_scale[adapter_name].detach()
+        tensors = {kind: tensor.detach() for kind, tensor in self.adapter_tensors(adapter_name).items()}
         return self.shapes[adapter_name].weights(tensors, self.scaling[adapter_name])
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
@@ -123,7 +135,7 @@ class LoKrLayer(TunerLayer):
         return (weight + delta) * ratio.view(shape) - weight
 
     def _factors(self, adapter_name: str) -> tuple[Factor, Factor]:
-        return self.shapes[adapter_name].factors(self._tensors(adapter_name))
+        return self.shapes[adapter_name].factors(self.adapter_tensors(adapter_name))
 
     def _ratio(self, name: str, w1: Factor, w2: Factor, kept: Tensor | None = None) -> Tensor:
         """DoRA's c, (out,) or (in,)."""
@@ -178,10 +190,11 @@ class LoKrLayer(TunerLayer):
         return (y + update).to(y.dtype)
 
     def _kept_rows(self, name: str, x: Tensor) -> Tensor | None:
-        """Rank dropout's factor for each row of dW, (out,); None if it is off."""
-        probability = self.rank_dropout[name] if self.training else 0
-        rescale = self.rank_dropout_scale[name]
-        return kept_rows(self.out_features, probability, rescale, x.device) if probability else None
+        """Rank dropout's factor for each row of dW, (out,): 0 or 1, or, rescaled, of mean 1, as PEFT's; None: off."""
+        if not (self.training and self.rank_dropout[name]):
+            return None
+        kept = (torch.rand(self.out_features) > self.rank_dropout[name]).float().to(x.device)
+        return kept / kept.mean() if self.rank_dropout_scale[name] else kept
 
     def __repr__(self) -> str:
         return "lokr." + super().__repr__()

@@ -85,13 +85,11 @@ def _install(layer: LoKrLayer, name: str, weights: LoKrWeights, config: LoKrConf
     tensors = weights.tensors
     if shapes.tucker and shapes.tucker_tail:
         tensors["lokr_t2"] = tensors["lokr_t2"].unsqueeze(-1)
-    for kind in layer.adapter_layer_names:
-        parameters = getattr(layer, kind)
-        if kind in tensors:
-            dtype = torch.promote_types(tensors[kind].dtype, torch.float32)
-            parameters[name] = nn.Parameter(tensors[kind].to(layer.weight.device, dtype, copy=True))
-        elif name in parameters:
-            del parameters[name]
+    for kind in layer.adapter_tensors(name):
+        del getattr(layer, kind)[name]
+    for kind, tensor in tensors.items():
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        getattr(layer, kind)[name] = nn.Parameter(tensor.to(layer.weight.device, dtype, copy=True))
     layer.shapes[name] = shapes
     layer.dora.pop(name, None)
     if weights.dora_axis is not None:

@@ -15,11 +15,10 @@ from ..adapter import Adapter
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
 from ._all_layers import freeze_all_but, lokr_layers, merge_layers, restored, take_out, wrappers
-from ._export import check_described, save_folder, to_adapter
-from ._folder import read_weights
+from ._export import check_described, read_weights, save_folder, to_adapter
 from ._inject import inject
 from ._layer import LoKrLayer
-from ._parameters import adapter_parameters, gathered, train_biases
+from ._parameters import adapter_parameters, base_biases, gathered
 from ._target_modules import matching_modules
 
 
@@ -146,7 +145,9 @@ class LoKrModel(nn.Module):
             module.set_adapter(names, inference_mode)
         self._active = names
         if not inference_mode:
-            train_biases(self.model, [self.peft_config[name] for name in names])
+            for name in names:
+                for bias in base_biases(self.model, name, self.peft_config[name]).values():
+                    bias.requires_grad_(True)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Whether these adapters' factors are trained."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import LoKrValueError
 
@@ -31,6 +31,10 @@ class ModulesToSaveWrapper(nn.Module):
 
     def __contains__(self, adapter_name: str) -> bool:
         return adapter_name in self.modules_to_save
+
+    def adapter_tensors(self, adapter_name: str) -> dict[str, Tensor]:
+        """The parameters and buffers of an adapter's copy, by name."""
+        return self.modules_to_save[adapter_name].state_dict(keep_vars=True)
 
     def set_adapter(self, adapter_names: Sequence[str], inference_mode: bool = False) -> None:
         """Use the copy of these adapters. Raises LoKrValueError if several have one."""

@@ -2,52 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from ..errors import LoKrMatchError
 from ..peft import PREFIX, LoKrConfig
-from ._layer import LoKrLayer
-from ._modules_to_save import ModulesToSaveWrapper
+from ._all_layers import WRAPPERS, layers_of
 
 
 def adapter_parameters(model: nn.Module, adapter_name: str, config: LoKrConfig) -> dict[str, Tensor]:
     """What is saved of an adapter: PEFT's key, without the adapter's name -> the parameter itself."""
     found: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoKrLayer) and adapter_name in module.shapes:
-            for kind in module.adapter_layer_names:
-                if adapter_name in getattr(module, kind):
-                    found[f"{PREFIX}{name}.{kind}"] = getattr(module, kind)[adapter_name]
-            if config.bias == "lokr_only" and module.bias is not None:
-                found[f"{PREFIX}{name}.base_layer.bias"] = module.bias
-        elif isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
-            saved = module.modules_to_save[adapter_name].state_dict(keep_vars=True)
-            found.update({f"{PREFIX}{name}.{key}": tensor for key, tensor in saved.items()})
-    if config.bias == "all":
-        biases = {n: p for n, p in model.named_parameters() if n == "bias" or n.endswith(".bias")}
-        found.update({PREFIX + name: p for name, p in biases.items() if ".modules_to_save." not in name})
-    return found
+    for path, module in model.named_modules():
+        if isinstance(module, WRAPPERS) and adapter_name in module:
+            found |= {f"{path}.{name}": tensor for name, tensor in module.adapter_tensors(adapter_name).items()}
+    found |= base_biases(model, adapter_name, config)
+    return {PREFIX + name: tensor for name, tensor in found.items()}
+
+
+def base_biases(model: nn.Module, adapter_name: str, config: LoKrConfig) -> dict[str, Tensor]:
+    """The biases of the base that are trained and saved with an adapter, by name."""
+    if config.bias == "none":
+        return {}
+    if config.bias == "lokr_only":
+        biases = {f"{path}.base_layer.bias": layer.bias for path, layer in layers_of(model, adapter_name)}
+        return {name: bias for name, bias in biases.items() if bias is not None}
+    whole = {"modules_to_save", "original_module"}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[2] == "bias" and whole.isdisjoint(name.split("."))
+    }
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors detached, and whole where they are sharded (every process has to call)."""
     detached = {key: tensor.detach() for key, tensor in tensors.items()}
     return {key: t.full_tensor() if hasattr(t, "full_tensor") else t for key, t in detached.items()}
-
-
-def train_biases(model: nn.Module, configs: Iterable[LoKrConfig]) -> None:
-    """Train the biases of the base that the first of ``configs`` with a ``bias`` names."""
-    kind = next((config.bias for config in configs if config.bias != "none"), None)
-    if kind is None:
-        return
-    layers = {path for path, module in model.named_modules() if isinstance(module, LoKrLayer)}
-    for name, parameter in model.named_parameters():
-        path, _, last = name.rpartition(".")
-        named = kind == "all" or path.removesuffix(".base_layer") in layers
-        if last == "bias" and named and "modules_to_save" not in path and "original_module" not in path:
-            parameter.requires_grad_(True)
 
 
 def check_fits(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], file: object) -> None:

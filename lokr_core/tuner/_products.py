@@ -118,10 +118,3 @@ def as_computed(x: Tensor, w1: Factor, w2: Factor) -> tuple[Factor, Factor]:
     if dtype is None or x.dtype == torch.float64:
         return w1, w2
     return w1.to(dtype), w2.to(dtype)
-
-
-def kept_rows(rows: int, probability: float, rescale: bool, device: torch.device) -> Tensor:
-    """Rank dropout: (rows,), 0 with ``probability``, else 1; ``rescale`` to a mean of 1, as PEFT's
-    ``get_delta_weight``."""
-    kept = (torch.rand(rows) > probability).float().to(device)
-    return kept / kept.mean() if rescale else kept

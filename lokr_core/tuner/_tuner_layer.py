@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -55,15 +55,6 @@ class TunerLayer(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         return cast("Tensor | None", self.get_base_layer().bias)
-
-    def load_adapter(self, adapter_name: str, tensors: Mapping[str, Tensor | None]) -> None:
-        """Set an adapter's parameters from tensors by kind, which move to the base weight's device."""
-        for kind in self.adapter_layer_names:
-            parameters = getattr(self, kind)
-            if adapter_name in parameters:
-                parameter = parameters[adapter_name]
-                values = cast(Tensor, tensors[kind]).to(self.weight.device, parameter.dtype, copy=True)
-                parameters[adapter_name] = nn.Parameter(values, requires_grad=parameter.requires_grad)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; if it was the only active one, the first of the others becomes active."""

@@ -85,6 +85,36 @@ def test_biases_are_trained_saved_and_loaded(bias, tmp_path):
         ours.add_adapter("other", LoKrConfig(target_modules=["to_q"], bias="all"))
 
 
+def test_every_bias_and_a_module_that_is_trained_whole_are_saved_and_loaded(tmp_path):
+    ours = get_lokr_model(net(), LoKrConfig(r=2, target_modules=["to_q"], bias="all", modules_to_save=["head"]))
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(parameter.requires_grad * 0.1)
+    ours.save_pretrained(tmp_path)
+    assert torch.equal(LoKrModel.from_pretrained(net(), tmp_path)(X), ours(X))
+
+
+def test_biases_of_the_adapters_own_layers_are_trained_and_loaded_beside_another_adapter(tmp_path):
+    get_lokr_model(net(), LoKrConfig(r=2, target_modules=["to_q"], bias="lokr_only")).save_pretrained(tmp_path)
+    model = LoKrModel(net(), LoKrConfig(r=2, target_modules=["to_q", "to_v"]), "first")
+    model.load_adapter(tmp_path, "second", is_trainable=True)
+    model.set_adapter("second")
+    trained = {n for n, p in model.model.named_parameters() if p.requires_grad and n.endswith("bias")}
+    assert trained == {f"layers.{i}.to_q.base_layer.bias" for i in range(3)}
+
+
+def test_an_adapter_that_does_not_fit_leaves_a_model_with_another_one_unchanged(tmp_path):
+    LoKrModel(net(), LoKrConfig(r=2, target_modules=["to_q", "to_v"], modules_to_save=["head"])).save_pretrained(
+        tmp_path
+    )
+    model = LoKrModel(net(), LoKrConfig(r=2, target_modules=["to_q"]), "first")
+    model.model.layers[1].to_v = nn.Linear(16, 12)
+    before = state_of(model)
+    with pytest.raises(LoKrMatchError, match="of another shape"):
+        model.load_adapter(tmp_path, "second", is_trainable=True)
+    assert state_of(model) == before and list(model.peft_config) == ["first"]
+
+
 def test_several_adapters_are_saved_in_folders_of_their_names(tmp_path):
     model = LoKrModel(net(), LoKrConfig(r=2, init_weights=False, target_modules=["to_q"]))
     model.add_adapter("b", LoKrConfig(r=1, init_weights=False, target_modules=["to_v"]))
