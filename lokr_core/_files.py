@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -189,11 +190,11 @@ def _check_offsets(tensors: Mapping[str, TensorInfo], begin: int, size: int) -> 
         raise LoKrFileError(problem, expected=f"{at:,} bytes", found=f"{size:,} bytes")
 
 
-@contextmanager
-def open_tensors(path: str | os.PathLike) -> Iterator:
-    """A checked file, opened by safetensors' ``safe_open``: tensors are memory-mapped.
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a file.
 
-    Raises LoKrFileError as ``read_header`` does, or if safetensors refuses the file.
+    The tensors are copies: a mapped tensor would change, or crash the process, if a trainer rewrites the file. Raises
+    LoKrFileError as ``read_header`` does, or if safetensors refuses the file.
     """
     read_header(path)
     try:
@@ -201,17 +202,21 @@ def open_tensors(path: str | os.PathLike) -> Iterator:
     except (SafetensorError, OSError) as error:
         raise LoKrFileError(f"safetensors refuses the file: {error}", file=path, hint=_DOWNLOAD) from None
     with file:
-        yield file
-
-
-def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a file. Raises LoKrFileError as ``open_tensors`` does.
-
-    The tensors are copies: a mapped tensor would change, or crash the process, if a trainer rewrites the file.
-    """
-    with open_tensors(path) as file:
         names = list(file.keys())  # noqa: SIM118 (not a dict)
         return {name: file.get_tensor(name).clone() for name in names}, dict(file.metadata() or {})
+
+
+def json_object(text: str | None) -> dict[str, Any]:
+    """The JSON object in a value of the metadata, which anyone may have written; {} if it is malformed or another type.
+
+    >>> json_object('{"dim": 4}'), json_object("[4]"), json_object(None)
+    ({'dim': 4}, {}, {})
+    """
+    try:
+        value = json.loads(text or "")
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager

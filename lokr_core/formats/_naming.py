@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 
+from .._files import json_object
 from ..adapter import ModuleName
 from ..peft import PREFIX
 from ._producers import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, FilePrefix
@@ -92,10 +92,8 @@ def _common_cuts(modules: Iterable[str]) -> Iterable[str]:
 
 def _preset_prefix(metadata: Mapping[str, str]) -> str | None:
     """``lora_prefix`` of the LyCORIS preset that SimpleTuner keeps in a file's metadata."""
-    try:
-        prefix = json.loads(metadata["lycoris_config"])["apply_preset"]["lora_prefix"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
+    preset = json_object(metadata.get("lycoris_config")).get("apply_preset")
+    prefix = preset.get("lora_prefix") if isinstance(preset, dict) else None
     return prefix if isinstance(prefix, str) else None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from .._files import json_object
 from ..errors import LoKrValueError
 from ..kronecker import Factor, rank_of
 
@@ -111,13 +111,8 @@ def _rs_lora_scaling(alpha: float | None, ranks: list[float]) -> Scaling:
     return value, (f"rs_lora with both factors whole: scaling {value:g}, {why}",)
 
 
-@lru_cache(maxsize=4)
-def _arguments(text: str | None) -> Mapping[str, object]:
-    """The arguments of the network, from ``ss_network_args`` of kohya's metadata, empty if it is not a JSON object."""
-    try:
-        return dict(json.loads(text or "{}"))
-    except (TypeError, ValueError, RecursionError):
-        return {}
+_arguments = lru_cache(maxsize=4)(json_object)
+"""The arguments of the network, from ``ss_network_args`` of kohya's metadata, which every module asks for."""
 
 
 def _number(value: Any) -> float | None:

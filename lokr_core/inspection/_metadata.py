@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
+
+from .._files import json_object
 
 _BASE_MODEL = (
     "ss_base_model_version",
@@ -33,7 +34,7 @@ def title(metadata: Mapping[str, str]) -> str:
 
 def base_model(metadata: Mapping[str, str]) -> dict[str, str]:
     """Metadata key -> value, for the keys that describe the base model."""
-    adapter_config = _json_object(metadata.get("lora_adapter_metadata"))
+    adapter_config = json_object(metadata.get("lora_adapter_metadata"))
     peft = {key.rpartition(".")[2]: str(value) for key, value in adapter_config.items() if value}
     found = {**peft, **metadata}
     return {key: _short(found[key]) for key in _BASE_MODEL if _has_value(found.get(key))}
@@ -42,7 +43,7 @@ def base_model(metadata: Mapping[str, str]) -> dict[str, str]:
 def trained_with(metadata: Mapping[str, str]) -> dict[str, str]:
     """The trainer's settings, including each of ``ss_network_args``."""
     settings = {label: _short(metadata[key]) for label, key in _SETTINGS if _has_value(metadata.get(key))}
-    arguments = _json_object(metadata.get("ss_network_args"))
+    arguments = json_object(metadata.get("ss_network_args"))
     return {**settings, **{str(key): _short(value) for key, value in arguments.items() if _has_value(value)}}
 
 
@@ -56,19 +57,10 @@ def trigger_words(metadata: Mapping[str, str]) -> list[str]:
 def frequent_tags(metadata: Mapping[str, str], most: int = 8) -> dict[str, int]:
     """The ``most`` frequent tags of the training captions -> number of images, from kohya's ``ss_tag_frequency``."""
     counts: Counter[str] = Counter()
-    for tags in _json_object(metadata.get("ss_tag_frequency")).values():
+    for tags in json_object(metadata.get("ss_tag_frequency")).values():
         if isinstance(tags, dict):
             counts.update({str(tag).strip(): n for tag, n in tags.items() if isinstance(n, int)})
     return {_short(tag): count for tag, count in counts.most_common(most)}
-
-
-def _json_object(text: str | None) -> dict:
-    """The JSON object, or {} if the text is malformed or another type."""
-    try:
-        value = json.loads(text or "")
-    except (TypeError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _has_value(value: object) -> bool:

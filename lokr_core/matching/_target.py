@@ -46,6 +46,7 @@ class SubModel(NamedTuple):
 
     prefix: of its weights' names; component: "unet", "te" or "" if unknown; number: of a text encoder, from 1
     architecture: None if unknown
+    shapes: of its parameters, by their names behind the prefix
     names: module name behind the prefix, own or alias -> slots in the target
     flat: the same names with "_" in place of dots -> dotted names
     """
@@ -54,6 +55,7 @@ class SubModel(NamedTuple):
     component: str
     number: int
     architecture: Architecture | None
+    shapes: Mapping[str, tuple[int, ...]]
     names: Mapping[str, tuple[Slot, ...]]
     flat: Mapping[str, list[str]]
 
@@ -79,7 +81,7 @@ class Target:
         # Norms too: they tell architectures apart.
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.models = list(_sub_models(self.shapes))
-        self.models.append(SubModel("", "", 0, None, aliases or {}, _flat(aliases or {})))
+        self.models.append(SubModel("", "", 0, None, {}, aliases or {}, _flat(aliases or {})))
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Target:
@@ -164,4 +166,4 @@ def _sub_model(prefix: str, component: str, number: int, shapes: Mapping[str, tu
     names: dict[str, tuple[Slot, ...]] = {m: (Slot(prefix + m),) for m, _, parameter in split if parameter == "weight"}
     for name, slots in aliases(shapes).items():
         names.setdefault(name, tuple(replace(slot, module=prefix + slot.module) for slot in slots))
-    return SubModel(prefix, component, number, detect(shapes), names, _flat(names))
+    return SubModel(prefix, component, number, detect(shapes), shapes, names, _flat(names))

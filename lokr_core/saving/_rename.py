@@ -95,21 +95,15 @@ class _Book:
         models = target.models[:-1]  # the last holds aliases
         unet = any(model.architecture in UNETS for model in models)
         self._spelling = spelling.for_unet() if unet else spelling
-        self.names: dict[tuple[Slot, ...], _Name] = {}
+        self.names: dict[tuple[Slot, ...], ModuleName] = {}
         # module of a fused weight -> the parts of it that have names
         self._parts: dict[str, list[_Cut]] = defaultdict(list)
-        taken = tuple(model.prefix for model in models if model.prefix)
         # kohya numbers text encoders if there are several.
         numbered = sum(map(_is_text, models)) > 1
         for model in models:
-            shapes = {
-                name[len(model.prefix) :]: shape
-                for name, shape in target.shapes.items()
-                if name.startswith(model.prefix) and (model.prefix or not name.startswith(taken))
-            }
-            self._add(model, shapes, numbered)
+            self._add(model, numbered)
 
-    def _add(self, model: SubModel, shapes: Mapping[str, tuple[int, ...]], numbered: bool) -> None:
+    def _add(self, model: SubModel, numbered: bool) -> None:
         text = _is_text(model)
         component = f"te{model.number if numbered else ''}" if text else model.component or "unet"
         side = self._spelling.names
@@ -121,14 +115,14 @@ class _Book:
             names = {model.prefix + m: s for m, s in model.names.items() if s == (Slot(model.prefix + m),)}
             self._note(names, component, "")
             return
-        self._note(spelled(shapes, side), component, model.prefix)
+        self._note(spelled(model.shapes, side), component, model.prefix)
         if side == ORIGINAL and self._spelling.split is not None:
-            self._note(spelled(shapes, DIFFUSERS), component, model.prefix, split=True)
+            self._note(spelled(model.shapes, DIFFUSERS), component, model.prefix, split=True)
 
     def _note(self, names: Mapping[str, tuple[Slot, ...]], component: str, prefix: str, split: bool = False) -> None:
         for path, slots in names.items():
             slots = tuple(replace(slot, module=prefix + slot.module) for slot in slots)
-            name = _Name(path, self._spelling.spell(component, path, split))
+            name = ModuleName(self._spelling.spell(component, path, split), path)
             self.names.setdefault(slots, name)
             if len(slots) == 1 and slots[0].rows and not split:
                 self._parts[slots[0].module].append(_Cut(*slots[0].rows, name))
@@ -136,7 +130,7 @@ class _Book:
     def cuts(self, slots: tuple[Slot, ...], rows: int) -> list[_Cut]:
         """The modules that an update of ``rows`` rows is cut into, empty if their names do not cover it."""
         if len(slots) == 1 and slots[0] == Slot(slots[0].module, parameter=slots[0].parameter):
-            parts = sorted(self._parts[slots[0].module])
+            parts = sorted(self._parts[slots[0].module], key=lambda part: part.start)
             ends = [0, *(part.start + part.length for part in parts)]
             covered = ends[-1] == rows and all(part.start == end for part, end in zip(parts, ends, strict=False))
             return parts if covered else []
@@ -144,19 +138,12 @@ class _Book:
         return [_Cut(*rows, name) for rows, name in found if rows and name]
 
 
-class _Name(NamedTuple):
-    """A module's name without and with its prefix."""
-
-    path: str
-    full: str
-
-
 class _Cut(NamedTuple):
     """Rows start:start+length of an update, and the name of the module that they become."""
 
     start: int
     length: int
-    name: _Name
+    name: ModuleName
 
 
 def _is_text(model: SubModel) -> bool:
