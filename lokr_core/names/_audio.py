@@ -6,6 +6,7 @@ from ._words import Architecture, PrefixGroup, Rule, Side, attention, block, fee
 
 _ACE_ATTENTION = ("q_proj k_proj v_proj o_proj", "q_norm k_norm")
 
+# diffusers ships only the decoder; encoders, tokenizer and detokenizer have only their authors' names.
 ACE_STEP_15 = Architecture(
     "ace_step15",
     "ACE-Step 1.5",
@@ -25,16 +26,14 @@ ACE_STEP_15 = Architecture(
         *block("time_embed", "decoder.time_embed", "linear_1 linear_2 time_proj"),
         *block("time_embed_r", "decoder.time_embed_r", "linear_1 linear_2 time_proj"),
     ),
-    note="diffusers ships only the decoder; encoders, tokenizer and detokenizer have only their authors' names.",
 )
 
-ACE_STEP = one_naming(
+ACE_STEP = one_naming(  # the first version
     "ace_step",
     "ACE-Step",
     "speaker_embedder",
     "lyric_encoder.embed.out.0",
     "transformer_blocks.0.cross_attn.add_q_proj",
-    note="The first version. One name space: the authors' names and ComfyUI's are the same.",
 )
 
 STABLE_AUDIO = Architecture(
@@ -85,14 +84,18 @@ STABLE_AUDIO_3 = Architecture(
     ),
 )
 
-_CASCADE = tuple(
-    rule
-    for side in ("down_blocks", "up_blocks")
-    for rule in (
-        *attention(f"{side}.{{i}}.{{j}}.attention", f"{side}.{{i}}.{{j}}.attention.attn", "to_q to_k to_v out_proj"),
+
+def _cascade_attention(path: str) -> tuple[Rule, ...]:
+    return (
+        *attention(path, f"{path}.attn", "to_q to_k to_v out_proj"),
         # The authors use PyTorch's MultiheadAttention, whose in_proj_weight is query, key and value.
-        fused(f"{side}.{{i}}.{{j}}.attention.attn", f"{side}.{{i}}.{{j}}.attention.", "to_q to_k to_v"),
+        fused(f"{path}.attn", f"{path}.", "to_q to_k to_v"),
     )
+
+
+_CASCADE = (
+    *_cascade_attention("down_blocks.{i}.{j}.attention"),
+    *_cascade_attention("up_blocks.{i}.{j}.attention"),
 )
 
 # OneTrainer's OMI files.

@@ -4,7 +4,20 @@ blocks, HunyuanVideo, HunyuanVideo 1.5 and HunyuanImage 2.1.
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, feed_forward, fused, joint_attention, one, pairs, split, two_layers
+from ._words import (
+    Architecture,
+    Rule,
+    Side,
+    block,
+    feed_forward,
+    fused,
+    joint_attention,
+    one,
+    pairs,
+    split,
+    two_layers,
+    words,
+)
 
 _DOUBLE, _SINGLE = "double_blocks.{i}", "single_blocks.{i}"
 _TWO, _ONE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
@@ -35,14 +48,19 @@ _DOUBLE_BLOCKS = (*_ATTENTION, *_FEED_FORWARD)
 
 
 # OneTrainer's OMI files have `.proj` below the input embedding.
-_OMI = ((("img_in", "img_in.proj"),),)
+_OMI = (words("img_in=img_in.proj"),)
 
 
-def _embedders(prefix: str, **names: str) -> tuple[Rule, ...]:
-    """Rules for embedders of two Linears below `prefix`; keywords are diffusers=original."""
+def _embedders(prefix: str, *rows: str) -> tuple[Rule, ...]:
+    """Rules for embedders of two Linears, from `words` `diffusers=original`; diffusers' are below `prefix`."""
     return tuple(
-        rule for theirs, ours in names.items() for rule in two_layers(f"{prefix}.{theirs}", ours, "in_layer out_layer")
+        rule for theirs, ours in words(*rows) for rule in two_layers(f"{prefix}.{theirs}", ours, "in_layer out_layer")
     )
+
+
+_TIME_TEXT = _embedders(
+    "time_text_embed", "timestep_embedder=time_in text_embedder=vector_in guidance_embedder=guidance_in"
+)
 
 
 _BLOCKS = ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1", "double_blocks.0.img_mod.lin", "img_in")
@@ -60,14 +78,7 @@ FLUX = Architecture(
     "Flux.1",
     Side(has=(*_BLOCKS, "vector_in.in_layer"), lacks=_OVIS, spellings=_OMI),
     Side(has=(*_THEIR_BLOCKS, "time_text_embed.text_embedder.linear_1")),
-    (
-        *_DOUBLE_BLOCKS,
-        *_SINGLE_BLOCKS,
-        *_MODULATION,
-        *_embedders(
-            "time_text_embed", timestep_embedder="time_in", text_embedder="vector_in", guidance_embedder="guidance_in"
-        ),
-    ),
+    (*_DOUBLE_BLOCKS, *_SINGLE_BLOCKS, *_MODULATION, *_TIME_TEXT),
 )
 
 LONGCAT_IMAGE = Architecture(
@@ -75,7 +86,7 @@ LONGCAT_IMAGE = Architecture(
     "LongCat-Image",
     Side(has=_BLOCKS, lacks=("vector_in.in_layer", *_OVIS)),
     Side(has=(*_THEIR_BLOCKS, "time_embed.timestep_embedder.linear_1")),
-    (*_DOUBLE_BLOCKS, *_SINGLE_BLOCKS, *_MODULATION, *_embedders("time_embed", timestep_embedder="time_in")),
+    (*_DOUBLE_BLOCKS, *_SINGLE_BLOCKS, *_MODULATION, *_embedders("time_embed", "timestep_embedder=time_in")),
 )
 
 OVIS_IMAGE = Architecture(
@@ -111,7 +122,7 @@ FLUX2 = Architecture(
             for name in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
         ),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
-        *_embedders("time_guidance_embed", timestep_embedder="time_in", guidance_embedder="guidance_in"),
+        *_embedders("time_guidance_embed", "timestep_embedder=time_in guidance_embedder=guidance_in"),
     ),
 )
 
@@ -135,7 +146,7 @@ _HUNYUAN: tuple[Rule, ...] = (
     *(rule for rule in (*_DOUBLE_BLOCKS, *_SINGLE_BLOCKS, *_MODULATION) if rule.original not in ("img_in", "txt_in")),
     *pairs("x_embedder.proj=img_in.proj context_embedder.proj_in=txt_in.input_embedder"),
     *_embedders(
-        "context_embedder.time_text_embed", timestep_embedder="txt_in.t_embedder", text_embedder="txt_in.c_embedder"
+        "context_embedder.time_text_embed", "timestep_embedder=txt_in.t_embedder text_embedder=txt_in.c_embedder"
     ),
     fused(f"{_TOKENS}.self_attn.qkv", f"{_REFINER}.attn.", "to_q to_k to_v"),
     *block(_REFINER, _TOKENS, "attn.to_out.0=self_attn.proj norm_out.linear=adaLN_modulation.1 norm1 norm2"),
@@ -144,39 +155,26 @@ _HUNYUAN: tuple[Rule, ...] = (
 
 _BYT5 = block("context_embedder_2", "byt5_in", "norm=layernorm linear_1=fc1 linear_2=fc2 linear_3=fc3")
 
-_SHORT = (
-    ("_mod.lin", "_mod.linear"),
-    ("modulation.lin", "modulation.linear"),
-    ("_attn.qkv", "_attn_qkv"),
-    ("_attn.proj", "_attn_proj"),
+_SPELLING = (  # what both spellings share
+    "_mod.lin=_mod.linear modulation.lin=modulation.linear _attn.qkv=_attn_qkv _attn.proj=_attn_proj",
+    "c_embedder.in_layer=c_embedder.linear_1 c_embedder.out_layer=c_embedder.linear_2",
+    "time_in.in_layer=time_in.mlp.0 time_in.out_layer=time_in.mlp.2",
+    "guidance_in.in_layer=guidance_in.mlp.0 guidance_in.out_layer=guidance_in.mlp.2",
 )
 
-
-def _respelled(names: str, *embedders: str) -> tuple[tuple[str, str], ...]:
-    """Other spellings of the embedders' two Linears: `names` instead of `in_layer` and `out_layer`."""
-    return tuple(
-        (f"{embedder}.{ours}", f"{embedder}.{other}")
-        for embedder in embedders
-        for ours, other in zip(("in_layer", "out_layer"), names.split(), strict=True)
-    )
-
-
+# The feed-forwards' words stand first, or they would change the embedders' `mlp.0` and `mlp.2` too.
 _HUNYUAN_SPELLINGS = (
     # The authors' own repository, kept by musubi-tuner; diffusion-pipe keeps it for the blocks.
-    (
-        *_SHORT,
-        ("mlp.0", "mlp.fc1"),
-        ("mlp.2", "mlp.fc2"),
-        *_respelled("linear_1 linear_2", "c_embedder"),
-        *_respelled("mlp.0 mlp.2", "time_in", "guidance_in", "t_embedder"),
+    words(
+        "mlp.0=mlp.fc1 mlp.2=mlp.fc2",
+        *_SPELLING,
+        "t_embedder.in_layer=t_embedder.mlp.0 t_embedder.out_layer=t_embedder.mlp.2",
     ),
     # OneTrainer's OMI files.
-    (
-        *_SHORT,
-        ("mlp.0", "mlp.fc0"),
-        ("mlp.2", "mlp.fc2"),
-        *_respelled("linear_1 linear_2", "c_embedder", "t_embedder"),
-        *_respelled("mlp.0 mlp.2", "time_in", "guidance_in"),
+    words(
+        "mlp.0=mlp.fc0 mlp.2=mlp.fc2",
+        *_SPELLING,
+        "t_embedder.in_layer=t_embedder.linear_1 t_embedder.out_layer=t_embedder.linear_2",
     ),
 )
 
@@ -192,12 +190,7 @@ HUNYUAN_VIDEO = Architecture(
     "HunyuanVideo",
     Side(has=(*_HUNYUAN_ORIGINAL, "vector_in.in_layer"), spellings=_HUNYUAN_SPELLINGS),
     Side(has=(*_HUNYUAN_THEIRS, "time_text_embed.timestep_embedder.linear_1")),
-    (
-        *_HUNYUAN,
-        *_embedders(
-            "time_text_embed", timestep_embedder="time_in", text_embedder="vector_in", guidance_embedder="guidance_in"
-        ),
-    ),
+    (*_HUNYUAN, *_TIME_TEXT),
 )
 
 HUNYUAN_VIDEO_15 = Architecture(
@@ -208,7 +201,7 @@ HUNYUAN_VIDEO_15 = Architecture(
     (
         *_HUNYUAN,
         *_BYT5,
-        *_embedders("time_embed", timestep_embedder="time_in", timestep_embedder_r="time_r_in"),
+        *_embedders("time_embed", "timestep_embedder=time_in timestep_embedder_r=time_r_in"),
         *block("image_embedder", "vision_in", "norm_in=proj.0 linear_1=proj.1 linear_2=proj.3 norm_out=proj.4"),
         one("cond_type_embed", "cond_type_embedding"),
     ),
@@ -224,9 +217,7 @@ HUNYUAN_IMAGE = Architecture(
         *_BYT5,
         *_embedders(
             "time_guidance_embed",
-            timestep_embedder="time_in",
-            timestep_embedder_r="time_r_in",
-            guidance_embedder="guidance_in",
+            "timestep_embedder=time_in timestep_embedder_r=time_r_in guidance_embedder=guidance_in",
         ),
     ),
 )

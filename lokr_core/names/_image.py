@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._words import (
     Architecture,
     PrefixGroup,
+    Rule,
     Side,
     attention,
     block,
@@ -36,9 +37,8 @@ SD3 = Architecture(
         one(f"{_TWO}.norm1_context.linear", f"{_JOINT}.context_block.adaLN_modulation.1", ratio=2, swap=True),
         *two_layers("time_text_embed.timestep_embedder", "t_embedder.mlp"),
         *two_layers("time_text_embed.text_embedder", "y_embedder.mlp"),
-        one("pos_embed.proj", "x_embedder.proj"),
+        *pairs("pos_embed.proj=x_embedder.proj proj_out=final_layer.linear"),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
-        one("proj_out", "final_layer.linear"),
     ),
 )
 
@@ -63,9 +63,8 @@ AURAFLOW = Architecture(
         *block("single_transformer_blocks.{i}.ff", "single_layers.{i}.mlp", _AURAFLOW_FF),
         *attention("single_transformer_blocks.{i}.attn", "single_layers.{i}.attn", "w1q w1k w1v w1o"),
         *two_layers("time_step_proj", "t_embedder.mlp"),
-        *pairs("context_embedder=cond_seq_linear pos_embed.proj=init_x_linear"),
+        *pairs("context_embedder=cond_seq_linear pos_embed.proj=init_x_linear proj_out=final_linear"),
         one("norm_out.linear", "modF.1", swap=True),
-        one("proj_out", "final_linear"),
     ),
 )
 
@@ -95,6 +94,7 @@ PIXART = Architecture(
     ),
 )
 
+# ComfyUI itself has no Sana; trainers and pipelines use diffusers' names.
 SANA = Architecture(
     "sana",
     "Sana",
@@ -113,7 +113,6 @@ SANA = Architecture(
             "patch_embed.proj=x_embedder.proj proj_out=final_layer.linear",
         ),
     ),
-    note="ComfyUI itself has no Sana; trainers and pipelines use diffusers' names.",
 )
 
 QWEN_IMAGE = Architecture(
@@ -125,16 +124,11 @@ QWEN_IMAGE = Architecture(
         fused(f"{_TWO}.attn.to_qkv", f"{_TWO}.attn.", "to_q to_k to_v"),
         fused(f"{_TWO}.attn.to_added_qkv", f"{_TWO}.attn.", "add_q_proj add_k_proj add_v_proj"),
     ),
-    note="One name space: the authors' names, ComfyUI's and diffusers' are the same.",
 )
 
+# The gate of the experts is a bare parameter that trainers leave alone.
 HIDREAM = one_naming(
-    "hidream",
-    "HiDream-I1",
-    "double_stream_blocks.0.block.attn1.to_q_t",
-    "caption_projection.0.linear",
-    note="One name space: the authors' names, ComfyUI's and diffusers' are the same. The gate of the experts is a bare "
-    "parameter that trainers leave alone.",
+    "hidream", "HiDream-I1", "double_stream_blocks.0.block.attn1.to_q_t", "caption_projection.0.linear"
 )
 
 ERNIE_IMAGE = one_naming(
@@ -143,17 +137,25 @@ ERNIE_IMAGE = one_naming(
 
 JOYIMAGE = one_naming("joyimage", "JoyImage-Edit", "double_blocks.0.attn.img_attn_qkv", "condition_embedder.time_proj")
 
-HIDREAM_O1 = Architecture(
+# The authors' class wraps all of it in `model`, which ComfyUI leaves out; it also leaves out the mergers of the vision
+# tower's inner layers, which do not act here.
+HIDREAM_O1 = one_naming(
     "hidream_o1",
     "HiDream-O1",
-    Side(
-        has=("language_model.layers.0.self_attn.q_proj", "x_embedder.proj1", "final_layer2.linear"),
-        prefixes=(PrefixGroup("language_model.layers.0.self_attn.q_proj", ("", "model.")),),
-    ),
-    None,
-    note="One name space. The authors' class wraps all of it in `model`, which ComfyUI leaves out; it also leaves out "
-    "the mergers of the vision tower's inner layers, which do not act here.",
+    "x_embedder.proj1",
+    "final_layer2.linear",
+    prefixes=(PrefixGroup("language_model.layers.0.self_attn.q_proj", ("", "model.")),),
 )
+
+
+def _krea_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (
+        *attention(f"{theirs}.attn", f"{ours}.attn", "wq wk wv wo", "qknorm.qnorm qknorm.knorm"),
+        # Some trainers write `to_out` for `to_out.0`.
+        *block(theirs, ours, "attn.to_out=attn.wo attn.to_gate=attn.gate norm1=prenorm norm2=postnorm"),
+        *block(f"{theirs}.ff", f"{ours}.mlp", "gate up down"),
+    )
+
 
 KREA2 = Architecture(
     "krea2",
@@ -161,30 +163,17 @@ KREA2 = Architecture(
     Side(has=("first", "tproj.1", "txtfusion.projector", "blocks.0.attn.wq")),
     Side(has=("img_in", "time_mod_proj", "text_fusion.projector", "transformer_blocks.0.attn.to_gate")),
     (
-        *(
-            rule
-            for theirs, ours in (
-                (_TWO, "blocks.{i}"),
-                ("text_fusion.layerwise_blocks.{i}", "txtfusion.layerwise_blocks.{i}"),
-                ("text_fusion.refiner_blocks.{i}", "txtfusion.refiner_blocks.{i}"),
-            )
-            for rule in (
-                *attention(f"{theirs}.attn", f"{ours}.attn", "wq wk wv wo", "qknorm.qnorm qknorm.knorm"),
-                one(f"{theirs}.attn.to_out", f"{ours}.attn.wo"),  # as some trainers write it
-                one(f"{theirs}.attn.to_gate", f"{ours}.attn.gate"),
-                *block(f"{theirs}.ff", f"{ours}.mlp", "gate up down"),
-                *block(theirs, ours, "norm1=prenorm norm2=postnorm"),
-            )
-        ),
-        one("img_in", "first"),
+        *_krea_block(_TWO, "blocks.{i}"),
+        *_krea_block("text_fusion.layerwise_blocks.{i}", "txtfusion.layerwise_blocks.{i}"),
+        *_krea_block("text_fusion.refiner_blocks.{i}", "txtfusion.refiner_blocks.{i}"),
         *two_layers("time_embed", "tmlp"),
-        *pairs("time_mod_proj=tproj.1 txt_in.norm=txtmlp.0"),
         *two_layers("txt_in", "txtmlp", "1 3"),
-        *pairs("text_fusion.projector=txtfusion.projector"),
+        *pairs("img_in=first time_mod_proj=tproj.1 txt_in.norm=txtmlp.0 text_fusion.projector=txtfusion.projector"),
         *block("final_layer", "last", "linear norm"),
     ),
 )
 
+# diffusers swaps norm2 and norm3 of a block; a file's `norm2` is ambiguous and means the target's own.
 HUNYUAN_DIT = Architecture(
     "hunyuan_dit",
     "HunyuanDiT",
@@ -201,11 +190,9 @@ HUNYUAN_DIT = Architecture(
         *two_layers("time_extra_emb.extra_embedder", "extra_embedder"),
         *block("time_extra_emb.pooler", "pooler", "q_proj k_proj v_proj c_proj"),
         *two_layers("text_embedder", "mlp_t5"),
-        one("pos_embed.proj", "x_embedder.proj"),
+        *pairs("pos_embed.proj=x_embedder.proj proj_out=final_layer.linear"),
         one("norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
-        one("proj_out", "final_layer.linear"),
     ),
-    note="diffusers swaps norm2 and norm3 of a block; a file's `norm2` is ambiguous and means the target's own.",
 )
 
 TABLES = (HUNYUAN_DIT, SD3, AURAFLOW, SANA, PIXART, QWEN_IMAGE, HIDREAM, ERNIE_IMAGE, JOYIMAGE, HIDREAM_O1, KREA2)

@@ -5,10 +5,11 @@ Hosts change only the prefix of transformers' names, so most of these tables are
 
 from __future__ import annotations
 
-from ._words import Architecture, PrefixGroup, Side, block, fused, pairs
+from ._words import Architecture, PrefixGroup, Side, block, fused, one_naming, pairs
 
 _LAYER, _BLOCK = "text_model.encoder.layers.{i}", "transformer.resblocks.{i}"
 
+# OpenCLIP's text_projection, a bare parameter, is the transpose of transformers' Linear: not covered.
 CLIP = Architecture(
     "clip",
     "CLIP text encoder",
@@ -32,7 +33,6 @@ CLIP = Architecture(
         ),
         *pairs("text_model.final_layer_norm=ln_final text_model.embeddings.token_embedding=token_embedding"),
     ),
-    note="OpenCLIP's text_projection, a bare parameter, is the transpose of transformers' Linear: not covered.",
 )
 
 _T5 = PrefixGroup("block.0.layer.0.SelfAttention.q", ("encoder.", "", "transformer.encoder."))
@@ -43,22 +43,16 @@ _LINEAR = PrefixGroup("layers.0.linear_attn.in_proj_qkv", _DECODERS)  # Qwen3.5:
 _VISION = PrefixGroup("blocks.0.attn.qkv", ("visual.", "model.visual.", "transformer.visual."))
 
 
-def _prefixed(name: str, title: str, *has: str, groups: tuple[PrefixGroup, ...]) -> Architecture:
-    """A text encoder of one naming below several prefixes; the probe of its first group identifies it, with `has`."""
-    side = Side(has=(groups[0].prefixes[0] + groups[0].probe, *has), prefixes=groups)
-    return Architecture(name, title, side, None, note="One name space, several prefixes.")
-
-
 def _decoder(name: str, title: str, *has: str, layers: PrefixGroup = _LANGUAGE) -> Architecture:
-    return _prefixed(name, title, *has, groups=(layers, _VISION))
+    return one_naming(name, title, *has, prefixes=(layers, _VISION))
 
 
 _FEED_FORWARD = "model.layers.0.mlp.down_proj"
 
 TABLES = (
     CLIP,
-    _prefixed("t5", "T5 and UMT5", groups=(_T5,)),
-    _prefixed("bert", "BERT", groups=(_BERT,)),
+    one_naming("t5", "T5 and UMT5", prefixes=(_T5,)),
+    one_naming("bert", "BERT", prefixes=(_BERT,)),
     _decoder("qwen_vl", "Qwen-VL", _FEED_FORWARD, "visual.blocks.0.attn.qkv"),
     _decoder("qwen35", "Qwen3.5", _FEED_FORWARD, layers=_LINEAR),
     _decoder("gemma", "Gemma 2 and 3", _FEED_FORWARD, "model.layers.0.pre_feedforward_layernorm"),

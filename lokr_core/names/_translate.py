@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from ._registry import PARAMETERS, Shape, View, Weight, view_of
@@ -55,22 +56,22 @@ def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
 def _fusions(view: View, found: Mapping[str, tuple[Slot, ...]]) -> list[tuple[str, tuple[Slot, ...]]]:
     """Diffusers' names of the modules that `fuse_qkv_projections` makes, one slot for each fused part."""
     rows = {(weight.module, weight.parameter): weight.shape[0] for weight in view.weights.values()}
-    own = {name: (Slot(weight.module, parameter=weight.parameter),) for name, weight in view.weights.items()}
-    places = {**own, **found}
     fused = []
     for whole, members in FUSIONS:
-        for name in [name for name in places if name.endswith(f".{members[0]}")]:
+        for name in [name for name in found if name.endswith(f".{members[0]}")]:
             parent = name[: -len(members[0])]
-            parts = [places.get(parent + member, ()) for member in members]
+            parts = [found.get(parent + member, ()) for member in members]
             if any(len(part) != 1 or part[0].swap or part[0].source_rows for part in parts):
                 continue
-            slots, start = [], 0
-            for (slot,) in parts:
-                size = slot.rows[1] if slot.rows else rows[slot.module, slot.parameter]
-                slots.append(replace(slot, source_rows=(start, size)))
-                start += size
+            sizes = [slot.rows[1] if slot.rows else rows[slot.module, slot.parameter] for (slot,) in parts]
+            slots = (replace(slot, source_rows=span) for (slot,), span in zip(parts, _spans(sizes), strict=True))
             fused.append((parent + whole, tuple(slots)))
     return fused
+
+
+def _spans(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(start, length) of parts of these sizes, one after another."""
+    return zip(accumulate(sizes, initial=0), sizes, strict=False)
 
 
 def _spellings(name: str, side: Side | None) -> Iterator[str]:
@@ -149,13 +150,12 @@ def _translated(view: View) -> Iterator[Named]:
         if len(there) == 1:
             parts.setdefault((there[0].format(**numbers), rule), {})[member] = weight
             continue
-        start, name = 0, here[0].format(**numbers)
-        for part, rows in enumerate(_sizes(view, rule, weight, numbers)):
-            slots = (Slot(weight.module, (start, rows), parameter=weight.parameter),)
+        name = here[0].format(**numbers)
+        for part, span in enumerate(_spans(_sizes(view, rule, weight, numbers))):
+            slots = (Slot(weight.module, span, parameter=weight.parameter),)
             yield other, there[part].format(**numbers), slots
             if view.side == ORIGINAL:
                 yield ORIGINAL, f"{name}.{part}", slots
-            start += rows
     for (name, rule), members in parts.items():
         count = len(rule.names(view.side))
         if count == 1:
@@ -166,11 +166,9 @@ def _translated(view: View) -> Iterator[Named]:
                 yield ORIGINAL, f"{name}.{part}", (Slot(weight.module, parameter=weight.parameter),)
         if len(members) < count:  # the missing parts' sizes are unknown
             continue
-        split: list[Slot] = []
-        start = 0
-        for _, weight in sorted(members.items()):
-            split.append(Slot(weight.module, source_rows=(start, weight.shape[0]), parameter=weight.parameter))
-            start += weight.shape[0]
+        whole = [members[part] for part in range(count)]
+        spans = _spans([weight.shape[0] for weight in whole])
+        split = [Slot(w.module, source_rows=span, parameter=w.parameter) for w, span in zip(whole, spans, strict=True)]
         yield other, name, tuple(split)
 
 

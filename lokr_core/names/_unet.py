@@ -6,7 +6,7 @@ diffusers counts blocks by level and kind (`down_blocks.1.attentions.0`), the or
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ._words import ORIGINAL, Architecture, Rule, Side, block, one, pairs, two_layers
 
@@ -26,6 +26,9 @@ _RESNETS, _ATTENTIONS, _SAMPLER = "resnets", "attentions", "sampler"
 
 # (module below a step's path in original names, the kind of step that has it)
 _MARKS = (("in_layers.2", _RESNETS), ("proj_in", _ATTENTIONS), ("op", _SAMPLER), ("conv", _SAMPLER))
+
+# (the original's list of blocks, diffusers' list, diffusers' name of its samplers)
+_PARTS = (("input_blocks", "down_blocks", "downsamplers"), ("output_blocks", "up_blocks", "upsamplers"))
 
 Block = tuple[str, str, str]
 """(kind, diffusers path, original path)"""
@@ -59,10 +62,7 @@ def _head(module: str) -> str:
 
 
 def _blocks_of_original(modules: Collection[str]) -> Iterator[Block]:
-    for part, side, sampler in (
-        ("input_blocks", "down_blocks", "downsamplers"),
-        ("output_blocks", "up_blocks", "upsamplers"),
-    ):
+    for part, side, sampler in _PARTS:
         level = place = 0
         for number in range(_count(modules, part)):
             ended = False
@@ -76,10 +76,7 @@ def _blocks_of_original(modules: Collection[str]) -> Iterator[Block]:
                 level, place = level + 1, 0
             elif number or part == "output_blocks":  # input_blocks.0 is the first convolution
                 place += 1
-    places = {_RESNETS: 0, _ATTENTIONS: 0}
-    for ours, kind in _steps(modules, "middle_block"):
-        yield kind, f"mid_block.{kind}.{places[kind]}", ours
-        places[kind] += 1
+    yield from _middle_blocks(_steps(modules, "middle_block"))
 
 
 def _count(modules: Collection[str], part: str) -> int:
@@ -96,10 +93,8 @@ def _steps(modules: Collection[str], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _blocks_of_diffusers(modules: Collection[str]) -> Iterator[Block]:
-    for part, side, sampler, number in (
-        ("input_blocks", "down_blocks", "downsamplers", 1),
-        ("output_blocks", "up_blocks", "upsamplers", 0),
-    ):
+    for part, side, sampler in _PARTS:
+        number = 1 if part == "input_blocks" else 0  # input_blocks.0 is the first convolution
         for level in range(_count(modules, side)):
             place = 0
             while f"{side}.{level}.resnets.{place}.conv1" in modules:
@@ -121,9 +116,14 @@ def _blocks_of_diffusers(modules: Collection[str]) -> Iterator[Block]:
             kinds.append(_ATTENTIONS)
         if f"mid_block.resnets.{place + 1}.conv1" in modules:
             kinds.append(_RESNETS)
+    yield from _middle_blocks((f"middle_block.{number}", kind) for number, kind in enumerate(kinds))
+
+
+def _middle_blocks(steps: Iterable[tuple[str, str]]) -> Iterator[Block]:
+    """The blocks of the middle, from (original path, kind) of its steps in order."""
     places = {_RESNETS: 0, _ATTENTIONS: 0}
-    for number, kind in enumerate(kinds):
-        yield kind, f"mid_block.{kind}.{places[kind]}", f"middle_block.{number}"
+    for ours, kind in steps:
+        yield kind, f"mid_block.{kind}.{places[kind]}", ours
         places[kind] += 1
 
 

@@ -41,6 +41,9 @@ _FACES = (  # of Wan Animate
     *block("face_encoder", "face_encoder", "conv1_local=conv1_local.conv conv2=conv2.conv conv3=conv3.conv"),
 )
 
+# Covers t2v, i2v, VACE, Animate. Of the further variants (camera, S2V, HuMo, SCAIL) the shared blocks are covered;
+# their extra modules have only original names. Animate's motion encoder has bare parameters in diffusers, which
+# trainers do not touch.
 WAN = Architecture(
     "wan",
     "Wan 2.1 and 2.2",
@@ -57,9 +60,6 @@ WAN = Architecture(
         *pairs("condition_embedder.time_proj=time_projection.1 proj_out=head.head"),
         *_FACES,
     ),
-    note="Covers t2v, i2v, VACE, Animate. Of the further variants (camera, S2V, HuMo, SCAIL) the shared blocks are "
-    "covered; their extra modules have only original names. Animate's motion encoder has bare parameters in diffusers, "
-    "which trainers do not touch.",
 )
 
 _LTX_ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
@@ -68,11 +68,7 @@ _LTX_MODULATION = "emb.timestep_embedder.linear_1 emb.timestep_embedder.linear_2
 _LTX = (
     one("proj_in", "patchify_proj"),
     *block("time_embed", "adaln_single", _LTX_MODULATION),
-    *(
-        rule
-        for name in _LTX_ATTENTIONS
-        for rule in block(f"{_TWO}.{name}", f"{_TWO}.{name}", "norm_q=q_norm norm_k=k_norm")
-    ),
+    *block(_TWO, _TWO, *(f"{name}.norm_q={name}.q_norm {name}.norm_k={name}.k_norm" for name in _LTX_ATTENTIONS)),
 )
 
 LTX_VIDEO = Architecture(
@@ -88,6 +84,7 @@ LTX_VIDEO = Architecture(
     _LTX,
 )
 
+# The connectors of the text embeddings are a separate model in diffusers; here they have original names.
 LTX2 = Architecture(
     "ltx2",
     "LTX-2",
@@ -102,7 +99,6 @@ LTX2 = Architecture(
         *block("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single", _LTX_MODULATION),
         *block("av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single", _LTX_MODULATION),
     ),
-    note="The connectors of the text embeddings are a separate model in diffusers; here they have original names.",
 )
 
 _COSMOS_ENDS = (
@@ -144,15 +140,9 @@ def _cosmos1_blocks(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
 
 _COSMOS_ORIGINAL = ("blocks.0.adaln_modulation_self_attn.1", "blocks.0.self_attn.output_proj", "t_embedder.1.linear_1")
 
-ANIMA = Architecture(
-    "anima",
-    "Anima",
-    Side(has=(*_COSMOS_ORIGINAL, "llm_adapter.out_proj")),
-    None,
-    _COSMOS,
-    note="Cosmos-Predict2 with a text adapter. The transformer has Cosmos' diffusers names; the adapter "
-    "(llm_adapter) has only its authors' names.",
-)
+# Cosmos-Predict2 with a text adapter. The transformer has Cosmos' diffusers names; the adapter (llm_adapter) has only
+# its authors' names.
+ANIMA = Architecture("anima", "Anima", Side(has=(*_COSMOS_ORIGINAL, "llm_adapter.out_proj")), None, _COSMOS)
 
 _LEARNED_POSITIONS = ("learnable_pos_embed",)
 _COSMOS_DIFFUSERS = ("patch_embed.proj", "time_embed.t_embedder.linear_1", "transformer_blocks.0.norm1.linear_1")
@@ -182,6 +172,7 @@ KANDINSKY5 = one_naming(
     "kandinsky5", "Kandinsky 5", "visual_transformer_blocks.0.self_attention.to_query", "text_embeddings.in_layer"
 )
 
+# The original names here are ComfyUI's. The authors' repository has other names, which are not covered.
 COGVIDEOX = Architecture(
     "cogvideox",
     "CogVideoX",
@@ -194,7 +185,6 @@ COGVIDEOX = Architecture(
         *pairs("time_embedding.linear_1=time_embedding_linear_1 time_embedding.linear_2=time_embedding_linear_2"),
         *pairs("ofs_embedding.linear_1=ofs_embedding_linear_1 ofs_embedding.linear_2=ofs_embedding_linear_2"),
     ),
-    note="`original` here is ComfyUI's naming. The authors' repository has other names, which are not covered.",
 )
 
 _MOCHI = "blocks.{i}"
@@ -218,9 +208,8 @@ MOCHI = Architecture(
         one(f"{_TWO}.ff_context.net.0.proj", f"{_MOCHI}.mlp_y.w1", swap=True),
         *two_layers("time_embed.timestep_embedder", "t_embedder.mlp"),
         *block("time_embed.pooler", "t5_y_embedder", "to_q to_kv to_out"),
-        *pairs("time_embed.caption_proj=t5_yproj patch_embed.proj=x_embedder.proj"),
+        *pairs("time_embed.caption_proj=t5_yproj patch_embed.proj=x_embedder.proj proj_out=final_layer.linear"),
         one("norm_out.linear", "final_layer.mod", swap=True),
-        one("proj_out", "final_layer.linear"),
     ),
 )
 

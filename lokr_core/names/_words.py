@@ -118,15 +118,24 @@ def split(diffusers: str, original_prefix: str, members: str) -> Rule:
     return Rule(names[0], (diffusers,), (REST,) * len(names), parts=names)
 
 
+def words(*rows: str) -> tuple[tuple[str, str], ...]:
+    """The two sides of words `left=right`, separated by spaces; a word without `=` is the same on both sides.
+
+    >>> words("norm proj=linear")
+    (('norm', 'norm'), ('proj', 'linear'))
+    """
+    halves = (word.partition("=") for row in rows for word in row.split())
+    return tuple((left, right or left) for left, _, right in halves)
+
+
 def pairs(*rows: str) -> tuple[Rule, ...]:
-    """Rules of one name on each side, from words `diffusers=original`, or one name that is the same on both sides."""
-    words = (word.partition("=") for row in rows for word in row.split())
-    return tuple(one(theirs, ours or theirs) for theirs, _, ours in words)
+    """Rules of one name on each side, from `words` `diffusers=original`."""
+    return tuple(one(theirs, ours) for theirs, ours in words(*rows))
 
 
 def block(diffusers: str, original: str, *rows: str) -> tuple[Rule, ...]:
     """Rules for the modules of one block: `pairs` below the two prefixes."""
-    return tuple(one(f"{diffusers}.{rule.diffusers[0]}", f"{original}.{rule.original}") for rule in pairs(*rows))
+    return tuple(one(f"{diffusers}.{theirs}", f"{original}.{ours}") for theirs, ours in words(*rows))
 
 
 def two_layers(diffusers: str, original: str, names: str = "0 2") -> tuple[Rule, ...]:
@@ -200,7 +209,6 @@ class Architecture:
 
     diffusers: None if the architecture has one naming only
     expand: (side, module paths of the target) -> further rules, if block numbers depend on the target's layout
-    note: what is unverified or has no public naming
     """
 
     name: str
@@ -209,13 +217,15 @@ class Architecture:
     diffusers: Side | None
     rules: tuple[Rule, ...] = ()
     expand: Callable[[str, Collection[str]], tuple[Rule, ...]] | None = None
-    note: str = ""
 
     def __hash__(self) -> int:
         return hash(self.name)
 
 
-def one_naming(name: str, title: str, *has: str, note: str = "") -> Architecture:
-    """An architecture whose authors, ComfyUI and diffusers (if it has the model) use the same names."""
-    same = "One name space: the authors' names, ComfyUI's and diffusers' are the same."
-    return Architecture(name, title, Side(has), None, note=note or same)
+def one_naming(name: str, title: str, *has: str, prefixes: tuple[PrefixGroup, ...] = ()) -> Architecture:
+    """An architecture whose authors, ComfyUI and diffusers (if it has the model) use the same names.
+
+    The probe of the first group of `prefixes` identifies it, together with `has`.
+    """
+    probes = [group.prefixes[0] + group.probe for group in prefixes[:1]]
+    return Architecture(name, title, Side((*probes, *has), prefixes=prefixes), None)
