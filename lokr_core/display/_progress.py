@@ -18,10 +18,9 @@ def progress_bar(label: str, unit: str = "B", stream: TextIO | None = None) -> I
 
     It appears after a second, only if ``stream`` (stderr by default) is a terminal, and is wiped at the end.
     """
-    in_bytes = unit == "B"
     # miniters=0: redraw by the time that has passed, not by a guess of how many steps fit into it.
     with tqdm(
-        desc=label, unit=unit, unit_scale=in_bytes, delay=1, leave=False, miniters=0, disable=None, file=stream
+        desc=label, unit=unit, unit_scale=unit == "B", delay=1, leave=False, miniters=0, disable=None, file=stream
     ) as bar:
 
         def show(done: int, total: int) -> None:

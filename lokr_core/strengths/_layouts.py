@@ -12,19 +12,10 @@ from dataclasses import dataclass
 from ..errors import LoKrValueError
 from ._blocks import OTHER, PRESETS, BlockStrengths, short_name
 
-# List of blocks -> its label in the editor.
+# List of blocks -> its label in the editor; the label of any other list is its name.
 _LABELS = {
-    "input_blocks": "Input blocks",
-    "middle_block": "Middle block",
-    "output_blocks": "Output blocks",
     "double_blocks": "Double blocks (image and text apart)",
     "single_blocks": "Single blocks (image and text together)",
-    "joint_blocks": "Joint blocks",
-    "transformer_blocks": "Transformer blocks",
-    "noise_refiner": "Noise refiner",
-    "context_refiner": "Context refiner",
-    "layers": "Layers",
-    "blocks": "Blocks",
     "double_layers": "Double layers (image and text apart)",
     "single_layers": "Single layers (image and text together)",
     "double_stream_blocks": "Double blocks (image and text apart)",
@@ -117,21 +108,20 @@ def block_layout_of(architecture: str | None, seen: Iterable[tuple[str, str]] = 
         if number and not re.fullmatch(r"TE\d?", group):
             name, count = groups.get(group, (_list_of(group), 0))
             groups[group] = name, max(count, int(number.group(1)) + 1)
-    listed = tuple(
-        Group(short, name, _LABELS.get(name, short.replace("_", " ").capitalize()), _blocks(short, count))
-        for short, (name, count) in groups.items()
-    )
+    listed = (_group(short, name, count) for short, (name, count) in groups.items())
     around = Group(OTHER, "", "Around the blocks", (OTHER,))
     return BlockLayout(architecture, (*listed, around), tuple(_presets(architecture, groups)))
 
 
+def _group(short: str, name: str, count: int) -> Group:
+    label = _LABELS.get(name, name.replace("_", " ").capitalize())
+    return Group(short, name, label, tuple(f"{short}{number}" for number in range(count)))
+
+
 def _list_of(short: str) -> str:
     """The name of the list that most likely has that short name."""
-    return next((name for name in _LABELS if short_name(name) == short), short.lower())
-
-
-def _blocks(short: str, count: int) -> tuple[str, ...]:
-    return tuple(f"{short}{number}" for number in range(count))
+    known = (name for lists in _LISTS.values() for name, _ in lists)
+    return next((name for name in known if short_name(name) == short), short.lower())
 
 
 def _presets(architecture: str | None, groups: Mapping[str, tuple[str, int]]) -> Iterable[Preset]:
