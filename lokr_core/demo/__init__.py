@@ -35,7 +35,6 @@ _WIDTH, _RANK, _ALPHA, _FACTOR = 96, 12, 48, 2
 _BASE_STEPS, _LOKR_STEPS = 400, 750
 _TILE, _GAP, _TOP = 144, 8, 30  # pixels
 _FREQUENCIES = math.pi * torch.tensor([0.5, 1.0, 2.0, 4.0])
-_EXPLAINED = "A tiny model that paints a landscape by day, and a LoKr that turns day into night."
 _TITLES = ("strength", "distance to target", "change of picture", "largest weight change", "base restored")
 
 
@@ -99,7 +98,7 @@ class Demo:
         """For a person."""
         return "\n".join(
             [
-                _EXPLAINED,
+                "A tiny model that paints a landscape by day, and a LoKr that turns day into night.",
                 f"LoKr: {self.modules} layers, {self.parameters:,} numbers beside the model's "
                 f"{self.model_parameters:,}, {human_bytes(self.adapter_bytes)}",
                 f"saved and loaded back: its colours differ from training's by {self.agreement:.1g} at most",

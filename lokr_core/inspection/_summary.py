@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 
+import torch
+
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..display import human_bytes
 from ..kronecker import Factor, kron_norm
@@ -17,8 +19,8 @@ from ..names import guesses
 from ._energy import Energy, HeatMap, place_of
 from ._metadata import base_model, frequent_tags, title, trained_with, trigger_words
 
+_DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 _OUTLIER = 30  # times the median from which a module stands out
-_LINES = 12  # groups of modules that the text shows
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Inspection:
             "modules": [{**asdict(module), "rms": module.rms} for module in self.modules],
         }
 
-    def text(self, lines: int = _LINES) -> str:
+    def text(self, lines: int = 12) -> str:
         """``lines`` groups of modules at most."""
         unstated = "not stated"
         ratio = self.full_parameters / self.parameters
@@ -177,8 +179,7 @@ def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -
     architecture = next(iter(guesses(shapes)), None)
     places = {module: place_of(name, architecture) for module, name in adapter.names.items()}
     modules = [_module(m, weights, adapter.names[m], places[m].block) for m, weights in adapter.items()]
-    tensors = [t for w in adapter.values() for f in (w.w1, w.w2) for t in f.tensors.values()]
-    tensors += [w.dora_scale for w in adapter.values() if w.dora_scale is not None]
+    tensors = [tensor for weights in adapter.values() for tensor in weights.tensors.values()]
     full = sum(prod(w.shape) * next(iter(w.w2.tensors.values())).element_size() for w in adapter.values())
     return Inspection(
         file=adapter.path,
@@ -203,6 +204,7 @@ def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -
 
 
 def _module(name: str, weights: LoKrWeights, spelled: ModuleName, block: str) -> ModuleInfo:
+    dtypes = dict.fromkeys(t.dtype for f in (weights.w1, weights.w2) for t in f.tensors.values())
     return ModuleInfo(
         name=name,
         component=spelled.component,
@@ -215,7 +217,7 @@ def _module(name: str, weights: LoKrWeights, spelled: ModuleName, block: str) ->
         scaling=weights.scaling,
         alpha=weights.alpha,
         dora=weights.dora_axis,
-        dtype=", ".join(dict.fromkeys(_dtype(t) for f in (weights.w1, weights.w2) for t in f.tensors.values())),
+        dtype=", ".join(_DTYPES.get(dtype, str(dtype)) for dtype in dtypes),
         form="Tucker" if weights.is_tucker else "whole" if weights.rank is None else "low-rank",
         parameters=weights.numel,
         norm=abs(weights.scaling) * kron_norm(weights.w1, weights.w2),
@@ -242,12 +244,6 @@ def _form(factor: Factor) -> str:
 
 def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
-
-
-def _dtype(tensor) -> str:
-    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}.get(
-        str(tensor.dtype).removeprefix("torch."), str(tensor.dtype)
-    )
 
 
 def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .._files import TensorInfo
 from ..adapter import ModuleName
 from ..errors import LoKrShapeError
 from ..names import Architecture, Slot, aliases, detect
@@ -84,8 +85,8 @@ class Target:
         self.models.append(SubModel("", "", 0, None, {}, aliases or {}, _flat(aliases or {})))
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Target:
-        """The target of a model's parameters, or of a state dict."""
+    def of(cls, tensors: Mapping[str, Tensor] | Mapping[str, TensorInfo]) -> Target:
+        """The target of a model's parameters, of a state dict, or of a checkpoint file's header."""
         return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
     @property

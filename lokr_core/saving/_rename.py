@@ -156,13 +156,12 @@ def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[
     placed, report = resolve(adapter, target)
     for match in placed:
         matches[match.module].append(match)
-    missing = [module for module in adapter if module not in matches]
+    missing = [entry for entry in report.refused if entry.kind == "LoKr"]
     if missing:
-        why = next(entry for entry in report.entries if entry.module == missing[0])
         raise LoKrMatchError(
             f"{len(missing)} of the {len(adapter)} modules do not belong to the model that names are looked up in",
-            module=missing[0],
-            found=why.reason,
+            module=missing[0].module,
+            found=missing[0].reason,
             hint="give the model that the adapter was trained on, or save without one under the names it has",
         )
     for module, weights in adapter.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..errors import LoKrValueError
 from ..peft import PREFIX
 
 OWN = "own"
@@ -64,10 +63,3 @@ SPELLINGS = {
     "diffusers": Spelling("diffusers", False, {"": "transformer.", **_TEXT_ENCODERS}, unet="unet.", config="metadata"),
     "peft": Spelling(OWN, False, {"": PREFIX}, config="beside"),
 }
-
-
-def spelling_of(format: str) -> Spelling:
-    """The row of ``SPELLINGS``. Raises LoKrValueError if the format is unknown."""
-    if format not in SPELLINGS:
-        raise LoKrValueError("Unknown format", expected=", ".join(SPELLINGS), found=repr(format))
-    return SPELLINGS[format]

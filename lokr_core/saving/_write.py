@@ -22,7 +22,7 @@ from ..matching import Target
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
 from ._peft_form import peft_layout
 from ._rename import Renamed, rename
-from ._spellings import Spelling, spelling_of
+from ._spellings import SPELLINGS, Spelling
 
 
 class HoldsAdapter(Protocol):
@@ -73,7 +73,9 @@ def save_adapter(
     tensors, modules = dict(adapter.foreign.tensors), dict(adapter)
     with blame(file=path):
         if format is not None:
-            spelling, target = spelling_of(format), None if model is None else _target(model)
+            if format not in SPELLINGS:
+                raise LoKrValueError("Unknown format", expected=", ".join(SPELLINGS), found=repr(format))
+            spelling, target = SPELLINGS[format], None if model is None else _target(model)
             renamed, foreign = rename(adapter, spelling, target)
             metadata.pop(METADATA_KEY, None)  # written anew, or every module has an alpha
             if spelling.config is not None:
@@ -91,9 +93,7 @@ def _target(model: Model) -> Target:
     if isinstance(model, nn.Module):
         # A layer with an adapter in training holds the model's own layer as ``base_layer``.
         return Target.of({name.replace(".base_layer.", "."): p for name, p in model.named_parameters()})
-    if isinstance(model, Mapping):
-        return Target.of(model)
-    return Target({name: info.shape for name, info in read_header(model).tensors.items()})
+    return Target.of(model if isinstance(model, Mapping) else read_header(model).tensors)
 
 
 def _refuse_foreign(adapter: Adapter, format: str) -> None:
@@ -139,9 +139,7 @@ def _save_with_config(
 
 
 def _all_cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    if dtype is None:
-        return dict(tensors)
-    return {key: t if key.endswith(".alpha") else _cast(key, t, dtype) for key, t in tensors.items()}
+    return {k: t if dtype is None or k.endswith(".alpha") else _cast(k, t, dtype) for k, t in tensors.items()}
 
 
 def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,7 +38,7 @@ _SCALES = ("scale_weight", "weight_scale", "weight_scale_2", "absmax")  # tensor
 
 def check_file(model: str | os.PathLike, adapter: Adapter | str | os.PathLike) -> Report:
     """Which modules of ``adapter`` match the checkpoint ``model``, by its header alone. Raises LoKrFileError."""
-    return resolve(_adapter(adapter), _target(read_header(model)))[1]
+    return resolve(_adapter(adapter), Target.of(read_header(model).tensors))[1]
 
 
 def apply_to_file(
@@ -66,7 +66,7 @@ def apply_to_file(
     strength, adapter, model, out = check_strength(strength), _adapter(adapter), Path(model), Path(out)
     header = read_header(model)
     _check_out(out, model, adapter, overwrite_input)
-    matches, report = resolve(adapter, _target(header))
+    matches, report = resolve(adapter, Target.of(header.tensors))
     report.raise_if_nothing_matched()
     updates: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
@@ -91,10 +91,6 @@ def apply_to_file(
 
 def _adapter(adapter: Adapter | str | os.PathLike) -> Adapter:
     return adapter if isinstance(adapter, Adapter) else load_adapter(adapter)
-
-
-def _target(header: Header) -> Target:
-    return Target({name: info.shape for name, info in header.tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,8 @@ class Term:
     strength: float | Mapping[str, float] = 1.0
 
     def of(self, module: str) -> float:
-        if isinstance(self.strength, Mapping):
-            return check_strength(self.strength.get(module, 0.0))
-        return check_strength(self.strength)
+        strength = self.strength
+        return check_strength(strength.get(module, 0.0) if isinstance(strength, Mapping) else strength)
 
 
 @dataclass
