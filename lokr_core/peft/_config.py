@@ -153,14 +153,15 @@ class LoKrConfig:
         """The field's value and those of its patterns, with what to call each in an error."""
         return [(name, getattr(self, name)), *((f"{patterns}[{k!r}]", v) for k, v in getattr(self, patterns).items())]
 
-    def rank_key(self, module: str, rank: int | None = None) -> str | None:
-        """The key of ``rank_pattern`` that counts for a module: the first that matches, None if none does.
+    def module_rank(self, module: str, rank: int | None = None) -> tuple[int, str | None]:
+        """(r, key) of a module: the first key of ``rank_pattern`` that matches counts, None if none does.
 
         rank: of the module's tensors in a file. PEFT trains with the patterns in their given order and saves them
             sorted; so of several that match, the one with this rank was the first.
         """
         keys = matching_keys(self.rank_pattern, module)
-        return next((key for key in keys if self.rank_pattern[key] == rank), keys[0] if keys else None)
+        key = next((key for key in keys if self.rank_pattern[key] == rank), keys[0] if keys else None)
+        return self.r if key is None else self.rank_pattern[key], key
 
     def scaling(self, r: int | None = None, alpha: float | None = None) -> float:
         """The factor before W1 ⊗ W2, for the configuration's r and alpha unless a module's are given."""

@@ -36,8 +36,7 @@ class StoredConfig:
         Raises LoKrFileError if r differs from the tensors' rank.
         """
         config, name = self.config, self.name_inside(module)
-        key = config.rank_key(name, w1_rank if w2_rank is None else w2_rank)
-        r = config.r if key is None else config.rank_pattern[key]
+        r, key = config.module_rank(name, w1_rank if w2_rank is None else w2_rank)
         alphas: dict[str | None, float] = {
             k: config.alpha_pattern[k] for k in matching_keys(config.alpha_pattern, name)
         }

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -178,17 +178,16 @@ def _write_losses(losses: list[float], out: Path) -> None:
 def _batches(settings: TrainSettings, examples: int, done: int, processes: Processes) -> Iterator[Batch]:
     """This process' share of the remaining steps' batches."""
     size = settings.batch_size
-    order: list[int] = []
-    epoch = -1
     for step in range(done, settings.steps):
-        indices = []
-        for place in range(step * size, (step + 1) * size):
-            if place // examples != epoch:
-                epoch = place // examples
-                generator = torch.Generator().manual_seed(_mixed(settings.seed, epoch))
-                order = torch.randperm(examples, generator=generator).tolist()
-            indices.append(order[place % examples])
+        visits = (divmod(place, examples) for place in range(step * size, (step + 1) * size))
+        indices = [_order(settings.seed, epoch, examples)[at] for epoch, at in visits]
         yield Batch(step, processes.share(indices), processes.share(list(range(size))), settings.seed)
+
+
+@lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, examples: int) -> list[int]:
+    """The order in which an epoch visits the examples."""
+    return torch.randperm(examples, generator=torch.Generator().manual_seed(_mixed(seed, epoch))).tolist()
 
 
 def _mixed(*numbers: int) -> int:

@@ -43,7 +43,8 @@ def flow_matching_loss(latents: Tensor, prompts: Tensor) -> Loss:
     Rectified flow; the time is the sigmoid of a normal number, as in ``train_dreambooth_lora_flux.py``.
     """
     images = F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)  # (n, tokens, 4 · channels), of 2 × 2 positions
-    positions = _positions(latents.shape[2] // 2, latents.shape[3] // 2)
+    rows, columns = torch.arange(latents.shape[2] // 2), torch.arange(latents.shape[3] // 2)
+    positions = torch.cartesian_prod(torch.arange(1), rows, columns).float()  # (0, row, column) of each token
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
         """The mean square error of the predicted velocity."""
@@ -65,12 +66,6 @@ def flow_matching_loss(latents: Tensor, prompts: Tensor) -> Loss:
         return F.mse_loss(predicted.float(), (noise - clean).to(device))
 
     return loss_of
-
-
-def _positions(height: int, width: int) -> Tensor:
-    """(0, row, column) of each token: (height · width, 3)."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).float()
 
 
 def prompt_embedding(captions: Sequence[str], width: int, tokens: int = 8) -> Tensor:

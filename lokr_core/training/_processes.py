@@ -103,9 +103,8 @@ def processes(device: torch.device | str | None = None) -> Iterator[Processes]:
 
     A process group that already exists (accelerate's) is used and not destroyed.
     """
-    local = int(os.environ.get("LOCAL_RANK", 0))
     if device is None:
-        device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

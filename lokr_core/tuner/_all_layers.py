@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
@@ -52,46 +52,23 @@ def freeze_all_but(model: nn.Module, trained: Iterable[Tensor]) -> None:
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Afterwards, restore what is switched on, and which parameters are trained."""
-    switches = [(module, module.disable_adapters) for module in wrappers(model)]
-    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
+    with ExitStack() as before:
+        for parameter in model.parameters():
+            before.callback(parameter.requires_grad_, parameter.requires_grad)
+        for module in wrappers(model):
+            before.callback(module.enable_adapters, not module.disable_adapters)
         yield
-    finally:
-        for module, was_disabled in switches:
-            module.enable_adapters(not was_disabled)
-        for parameter, requires_grad in trained:
-            parameter.requires_grad_(requires_grad)
-
-
-@contextmanager
-def undone_on_error(model: nn.Module, adapter_name: str, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """If the block raises, put ``modules``, by path, back without the adapter, and restore what is trained."""
-    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    except BaseException:
-        for path, module in modules.items():
-            replace_module(model, path, module)
-            if isinstance(module, WRAPPERS):
-                module.delete_adapter(adapter_name)
-        for parameter, requires_grad in trained:
-            parameter.requires_grad_(requires_grad)
-        raise
 
 
 def merge_layers(model: nn.Module, adapter_names: Sequence[str] | None, safe_merge: bool) -> None:
     """Merge adapters into the weights of all layers. If a layer raises, those merged before it are restored."""
-    merged: list[LoKrLayer] = []
-    try:
+    with ExitStack() as undo:
         for layer in lokr_layers(model):
             before = layer.merged
             layer.merge(safe_merge, adapter_names)
             if layer.merged and not before:
-                merged.append(layer)
-    except BaseException:
-        for layer in merged:
-            layer.unmerge()
-        raise
+                undo.callback(layer.unmerge)
+        undo.pop_all()
 
 
 def take_out(model: nn.Module, adapter_names: Sequence[str] | None, show_progress: bool = False) -> nn.Module:

@@ -28,9 +28,8 @@ def to_adapter(model: nn.Module, name: str, tensors: dict[str, Tensor]) -> Adapt
     rest = dict(tensors)
     modules: dict[str, LoKrWeights] = {}
     for path, layer in layers_of(model, name):
-        keys = {kind: f"{PREFIX}{path}.{kind}" for kind in layer.adapter_layer_names}
-        found = {kind: rest.pop(key) for kind, key in keys.items() if key in rest}
-        modules[path] = layer.shapes[name].weights(found, layer.trained_scaling(name))
+        found = {kind: rest.pop(f"{PREFIX}{path}.{kind}") for kind in layer.adapter_tensors(name)}
+        modules[path] = layer.shapes[name].weights(found, layer.trained_scaling[name])
     if rest:
         raise LoKrValueError(
             "Whole modules or biases were trained beside the adapter, and an adapter's file does not hold them",
@@ -60,7 +59,7 @@ def save_folder(model: nn.Module, name: str, config: LoKrConfig, tensors: dict[s
     """Write the adapter as PEFT does: ``adapter_config.json``, and ``tensors`` as ``adapter_model.safetensors``."""
     # For each module the rank with which PEFT creates factors of the same form, and the scaling.
     modules = {
-        path: (_RANK_OF_WHOLE if config.full_matrix else layer.r[name], layer.trained_scaling(name))
+        path: (_RANK_OF_WHOLE if config.full_matrix else layer.r[name], layer.trained_scaling[name])
         for path, layer in layers_of(model, name)
     }
     replace(config, inference_mode=True).save_pretrained(folder, modules)

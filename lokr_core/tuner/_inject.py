@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import LoKrValueError
 from ..peft import PREFIX, LoKrConfig, matching_keys, names_module
-from ._all_layers import (
-    WRAPPERS,
-    freeze_all_but,
-    layers_of,
-    outer_modules,
-    replace_module,
-    undone_on_error,
-    wrappers,
-)
+from ._all_layers import WRAPPERS, freeze_all_but, layers_of, outer_modules, replace_module, wrappers
 from ._layer import LoKrLayer, wrap
 from ._modules_to_save import ModulesToSaveWrapper
 from ._parameters import adapter_parameters, check_fits
@@ -54,12 +47,11 @@ def inject(
     first = not wrappers(model)
     device = torch.device("meta") if on_meta or tensors is not None else None
     ranks = _ranks(tensors or {})
-    with undone_on_error(model, name, {**modules, **saved}):
+    with _undo(model, name, {**modules, **saved}) as undo:
         for path, module in modules.items():
             layer = module if isinstance(module, LoKrLayer) else wrap(module)
             replace_module(model, path, layer)
-            key = config.rank_key(path, ranks.get(path))
-            r = config.r if key is None else config.rank_pattern[key]
+            r, _ = config.module_rank(path, ranks.get(path))
             alpha = next((config.alpha_pattern[k] for k in matching_keys(config.alpha_pattern, path)), config.alpha)
             layer.update_layer(name, r, alpha, config, device=device, fp32=fp32)
         for path, module in saved.items():
@@ -71,8 +63,21 @@ def inject(
             _load(model, name, config, tensors, file)
         if any(layer.alpha[name] == 0 for _, layer in layers_of(model, name)):
             warnings.warn("alpha is 0: the adapter changes nothing, and its factors get no gradients", stacklevel=4)
+        undo.pop_all()
     if first:
         freeze_all_but(model, adapter_parameters(model, name, config).values())
+
+
+def _undo(model: nn.Module, name: str, modules: Mapping[str, nn.Module]) -> ExitStack:
+    """Puts ``modules``, by path, back without the adapter, and restores which parameters are trained."""
+    undo = ExitStack()
+    for parameter in model.parameters():
+        undo.callback(parameter.requires_grad_, parameter.requires_grad)
+    for path, module in modules.items():
+        undo.callback(replace_module, model, path, module)
+        if isinstance(module, WRAPPERS):
+            undo.callback(module.delete_adapter, name)
+    return undo
 
 
 def _ranks(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 
 from .._layers import convolution, kernel_axes
-from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
 from ..kronecker import Factor, Plan, is_compiling, linear_plan, linear_plus_kron, plain_autograd
 from ..peft import LoKrConfig
 from ._dora import trainable_dora_ratio, weight_norms
 from ._products import Products, as_computed, plus_update
-from ._shapes import FACTORS, AdapterShapes
+from ._shapes import AdapterShapes
 from ._tuner_layer import TunerLayer
 
 
@@ -27,10 +26,6 @@ class LoKrLayer(TunerLayer):
 
     Parameters and attributes are PEFT's (``tuners/lokr/layer.py``). dW itself is built by ``get_delta_weight`` alone.
     """
-
-    adapter_layer_names = (*FACTORS, "dora_scale")
-    other_param_names = ("r", "alpha", "scaling", "rank_dropout", "rank_dropout_scale", "module_dropout")
-    dora_scale: nn.ParameterDict
 
     def __init__(
         self,
@@ -42,18 +37,11 @@ class LoKrLayer(TunerLayer):
         **fields: Any,
     ):
         super().__init__(base_layer)
-        self.r: dict[str, int] = {}
-        self.alpha: dict[str, float] = {}
-        self.rank_dropout: dict[str, float] = {}
-        self.rank_dropout_scale: dict[str, bool] = {}
-        self.module_dropout: dict[str, float] = {}
-        self.dora: dict[str, str] = {}
-        self.shapes: dict[str, AdapterShapes] = {}
         layer: Any = self.get_base_layer()
-        self.kernel_axes = kernel_axes(layer)
-        self._products = Products(self.kernel_axes, *convolution(layer))
-        self.in_features: int = layer.in_channels if self.kernel_axes else layer.in_features
-        self.out_features: int = layer.out_channels if self.kernel_axes else layer.out_features
+        axes = kernel_axes(layer)
+        self._products = Products(axes, *convolution(layer))
+        self.in_features: int = layer.in_channels if axes else layer.in_features
+        self.out_features: int = layer.out_channels if axes else layer.out_features
         if adapter_name is not None:
             self.active_adapter = [adapter_name]
             self.update_layer(adapter_name, r, alpha, config, **fields)
@@ -86,7 +74,7 @@ class LoKrLayer(TunerLayer):
         self.shapes[adapter_name] = shapes
         for field in ("r", "alpha", "rank_dropout", "rank_dropout_scale", "module_dropout"):
             getattr(self, field)[adapter_name] = getattr(config, field)
-        self.scaling[adapter_name] = self._trained_scaling[adapter_name] = config.scaling()
+        self.scaling[adapter_name] = self.trained_scaling[adapter_name] = config.scaling()
         if config.dora is not None:
             self.dora[adapter_name] = config.dora
             self.dora_scale[adapter_name] = nn.Parameter(weight_norms(weight, config.dora).to(device, dtype))
@@ -106,18 +94,6 @@ class LoKrLayer(TunerLayer):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
-
-    def adapter_tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
-        """An adapter's parameters, by kind."""
-        kinds = list(self.shapes[adapter_name].tensors)
-        if adapter_name in self.dora:
-            kinds.append("dora_scale")
-        return {kind: getattr(self, kind)[adapter_name] for kind in kinds}
-
-    def lokr_weights(self, adapter_name: str) -> LoKrWeights:
-        """The adapter, detached, for the engines and formats of this library: as the usual product W1 ⊗ W2."""
-        tensors = {kind: tensor.detach() for kind, tensor in self.adapter_tensors(adapter_name).items()}
-        return self.shapes[adapter_name].weights(tensors, self.scaling[adapter_name])
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """dW = scaling * (W1 ⊗ W2), of the base weight's shape, built whole and differentiable.

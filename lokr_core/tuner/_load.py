@@ -95,4 +95,4 @@ def _install(layer: LoKrLayer, name: str, weights: LoKrWeights, config: LoKrConf
     if weights.dora_axis is not None:
         layer.dora[name] = weights.dora_axis
     layer.alpha[name] = weights.scaling * layer.r[name]
-    layer.scaling[name] = layer._trained_scaling[name] = weights.scaling
+    layer.scaling[name] = layer.trained_scaling[name] = weights.scaling

@@ -114,8 +114,7 @@ class LoKrModel(nn.Module):
         if any(adapter_name in layer.merged_adapters for layer in lokr_layers(self.model)):
             raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
         for module in wrappers(self.model):
-            if adapter_name in module:
-                module.delete_adapter(adapter_name)
+            module.delete_adapter(adapter_name)
         del self.peft_config[adapter_name]
         active = [name for name in self._active if name != adapter_name]
         if not active and self.peft_config:

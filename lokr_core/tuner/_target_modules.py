@@ -95,9 +95,9 @@ def _nothing(
 
 
 def _excluded(config: LoKrConfig, name: str) -> bool:
-    if config.exclude_modules and names_module(config.exclude_modules, name):
-        return True
-    return any(f".{saved}." in f".{name}." for saved in config.modules_to_save or ())
+    return names_module(config.exclude_modules or (), name) or any(
+        f".{saved}." in f".{name}." for saved in config.modules_to_save or ()
+    )
 
 
 def _targeted(config: LoKrConfig, targets: Collection[str] | str, name: str) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
+from ._shapes import FACTORS, AdapterShapes
 
 
 class TunerLayer(nn.Module):
@@ -20,16 +21,24 @@ class TunerLayer(nn.Module):
     of number, all by adapter name.
     """
 
-    adapter_layer_names: tuple[str, ...] = ()
-    other_param_names: tuple[str, ...] = ("scaling",)
+    adapter_layer_names = (*FACTORS, "dora_scale")
+    other_param_names = ("r", "alpha", "scaling", "rank_dropout", "rank_dropout_scale", "module_dropout")
+    dora_scale: nn.ParameterDict
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
         self.base_layer = base_layer
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
+        self.r: dict[str, int] = {}
+        self.alpha: dict[str, float] = {}
         self.scaling: dict[str, float] = {}
-        self._trained_scaling: dict[str, float] = {}
+        self.trained_scaling: dict[str, float] = {}  # the scaling without ``set_scale`` and ``scale_layer``
+        self.rank_dropout: dict[str, float] = {}
+        self.rank_dropout_scale: dict[str, bool] = {}
+        self.module_dropout: dict[str, float] = {}
+        self.dora: dict[str, str] = {}
+        self.shapes: dict[str, AdapterShapes] = {}
         self.disable_adapters = False
         self.active_adapter: list[str] = []
         self.merged_adapters: list[str] = []
@@ -56,11 +65,23 @@ class TunerLayer(nn.Module):
     def bias(self) -> Tensor | None:
         return cast("Tensor | None", self.get_base_layer().bias)
 
+    def adapter_tensors(self, adapter_name: str) -> dict[str, nn.Parameter]:
+        """An adapter's parameters, by kind."""
+        kinds = list(self.shapes[adapter_name].tensors)
+        if adapter_name in self.dora:
+            kinds.append("dora_scale")
+        return {kind: getattr(self, kind)[adapter_name] for kind in kinds}
+
+    def lokr_weights(self, adapter_name: str) -> LoKrWeights:
+        """The adapter, detached, for the engines and formats of this library: as the usual product W1 ⊗ W2."""
+        tensors = {kind: tensor.detach() for kind, tensor in self.adapter_tensors(adapter_name).items()}
+        return self.shapes[adapter_name].weights(tensors, self.scaling[adapter_name])
+
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; if it was the only active one, the first of the others becomes active."""
         if adapter_name in self.merged_adapters:
             raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
-        for name in (*self.adapter_layer_names, *self.other_param_names, "_trained_scaling", "shapes", "dora"):
+        for name in (*self.adapter_layer_names, *self.other_param_names, "trained_scaling", "shapes", "dora"):
             values = getattr(self, name)
             if adapter_name in values:
                 del values[adapter_name]
@@ -79,12 +100,8 @@ class TunerLayer(nn.Module):
     def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
         """Make these adapters the active ones; only their parameters are trained, in inference mode none."""
         self.active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        for adapter, tensor in self._trained():
-            tensor.requires_grad_(adapter in self.active_adapter and not inference_mode)
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        """(adapter, parameter) of all adapters."""
-        return [pair for name in self.adapter_layer_names for pair in getattr(self, name).items()]
+        self.set_requires_grad(self.scaling, False)
+        self.set_requires_grad(self.active_adapter, not inference_mode)
 
     def enable_adapters(self, enabled: bool) -> None:
         """Add the active adapters to the output and train them, or neither."""
@@ -96,13 +113,9 @@ class TunerLayer(nn.Module):
 
     def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
         """Set ``requires_grad`` of these adapters' parameters."""
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        for adapter, tensor in self._trained():
-            if adapter in names:
-                tensor.requires_grad_(requires_grad)
-
-    def lokr_weights(self, adapter_name: str) -> LoKrWeights:
-        raise NotImplementedError
+        for name in self._present([adapter_names] if isinstance(adapter_names, str) else adapter_names):
+            for parameter in self.adapter_tensors(name).values():
+                parameter.requires_grad_(requires_grad)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: Sequence[str] | None = None) -> None:
@@ -147,7 +160,7 @@ class TunerLayer(nn.Module):
     def set_scale(self, adapter: str, scale: float) -> None:
         """Set an adapter's scaling to ``scale`` times the trained one; no effect if the layer does not have it."""
         if adapter in self.scaling:
-            self.scaling[adapter] = scale * self._trained_scaling[adapter]
+            self.scaling[adapter] = scale * self.trained_scaling[adapter]
 
     def scale_layer(self, scale: float) -> None:
         """Multiply the active adapters' scaling."""
@@ -157,8 +170,4 @@ class TunerLayer(nn.Module):
     def unscale_layer(self, scale: float | None = None) -> None:
         """Divide the active adapters' scaling; None restores the trained one."""
         for name in self._present(self.active_adapter):
-            self.scaling[name] = self._trained_scaling[name] if scale is None else self.scaling[name] / scale
-
-    def trained_scaling(self, adapter: str) -> float:
-        """The scaling that the adapter is trained with, whatever ``set_scale`` set."""
-        return self._trained_scaling[adapter]
+            self.scaling[name] = self.trained_scaling[name] if scale is None else self.scaling[name] / scale
