@@ -167,10 +167,9 @@ def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Ta
 def _guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:
     """Every module matched by its ending, None if that fails: one prefix is removed from, or added to, all names."""
     names = {module: adapter.names[module] for module in adapter}
-    flattened = any(name.flattened for name in names.values())
-    sign = "_" if flattened else "."
-    weights = {name[: -len(".weight")]: name for name in target.shapes if name.endswith(".weight")}
-    known = {module.replace(".", sign): module for module in weights}
+    sign = "_" if any(name.flattened for name in names.values()) else "."
+    modules = [name.removesuffix(".weight") for name in target.shapes if name.endswith(".weight")]
+    known = {module.replace(".", sign): module for module in modules}
     if not names or len(names) > len(known):
         return None
     paths = {module: name.path.replace(".", sign) for module, name in names.items()}
@@ -178,7 +177,7 @@ def _guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:
         matches: dict[str, Match] = {}
         for module, path in paths.items():
             place = known.get(put + path[len(cut) :]) if path.startswith(cut) else None
-            if place is None or not adapter[module].fits(target.shapes[weights[place]]):
+            if place is None or not adapter[module].fits(target.shapes[f"{place}.weight"]):
                 break
             matches[module] = _match(module, place, Slot(place), adapter[module], target)
         else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import LoKrValueError
-from ._text import finite
+from ._text import finite, split_entries
 
 # List of blocks -> short name; the short name of any other list is its own, without "_blocks".
 _SHORT = {
@@ -106,9 +106,7 @@ class BlockStrengths:
         Raises LoKrValueError with the entry if it is malformed.
         """
         entries = []
-        for piece in (piece.strip() for piece in text.replace("\n", ",").replace(";", ",").split(",")):
-            if not piece:
-                continue
+        for piece in split_entries(text):
             name, _, number = piece.replace("=", ":").partition(":")
             strength = finite(number)
             if not name.strip() or strength is None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import LoKrValueError
+from ._text import split_entries
 
 EASES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
@@ -95,9 +96,7 @@ def keyframes(text: str) -> tuple[tuple[float, float], ...]:
     ((0.0, 0.0), (0.3, 1.0), (1.0, 0.2))
     """
     points = []
-    for piece in (piece.strip() for piece in text.replace("\n", ",").split(",")):
-        if not piece:
-            continue
+    for piece in split_entries(text, ",\n"):
         percent, sign, factor = piece.partition(":")
         try:
             points.append((float(percent), float(factor)))

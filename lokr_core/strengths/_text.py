@@ -26,14 +26,23 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0)
     """
     strengths: list[float] = []
-    for piece in (piece.strip() for piece in re.split(r"[,;\n]", text)):
-        if piece:
-            strengths += _range(piece) if ":" in piece else [_strength(piece, piece)]
+    for piece in split_entries(text):
+        strengths += _range(piece) if ":" in piece else [_strength(piece, piece)]
         if len(strengths) > MAX_STRENGTHS:
             raise LoKrValueError("Too many strengths", expected=f"at most {MAX_STRENGTHS}", found=text)
     if not strengths:
         raise LoKrValueError("No strengths given", expected=_EXAMPLES, found=repr(text))
     return tuple(strengths)
+
+
+def split_entries(text: str, separators: str = ",;\n") -> list[str]:
+    """The entries of a list, without spaces around them; empty ones are skipped.
+
+    >>> split_entries("IN:0.2, MID:1;")
+    ['IN:0.2', 'MID:1']
+    """
+    pieces = (piece.strip() for piece in re.split(f"[{separators}]", text))
+    return [piece for piece in pieces if piece]
 
 
 def finite(text: str) -> float | None:
