@@ -178,14 +178,12 @@ class LoKrWeights:
         half, odd = divmod(self.shape[0], 2)
         if odd:
             raise LoKrShapeError("Halves cannot be swapped", expected="an even number of rows", found=self.shape[0])
-        if self.dora_axis == "in":
+        w1, w2, l = self.w1, self.w2, self.w1.shape[0]
+        if self.dora_axis == "in" and (l % 2 == 0 or l == 1):
             # The norms need all rows, so keep one product and roll a factor: half of the product's rows is half of
             # w1's rows, or of w2's if w1 has a single row.
-            w1, w2, l = self.w1, self.w2, self.w1.shape[0]
-            if l % 2 == 0 or l == 1:
-                w1, w2 = (w1, w2.roll_rows(half)) if l == 1 else (w1.roll_rows(l // 2), w2)
-                yield 0, replace(self, w1=w1, w2=w2)
-                return
+            yield 0, replace(self, w2=w2.roll_rows(half)) if l == 1 else replace(self, w1=w1.roll_rows(l // 2))
+            return
         for row, start in ((0, half), (half, 0)):
             yield from ((row + offset, update) for offset, update in self.rows(start, half))
 

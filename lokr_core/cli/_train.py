@@ -12,8 +12,6 @@ from ..errors import LoKrValueError
 from ..peft import LoKrConfig
 from ._training import Trained, add_arguments, run
 
-BASE_NAME = "base.safetensors"
-
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lokr train``."""
@@ -43,6 +41,6 @@ def train_on_pictures(options: argparse.Namespace) -> Trained | None:
     latents = training.latents_of(pictures)
     prompts = training.prompt_embedding(captions, base.config.joint_attention_dim)
     options.out.mkdir(parents=True, exist_ok=True)
-    save_tensors(base.state_dict(), options.out / BASE_NAME)
+    save_tensors(base.state_dict(), options.out / "base.safetensors")
     loss_of = training.flow_matching_loss(latents, prompts)
     return run(get_lokr_model(base, config), loss_of, len(pictures), options)

@@ -90,28 +90,23 @@ def _foreign(tensors: dict[str, Tensor]) -> Foreign:
     kinds: dict[str, dict[str, None]] = defaultdict(dict)
     keys: dict[str, dict[str, str]] = defaultdict(dict)
     found = {key: _algorithm(key) for key in tensors}
-    for key, known in found.items():
-        if known:
-            module, name, kind = known
-            kinds[module][kind] = None
-            keys[module][key] = name
-    algorithms = set(kinds)
-    for key in (key for key, known in found.items() if known is None):
+    algorithms = {module for module, _, kind in found.values() if kind}
+    for key, (module, name, kind) in sorted(found.items(), key=lambda item: not item[1][2]):
         # alpha, dora_scale and the like belong to the module whose other tensors tell its algorithm.
-        module, _, name = key.rpartition(".")
         if module not in algorithms:
-            module, name = key, ""
-            kinds[key]["embedding" if key.startswith("bundle_emb.") else "unknown"] = None
+            module, name, kind = key, "", "embedding" if key.startswith("bundle_emb.") else "unknown"
+        if kind:
+            kinds[module][kind] = None
         keys[module][key] = name
     return Foreign(tensors, {m: ForeignModule(", ".join(kinds[m]), ModuleName(m, m), keys[m]) for m in keys})
 
 
-def _algorithm(key: str) -> tuple[str, str, str] | None:
-    """(module, tensor name, kind) of a key of a foreign algorithm, None for other keys. An adapter's name that PEFT put
+def _algorithm(key: str) -> tuple[str, str, str]:
+    """(module, tensor name, kind) of a key; kind "" if it does not tell the algorithm. An adapter's name that PEFT put
     into the key is not part of the tensor name.
 
-    >>> _algorithm("a.lora_A.default.weight")
-    ('a', 'lora_A.weight', 'LoRA')
+    >>> _algorithm("a.lora_A.default.weight"), _algorithm("a.alpha")
+    (('a', 'lora_A.weight', 'LoRA'), ('a', 'alpha', ''))
     """
     words = key.rsplit(".", 3)
     for start in range(len(words) - 1, 0, -1):
@@ -121,8 +116,10 @@ def _algorithm(key: str) -> tuple[str, str, str] | None:
             name = unnamed
         if name in _KINDS:
             return module, name, _KINDS[name]
-    match = _LOHA_LEGACY.fullmatch(key)
-    return (match.group(1), match.group(2), "LoHa") if match else None
+    if match := _LOHA_LEGACY.fullmatch(key):
+        return match.group(1), match.group(2), "LoHa"
+    module, _, name = key.rpartition(".")
+    return module, name, ""
 
 
 def describe(found: SortedKeys) -> str:

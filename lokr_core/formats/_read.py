@@ -140,10 +140,9 @@ def _weights(
     alpha = float(tensors["alpha"]) if "alpha" in tensors else None
     if config and alpha is None:
         scaling, assumed = config.scaling(module, w1.rank, w2.rank, w2.shape)
-        notes += assumed
     else:
-        scaling, own_notes = scaling_of(alpha, w1, w2, metadata)
-        notes += own_notes
+        scaling, assumed = scaling_of(alpha, w1, w2, metadata)
+    notes += assumed
     if alpha is None and peft and is_reversed(w2.rank, w2.shape):
         w1, w2 = reversed_factors(w1, w2)
         notes.append("PEFT trains a Conv1d's whole factors as w2 ⊗ w1, and so they are read")

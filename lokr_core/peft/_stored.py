@@ -30,7 +30,7 @@ class StoredConfig:
 
     def scaling(
         self, module: str, w1_rank: int | None, w2_rank: int | None, w2_shape: Sequence[int]
-    ) -> tuple[float, list[str]]:
+    ) -> tuple[float, tuple[str, ...]]:
         """(alpha / r, notes), for whole factors (rank None) too.
 
         Raises LoKrFileError if r differs from the tensors' rank.
@@ -57,7 +57,7 @@ class StoredConfig:
                 )
         if w2_rank is None and not is_whole(r, w2_shape):
             notes.append(f"w2 is whole although {self.source} says r = {r}: is it this adapter's?")
-        return alpha / r, notes
+        return alpha / r, tuple(notes)
 
     def unexpected(self, modules: Iterable[str]) -> list[str]:
         """The modules that ``target_modules`` does not name."""

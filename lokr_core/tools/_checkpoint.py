@@ -184,8 +184,7 @@ def _check_out(out: Path, model: Path, adapter: Adapter, overwrite_input: bool) 
             if what == "model" and overwrite_input:
                 continue
             allow = ", or allow it: overwrite_input=True, --overwrite-model" if what == "model" else ""
-            hint = "choose another name" + allow
-            raise LoKrFileError(f"The output is the {what} itself", file=out, hint=hint)
+            raise LoKrFileError(f"The output is the {what} itself", file=out, hint=f"choose another name{allow}")
     if out.is_dir():
         raise LoKrFileError("The output is a folder", file=out, expected="the name of a .safetensors file")
     if not out.parent.is_dir():
