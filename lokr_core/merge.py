@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, MutableMapping
 
 import torch
 from torch import Tensor, nn
 
+from ._grouped import grouped
 from .adapter import Adapter
 from .errors import LoKrValueError, blame
 from .handle import Factors, WeightsHandle
@@ -166,9 +166,7 @@ def merge_adapter(
     matches, report = resolve(adapter, target or Target.of(tensors))
     report.raise_if_nothing_matched()
     handle = MergeHandle(report, matches, strength, factors)
-    by_key: dict[Hashable, list[Match]] = defaultdict(list)
-    for match in matches:
-        by_key[_key(tensors[match.weight])].append(match)
+    by_key = grouped(matches, lambda match: _key(tensors[match.weight]))
     _check_memory(tensors, by_key, report)
     handle._merge({key: tensors[found[0].weight] for key, found in by_key.items()}, by_key)
     return handle
@@ -176,9 +174,7 @@ def merge_adapter(
 
 def _check_memory(tensors: Mapping[str, Tensor], by_key: Mapping[Hashable, list[Match]], report: Report) -> None:
     """Note the weights that have several names in ``report``. Raises LoKrValueError if one is on the meta device."""
-    names: dict[Hashable, list[str]] = defaultdict(list)
-    for name, tensor in tensors.items():
-        names[_key(tensor)].append(name)
+    names = grouped(tensors, lambda name: _key(tensors[name]))
     shared = [names[key] for key in by_key if len(names[key]) > 1]
     if shared:
         report.notes.append(

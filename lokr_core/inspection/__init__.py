@@ -1,8 +1,8 @@
 """What an adapter file holds, for a person."""
 
+from ._energy import base_norms
 from ._heat_map import draw_heat_map
 from ._metadata import frequent_tags
-from ._norms import base_norms
 from ._outline import Outline, outline
 from ._summary import inspect_adapter
 

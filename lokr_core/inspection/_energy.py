@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
+from .._grouped import grouped
 from ..adapter import ModuleName
+from ..matching import Match
 from ..names import original_name
 from ..strengths import OTHER, short_name
 
@@ -74,6 +78,24 @@ class Energy(NamedTuple):
     base: float | None = None
 
 
+def base_norms(weights: Iterable[tuple[Match, Tensor]]) -> dict[str, float]:
+    """Module of the file -> ‖W‖, the Frobenius norm of the rows that its updates go to.
+
+    weights: each match of the file with its base weight (out, in, *kernel), dequantised
+
+    >>> update = LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(1, 3)))
+    >>> matches, _ = resolve(Adapter({"proj": update}), Target({"proj.weight": (2, 6)}))
+    >>> base_norms((match, torch.full((2, 6), 2.0)) for match in matches)
+    {'proj': 6.928203105926514}
+    """
+    squares: dict[str, float] = {}
+    for match, weight in weights:
+        for start, update in match.pieces:
+            norm = torch.linalg.vector_norm(weight.narrow(0, start, update.shape[0]).float())
+            squares[match.module] = squares.get(match.module, 0.0) + float(norm) ** 2
+    return {module: square**0.5 for module, square in squares.items()}
+
+
 @dataclass(frozen=True)
 class BlockEnergy:
     """‖ΔW‖ over the modules of a block, and their number; ‖ΔW‖ / ‖W‖ if the model is known."""
@@ -103,11 +125,8 @@ class HeatMap:
         """The map of ``energies``; relative if all of them know their base."""
         energies = list(energies)
         relative = bool(energies) and all(energy.base is not None for energy in energies)
-        cells: dict[tuple[str, str], list[Energy]] = defaultdict(list)
-        rows: dict[str, list[Energy]] = defaultdict(list)
-        for energy in energies:
-            cells[energy.place.block, energy.place.kind].append(energy)
-            rows[energy.place.block].append(energy)
+        cells = grouped(energies, lambda energy: (energy.place.block, energy.place.kind))
+        rows = grouped(energies, lambda energy: energy.place.block)
         ordered = sorted(rows, key=lambda block: _order(rows[block][0].place))
         used = {energy.place.kind for energy in energies}
         columns = [kind for kind in (*(kind for kind, _ in KINDS), OTHER_KIND) if kind in used]

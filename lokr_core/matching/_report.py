@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from .._grouped import grouped
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..names import mask_numbers
@@ -96,11 +97,8 @@ class Report:
 
     def reasons(self, examples: int = 3) -> list[Reason]:
         """Why modules were refused, the most frequent reason first."""
-        modules: dict[str, list[str]] = defaultdict(list)
-        for entry in self.refused:
-            modules[entry.reason].append(entry.module)
-        ranked = sorted(modules.items(), key=lambda item: -len(item[1]))
-        return [Reason(reason, len(found), tuple(found[:examples])) for reason, found in ranked]
+        ranked = sorted(grouped(self.refused, lambda entry: entry.reason).items(), key=lambda item: -len(item[1]))
+        return [Reason(why, len(found), tuple(entry.module for entry in found[:examples])) for why, found in ranked]
 
     def hand_over(self, modules: Iterable[str]) -> None:
         """Mark those of ``modules`` that are not LoKr as handed to the host's own loader."""
@@ -136,12 +134,14 @@ class Report:
 
         ``coarse``: by their names up to the first block number alone, for files with many kinds of layers.
         """
-        found: dict[tuple, list[Outcome]] = defaultdict(list)
-        for entry in self.entries:
+
+        def masked(entry: Outcome) -> tuple[str, str, str, str]:
             name = mask_numbers(entry.module, "*")[0]
             if coarse and "*" in name:
                 name = f"{name[: name.index('*') + 1]}…"
-            found[name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)].append(entry)
+            return name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)
+
+        found = grouped(self.entries, masked)
         ranked = sorted(found.items(), key=lambda item: (_STATUSES.index(item[0][1]), -len(item[1])))
         return [(len(entries), key[0], entries[0]) for key, entries in ranked]
 
@@ -183,9 +183,8 @@ class Report:
         A module may hold LoKr and something else too; each has an entry of its own.
         """
         reports = list(reports)
-        found: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
-        for entry in (entry for report in reports for entry in report.entries):
-            found[entry.module, entry.kind].append(entry)
+        entries = (entry for report in reports for entry in report.entries)
+        found = grouped(entries, lambda entry: (entry.module, entry.kind))
         best = [max(entries, key=lambda entry: _STATUSES.index(entry.status)) for entries in found.values()]
         merged = cls(adapter, best)
         # A module that one target refused and another took is not a mismatch.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._files import TensorInfo
+from .._grouped import grouped
 from ..adapter import ModuleName
 from ..errors import LoKrShapeError
 from ..names import Architecture, Slot, aliases, detect
@@ -135,10 +136,7 @@ def weight_name(slot: Slot) -> str:
 
 
 def _flat(names: Mapping[str, object]) -> dict[str, list[str]]:
-    flat: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        flat[name.replace(".", "_")].append(name)
-    return flat
+    return grouped(names, lambda name: name.replace(".", "_"))
 
 
 def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:

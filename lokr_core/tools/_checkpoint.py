@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .._files import DTYPES, Header, read_header, replacing
+from .._grouped import grouped
 from ..adapter import Adapter, check_strength
 from ..display import Progress, human_bytes
 from ..errors import LoKrFileError, LoKrValueError
@@ -68,9 +68,7 @@ def apply_to_file(
     _check_out(out, model, adapter, overwrite_input)
     matches, report = resolve(adapter, Target.of(header.tensors))
     report.raise_if_nothing_matched()
-    updates: dict[str, list[Match]] = defaultdict(list)
-    for match in matches:
-        updates[match.weight].append(match)
+    updates = grouped(matches, lambda match: match.weight)
     _check_weights(header, updates, model)
     dtypes = {n: dtype if dtype and i.dtype in _WEIGHTS else i.dtype for n, i in header.tensors.items()}
     metadata = _with_merge(header.metadata, adapter, strength, report)
