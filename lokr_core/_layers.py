@@ -17,6 +17,9 @@ WeightOf = Callable[[nn.Module], "Tensor | None"]
 
 LINEAR, CONVOLUTION, EMBEDDING, ATTENTION = "linear", "convolution", "embedding", "attention"
 
+# The attributes that hold the two sizes of a matrix, in the order of its axes.
+_SIZES = {LINEAR: ("out_features", "in_features"), EMBEDDING: ("num_embeddings", "embedding_dim")}
+
 
 def kind_of(module: nn.Module) -> str | None:
     """ "linear", "convolution", "embedding", "attention" (its own projections); None if live re-runs it or cannot."""
@@ -24,10 +27,10 @@ def kind_of(module: nn.Module) -> str | None:
         return ATTENTION
     if _has_ints(module, "in_channels", "out_channels", "groups") and hasattr(module, "stride"):
         return CONVOLUTION if 1 <= kernel_axes(module) <= 3 and not getattr(module, "transposed", False) else None
-    if _has_ints(module, "in_features", "out_features"):
+    if _has_ints(module, *_SIZES[LINEAR]):
         return LINEAR
     # An EmbeddingBag, which has a mode, sums rows, so its output has no row per index.
-    if _has_ints(module, "num_embeddings", "embedding_dim") and not hasattr(module, "mode"):
+    if _has_ints(module, *_SIZES[EMBEDDING]) and not hasattr(module, "mode"):
         return EMBEDDING
     return None
 
@@ -40,13 +43,9 @@ def _has_ints(module: nn.Module, *names: str) -> bool:
 def shape_of(module: nn.Module) -> tuple[int, ...] | None:
     """The shape of the module's weight by its attributes, as a packed weight has another; None if the kind has none."""
     kind, layer = kind_of(module), cast(Any, module)
-    if kind == LINEAR:
-        return (layer.out_features, layer.in_features)
     if kind == CONVOLUTION:
         return (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-    if kind == EMBEDDING:
-        return (layer.num_embeddings, layer.embedding_dim)
-    return None
+    return tuple(getattr(layer, size) for size in _SIZES[kind]) if kind in _SIZES else None
 
 
 def kernel_axes(module: nn.Module) -> int:

@@ -107,11 +107,8 @@ def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], con
         )
     low_rank = [w for w in modules.values() if w.alpha is not None and w.rank is not None]
     ranks = {w.rank for w in low_rank if w.rank}
-    if (
-        len(ranks) > 1
-        and len({w.alpha for w in low_rank}) == 1
-        and "lora_reg_dims" not in metadata.get("ss_network_args", "")
-    ):
+    one_alpha = len({w.alpha for w in low_rank}) == 1
+    if len(ranks) > 1 and one_alpha and "lora_reg_dims" not in metadata.get("ss_network_args", ""):
         notes.append(
             f"the rank differs by layer ({min(ranks)} to {max(ranks)}) and alpha does not: alpha / rank is taken. If "
             "low ranks come out far too strong, the trainer changed ranks after it had set the scale (lora_reg_dims)"
