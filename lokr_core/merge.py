@@ -8,7 +8,6 @@ from collections.abc import Hashable, Iterable, Mapping, MutableMapping
 import torch
 from torch import Tensor, nn
 
-from ._grouped import grouped
 from .adapter import Adapter
 from .errors import LoKrValueError, blame
 from .handle import Factors, WeightsHandle
@@ -166,7 +165,9 @@ def merge_adapter(
     matches, report = resolve(adapter, target or Target.of(tensors))
     report.raise_if_nothing_matched()
     handle = MergeHandle(report, matches, strength, factors)
-    by_key = grouped(matches, lambda match: _key(tensors[match.weight]))
+    by_key: dict[Hashable, list[Match]] = {}
+    for match in matches:
+        by_key.setdefault(_key(tensors[match.weight]), []).append(match)
     _check_memory(tensors, by_key, report)
     handle._merge({key: tensors[found[0].weight] for key, found in by_key.items()}, by_key)
     return handle
@@ -174,7 +175,9 @@ def merge_adapter(
 
 def _check_memory(tensors: Mapping[str, Tensor], by_key: Mapping[Hashable, list[Match]], report: Report) -> None:
     """Note the weights that have several names in ``report``. Raises LoKrValueError if one is on the meta device."""
-    names = grouped(tensors, lambda name: _key(tensors[name]))
+    names: dict[Hashable, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(_key(tensor), []).append(name)
     shared = [names[key] for key in by_key if len(names[key]) > 1]
     if shared:
         report.notes.append(

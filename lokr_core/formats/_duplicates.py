@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from .._grouped import grouped
 from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrFileError
 from ..kronecker import same_numbers
@@ -42,7 +41,10 @@ def drop_duplicates(modules: dict[str, LoKrWeights], names: dict[str, ModuleName
 
 def _pairs(names: dict[str, ModuleName]) -> Iterator[tuple[str, str]]:
     """The full names of every two spellings of one module."""
-    for found in grouped(names.values(), lambda name: name.path.replace(".", "_")).values():
+    spelled: dict[str, list[ModuleName]] = {}
+    for name in names.values():
+        spelled.setdefault(name.path.replace(".", "_"), []).append(name)
+    for found in spelled.values():
         yield from ((one.full, other.full) for one, other in combinations(found, 2) if _one_module(one, other))
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._grouped import grouped
 from ..adapter import ModuleName
 from ..matching import Match
 from ..names import original_name
@@ -125,8 +124,11 @@ class HeatMap:
         """The map of ``energies``; relative if all of them know their base."""
         energies = list(energies)
         relative = bool(energies) and all(energy.base is not None for energy in energies)
-        cells = grouped(energies, lambda energy: (energy.place.block, energy.place.kind))
-        rows = grouped(energies, lambda energy: energy.place.block)
+        cells: dict[tuple[str, str], list[Energy]] = {}
+        rows: dict[str, list[Energy]] = {}
+        for energy in energies:
+            cells.setdefault((energy.place.block, energy.place.kind), []).append(energy)
+            rows.setdefault(energy.place.block, []).append(energy)
         ordered = sorted(rows, key=lambda block: _order(rows[block][0].place))
         used = {energy.place.kind for energy in energies}
         columns = [kind for kind in (*(kind for kind, _ in KINDS), OTHER_KIND) if kind in used]

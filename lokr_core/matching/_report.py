@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from .._grouped import grouped
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..names import mask_numbers
@@ -97,7 +96,10 @@ class Report:
 
     def reasons(self, examples: int = 3) -> list[Reason]:
         """Why modules were refused, the most frequent reason first."""
-        ranked = sorted(grouped(self.refused, lambda entry: entry.reason).items(), key=lambda item: -len(item[1]))
+        by_reason: dict[str, list[Outcome]] = {}
+        for entry in self.refused:
+            by_reason.setdefault(entry.reason, []).append(entry)
+        ranked = sorted(by_reason.items(), key=lambda item: -len(item[1]))
         return [Reason(why, len(found), tuple(entry.module for entry in found[:examples])) for why, found in ranked]
 
     def hand_over(self, modules: Iterable[str]) -> None:
@@ -141,7 +143,9 @@ class Report:
                 name = f"{name[: name.index('*') + 1]}…"
             return name, entry.status, entry.kind, re.sub(r"\d+", "*", entry.reason)
 
-        found = grouped(self.entries, masked)
+        found: dict[tuple[str, str, str, str], list[Outcome]] = {}
+        for entry in self.entries:
+            found.setdefault(masked(entry), []).append(entry)
         ranked = sorted(found.items(), key=lambda item: (_STATUSES.index(item[0][1]), -len(item[1])))
         return [(len(entries), key[0], entries[0]) for key, entries in ranked]
 
@@ -183,8 +187,9 @@ class Report:
         A module may hold LoKr and something else too; each has an entry of its own.
         """
         reports = list(reports)
-        entries = (entry for report in reports for entry in report.entries)
-        found = grouped(entries, lambda entry: (entry.module, entry.kind))
+        found: dict[tuple[str, str], list[Outcome]] = {}
+        for entry in (entry for report in reports for entry in report.entries):
+            found.setdefault((entry.module, entry.kind), []).append(entry)
         best = [max(entries, key=lambda entry: _STATUSES.index(entry.status)) for entries in found.values()]
         merged = cls(adapter, best)
         # A module that one target refused and another took is not a mismatch.

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._files import TensorInfo
-from .._grouped import grouped
 from ..adapter import ModuleName
 from ..errors import LoKrShapeError
 from ..names import Architecture, Slot, aliases, detect
@@ -136,7 +135,10 @@ def weight_name(slot: Slot) -> str:
 
 
 def _flat(names: Mapping[str, object]) -> dict[str, list[str]]:
-    return grouped(names, lambda name: name.replace(".", "_"))
+    flat: dict[str, list[str]] = {}
+    for name in names:
+        flat.setdefault(name.replace(".", "_"), []).append(name)
+    return flat
 
 
 def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:

@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from .._grouped import grouped
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrMatchError, LoKrShapeError, LoKrValueError, blame
 from ..kronecker import Factor
-from ..matching import SubModel, Target, foreign_places, resolve
+from ..matching import Match, SubModel, Target, foreign_places, resolve
 from ..names import DIFFUSERS, ORIGINAL, TEXT_ENCODERS, UNETS, Slot, spelled
 from ._spellings import OWN, TRAINED, Spelling
 
@@ -154,7 +153,9 @@ def _is_text(model: SubModel) -> bool:
 def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[str, Renamed]]:
     """(new full name, module) of all modules; of an update that is cut, several."""
     placed, report = resolve(adapter, target)
-    matches = grouped(placed, lambda match: match.module)
+    matches: dict[str, list[Match]] = {}
+    for match in placed:
+        matches.setdefault(match.module, []).append(match)
     missing = [entry for entry in report.refused if entry.kind == "LoKr"]
     if missing:
         raise LoKrMatchError(

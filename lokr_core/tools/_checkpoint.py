@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .._files import DTYPES, Header, read_header, replacing
-from .._grouped import grouped
 from ..adapter import Adapter, check_strength
 from ..display import Progress, human_bytes
 from ..errors import LoKrFileError, LoKrValueError
@@ -68,7 +67,9 @@ def apply_to_file(
     _check_out(out, model, adapter, overwrite_input)
     matches, report = resolve(adapter, Target.of(header.tensors))
     report.raise_if_nothing_matched()
-    updates = grouped(matches, lambda match: match.weight)
+    updates: dict[str, list[Match]] = {}
+    for match in matches:
+        updates.setdefault(match.weight, []).append(match)
     _check_weights(header, updates, model)
     dtypes = {n: dtype if dtype and i.dtype in _WEIGHTS else i.dtype for n, i in header.tensors.items()}
     metadata = _with_merge(header.metadata, adapter, strength, report)
