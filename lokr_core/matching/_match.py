@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -133,7 +133,7 @@ def _place(
     for parameter, weights in updates.items():
         refusal = Refusal("no such weight in this model")
         for known, slots in target.candidates(name):
-            moved = [replace(slot, parameter=slot.parameter.replace("weight", parameter)) for slot in slots]
+            moved = [slot.of(parameter) for slot in slots]
             try:
                 matches += [_match(module, known, slot, weights, target, kind) for slot in moved]
                 break

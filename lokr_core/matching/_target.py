@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import NamedTuple
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from .._files import TensorInfo
 from ..adapter import ModuleName
 from ..errors import LoKrShapeError
-from ..names import Architecture, Slot, aliases, detect
+from ..names import WEIGHTS, Architecture, Slot, aliases, detect
 
 
 class SubModelRow(NamedTuple):
@@ -164,7 +165,9 @@ def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:
 
 def _sub_model(prefix: str, component: str, number: int, shapes: Mapping[str, tuple[int, ...]]) -> SubModel:
     split = [name.rpartition(".") for name in shapes]
-    names: dict[str, tuple[Slot, ...]] = {m: (Slot(prefix + m),) for m, _, parameter in split if parameter == "weight"}
+    names: dict[str, tuple[Slot, ...]] = {
+        m: (Slot(prefix + m, parameter=p),) for m, _, p in sorted(split, key=itemgetter(2)) if p in WEIGHTS
+    }
     for name, slots in aliases(shapes).items():
         names.setdefault(name, tuple(replace(slot, module=prefix + slot.module) for slot in slots))
     return SubModel(prefix, component, number, detect(shapes), shapes, names, _flat(names))

@@ -5,7 +5,7 @@ from ._registry import detect
 from ._text import TABLES as TEXT_ENCODERS
 from ._translate import aliases, spelled
 from ._unet import TABLES as UNETS
-from ._words import DIFFUSERS, ORIGINAL, Architecture, Slot, mask_numbers
+from ._words import DIFFUSERS, ORIGINAL, WEIGHTS, Architecture, Slot, mask_numbers
 
 __all__ = [
     "Architecture",
@@ -14,6 +14,7 @@ __all__ = [
     "Slot",
     "TEXT_ENCODERS",
     "UNETS",
+    "WEIGHTS",
     "aliases",
     "detect",
     "guesses",

@@ -157,6 +157,8 @@ _BYT5 = block("context_embedder_2", "byt5_in", "norm=layernorm linear_1=fc1 line
 
 _SPELLING = (  # what both spellings share
     "_mod.lin=_mod.linear modulation.lin=modulation.linear _attn.qkv=_attn_qkv _attn.proj=_attn_proj",
+    "_attn.norm.query_norm=_attn_q_norm _attn.norm.key_norm=_attn_k_norm",
+    ".norm.query_norm=.q_norm .norm.key_norm=.k_norm",
     "c_embedder.in_layer=c_embedder.linear_1 c_embedder.out_layer=c_embedder.linear_2",
     "time_in.in_layer=time_in.mlp.0 time_in.out_layer=time_in.mlp.2",
     "guidance_in.in_layer=guidance_in.mlp.0 guidance_in.out_layer=guidance_in.mlp.2",

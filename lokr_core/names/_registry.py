@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from . import _audio, _flux, _image, _lumina, _text, _unet, _video
-from ._words import DIFFUSERS, ORIGINAL, Architecture, Side
+from ._words import DIFFUSERS, ORIGINAL, WEIGHTS, Architecture, Side
 
 ARCHITECTURES: tuple[Architecture, ...] = tuple(
     table for family in (_unet, _flux, _image, _lumina, _video, _audio, _text) for table in family.TABLES
@@ -14,7 +14,7 @@ ARCHITECTURES: tuple[Architecture, ...] = tuple(
 """In the order in which they are tried: a target is of the first one whose names fit."""
 
 # pos_emb_t only tells Cosmos 1 from Cosmos-Predict2.
-PARAMETERS = frozenset(("weight", "scale", "gamma", "in_proj_weight", "pos_emb_t"))
+PARAMETERS = frozenset((*WEIGHTS, "in_proj_weight", "pos_emb_t"))
 
 Shape = tuple[int, ...]
 

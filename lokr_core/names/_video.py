@@ -68,6 +68,7 @@ _LTX_MODULATION = "emb.timestep_embedder.linear_1 emb.timestep_embedder.linear_2
 _LTX = (
     one("proj_in", "patchify_proj"),
     *block("time_embed", "adaln_single", _LTX_MODULATION),
+    *block("prompt_adaln", "prompt_adaln_single", _LTX_MODULATION),  # of LTX-2.3
     *block(_TWO, _TWO, *(f"{name}.norm_q={name}.q_norm {name}.norm_k={name}.k_norm" for name in _LTX_ATTENTIONS)),
 )
 
@@ -94,6 +95,7 @@ LTX2 = Architecture(
         *_LTX,
         one("audio_proj_in", "audio_patchify_proj"),
         *block("audio_time_embed", "audio_adaln_single", _LTX_MODULATION),
+        *block("audio_prompt_adaln", "audio_prompt_adaln_single", _LTX_MODULATION),
         *block("av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single", _LTX_MODULATION),
         *block("av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single", _LTX_MODULATION),
         *block("av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single", _LTX_MODULATION),

@@ -21,9 +21,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
+
+WEIGHTS = ("weight", "scale", "gamma")
+"""Names of a module's weight: a norm has one of the last two in some models."""
 
 IN = "in"
 """Size of a part: as many rows as the fused weight has columns."""
@@ -71,6 +74,15 @@ class Slot:
     swap: bool = False
     source_rows: tuple[int, int] | None = None
     parameter: str = "weight"
+
+    def of(self, parameter: str) -> Slot:
+        """The same place in the module's `parameter`, "weight" or "bias", by the target's name of it.
+
+        >>> Slot("blocks.0.norm", parameter="gamma").of("bias").parameter
+        'beta'
+        """
+        names = {"scale": "bias", "gamma": "beta"} if parameter == "bias" else {}
+        return replace(self, parameter=names.get(self.parameter, self.parameter.replace("weight", parameter)))
 
 
 @dataclass(frozen=True)

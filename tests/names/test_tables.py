@@ -17,6 +17,7 @@ RECORDED = sorted(path.stem for path in DATA.glob("*.json"))
 TABLE_OF = {
     "flux2_klein": "flux2",
     "koala_700m": "sdxl",
+    "ltx23": "ltx2",
     "pixart_alpha": "pixart",
     "pixart_sigma": "pixart",
     "sd35": "sd3",
@@ -36,6 +37,7 @@ NOT_IN_DIFFUSERS = {
     "hidream": ("double_stream_blocks.{}.block.ff_i.gate", "single_stream_blocks.{}.block.ff_i.gate"),  # a parameter
     "hunyuan_video15": ("cond_type_embedding",),  # an embedding
     "ltx2": ("audio_embeddings_connector.", "video_embeddings_connector."),  # a model of their own
+    "ltx23": ("audio_embeddings_connector.", "video_embeddings_connector."),
     "stable_audio": ("timestep_features",),  # a parameter
     "stable_cascade_b": ("up_upscalers.",),  # transposed convolutions
     "wan_animate": ("motion_encoder.",),  # parameters

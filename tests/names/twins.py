@@ -1,9 +1,9 @@
 """The same random weights in a diffusers model and in ComfyUI's twin, and the same random update in both.
 
 Found by name is not yet right: a swapped half, exchanged query and key, a shifted slice all fit by shape. So both
-models run on the same input, before and after a dense random update of EVERY Linear and Conv of the diffusers model,
-carried to ComfyUI's weights by `lokr_core.names.aliases`; and with the LoKr files that PEFT and LyCORIS make on the
-diffusers model (`trained.py`), read and merged into ComfyUI's twin as a user's would be. Three steps, in two
+models run on the same input, before and after a dense random update of EVERY Linear, Conv and norm of the diffusers
+model, carried to ComfyUI's weights by `lokr_core.names.aliases`; and with the LoKr files that PEFT and LyCORIS make on
+the diffusers model (`trained.py`), read and merged into ComfyUI's twin as a user's would be. Three steps, in two
 interpreters, exchanging files in FOLDER/<arch>/, which the last one removes but for result.json (or error.txt):
 
     python twins.py make FOLDER [ARCH ...]       ComfyUI's: random weights and inputs
@@ -84,7 +84,7 @@ def diffusers(arch: str, folder: Path) -> None:
         updates = {name: torch.zeros(shape) for name, shape in shapes.items()}
         kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
         for name, module in model.named_modules():
-            if isinstance(module, kinds):
+            if isinstance(module, kinds) or _is_norm(module):
                 update = torch.randn(module.weight.shape) * module.weight.std() * UPDATE
                 module.weight += update
                 for weight, rows, taken, swap in _places(name, names, shapes):
@@ -97,6 +97,10 @@ def diffusers(arch: str, folder: Path) -> None:
             (folder / f"{maker}.json").write_text(json.dumps({"file": str(file), "layers": len(layers)}))
     save_file({name: update for name, update in updates.items() if update.any()}, folder / "updates.safetensors")
     save_file({name: output.contiguous() for name, output in outputs.items()}, folder / "outputs.safetensors")
+
+
+def _is_norm(module: Any) -> bool:
+    return "norm" in type(module).__name__.lower() and getattr(getattr(module, "weight", None), "ndim", 0) == 1
 
 
 def _places(module: str, names: Any, shapes: Any) -> list[tuple[str, slice, slice, bool]]:

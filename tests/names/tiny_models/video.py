@@ -19,6 +19,34 @@ _WAN = dict(
 
 _WAN_COMFY = dict(in_dim=5, out_dim=7, dim=48, ffn_dim=80, freq_dim=32, text_dim=40, num_heads=3, num_layers=2)
 
+_LTX2 = dict(
+    in_channels=5,
+    out_channels=5,
+    num_attention_heads=3,
+    attention_head_dim=16,
+    cross_attention_dim=48,
+    audio_in_channels=6,
+    audio_out_channels=6,
+    audio_num_attention_heads=4,
+    audio_attention_head_dim=16,
+    audio_cross_attention_dim=64,
+    num_layers=2,
+    caption_channels=40,
+)
+
+_LTX2_COMFY = dict(
+    in_channels=5,
+    audio_in_channels=6,
+    cross_attention_dim=48,
+    audio_cross_attention_dim=64,
+    attention_head_dim=16,
+    audio_attention_head_dim=16,
+    num_attention_heads=3,
+    audio_num_attention_heads=4,
+    caption_channels=40,
+    num_layers=2,
+)
+
 _COSMOS = dict(
     in_channels=5,
     out_channels=4,
@@ -97,39 +125,13 @@ TINY: dict[str, Row] = {
             ),
         ),
     ),
-    "ltx2": (
+    "ltx2": (("LTX2VideoTransformer3DModel", _LTX2), ("lightricks.av_model:LTXAVModel", _LTX2_COMFY)),
+    "ltx23": (
         (
             "LTX2VideoTransformer3DModel",
-            dict(
-                in_channels=5,
-                out_channels=5,
-                num_attention_heads=3,
-                attention_head_dim=16,
-                cross_attention_dim=48,
-                audio_in_channels=6,
-                audio_out_channels=6,
-                audio_num_attention_heads=4,
-                audio_attention_head_dim=16,
-                audio_cross_attention_dim=64,
-                num_layers=2,
-                caption_channels=40,
-            ),
+            _LTX2 | dict(gated_attn=True, cross_attn_mod=True, audio_gated_attn=True, audio_cross_attn_mod=True),
         ),
-        (
-            "lightricks.av_model:LTXAVModel",
-            dict(
-                in_channels=5,
-                audio_in_channels=6,
-                cross_attention_dim=48,
-                audio_cross_attention_dim=64,
-                attention_head_dim=16,
-                audio_attention_head_dim=16,
-                num_attention_heads=3,
-                audio_num_attention_heads=4,
-                caption_channels=40,
-                num_layers=2,
-            ),
-        ),
+        ("lightricks.av_model:LTXAVModel", _LTX2_COMFY | dict(apply_gated_attention=True, cross_attention_adaln=True)),
     ),
     "cosmos_predict2": (
         ("CosmosTransformer3DModel", dict(_COSMOS)),
