@@ -5,7 +5,7 @@ difference; ``resized`` a LoKr at another rank; ``fit_dora`` the DoRA that turns
 """
 
 from ._dora import DoraFit, fit_dora
-from ._forms import FULL, LOKR, LORA, form_of, full, loha, lora, lora_halves, stacked, trained_difference
+from ._forms import FULL, LOKR, LORA, form_of, full, joined, loha, lora, lora_halves, stacked, trained_difference
 from ._product import NEAR_BEST, Dense, LowRank, Nearest, best_product, fewest, nearest_product
 from ._rank import ENERGY, Keep, shared_ranks
 from ._resize import resized, resized_factor, spectrum_of
@@ -30,6 +30,7 @@ __all__ = [
     "fit_dora",
     "form_of",
     "full",
+    "joined",
     "loha",
     "lora",
     "lora_halves",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..adapter import LoKrWeights
 from ..errors import LoKrShapeError
-from ..kronecker import Factor
+from ..kronecker import Factor, same_numbers
 
 LOKR, LORA, FULL = "LoKr", "LoRA", "full difference"
 
@@ -103,6 +103,61 @@ def stacked(pieces: Sequence[tuple[int, LoKrWeights]], shape: tuple[int, ...]) -
         at += part.shape[1]
         downs.append(down.float())
     return lora(up, torch.cat(downs).reshape(rank, *shape[1:]), dora_scale)
+
+
+def joined(pieces: Sequence[tuple[int, LoKrWeights]], shape: tuple[int, ...]) -> LoKrWeights | None:
+    """Updates of all rows of a weight as one product of the same factors. Returns None if they are not its rows.
+
+    pieces: (first row, update) pairs; shape: (out, in, *kernel) of the weight
+
+    They are if all have the same W2, and a W1 with the rows of each, or the same W1 of one row.
+
+    >>> weights = LoKrWeights(Factor(torch.randn(4, 3)), Factor(torch.randn(5, 6)))
+    >>> halves = [(row, part) for row in (0, 10) for _, part in weights.rows(row, 10)]
+    >>> joined(halves, (20, 18)).w1.shape
+    (4, 3)
+    """
+    ordered = sorted(pieces, key=lambda piece: piece[0])
+    updates = [weights for _, weights in ordered]
+    first, row = updates[0], 0
+    for start, weights in ordered:
+        if start != row or weights.scaling != first.scaling:
+            return None
+        row += weights.shape[0]
+    if row != shape[0] or (len({weights.dora_scale is None for weights in updates}) > 1):
+        return None
+    dora_scale = first.dora_scale if len(updates) == 1 else _stacked_dora(ordered, shape)
+    if all(_same(weights.w2, first.w2) for weights in updates):
+        w1 = _rows_together([weights.w1 for weights in updates])
+        return None if w1 is None else replace(first, w1=w1, dora_scale=dora_scale)
+    if first.w1.shape[0] == 1 and all(_same(weights.w1, first.w1) for weights in updates):
+        w2 = _rows_together([weights.w2 for weights in updates])
+        return None if w2 is None else replace(first, w2=w2, dora_scale=dora_scale)
+    return None
+
+
+def _same(one: Factor, other: Factor) -> bool:
+    mine, theirs = one.tensors, other.tensors
+    return mine.keys() == theirs.keys() and all(mine[k] is theirs[k] or same_numbers(mine[k], theirs[k]) for k in mine)
+
+
+def _rows_together(factors: Sequence[Factor]) -> Factor | None:
+    """Factors as the rows of one of the same form. Returns None if they are not of one form and its columns."""
+    first = factors[0]
+    name = _row_tensor(first)
+    for factor in factors:
+        mine = {key: tensor for key, tensor in factor.tensors.items() if key != name}
+        theirs = {key: tensor for key, tensor in first.tensors.items() if key != name}
+        alike = mine.keys() == theirs.keys() and all(same_numbers(mine[key], theirs[key]) for key in mine)
+        if not alike or _row_tensor(factor) != name or factor.shape[1:] != first.shape[1:]:
+            return None
+    axis = 1 if first.t is not None else 0
+    return replace(first, **{name: torch.cat([factor.tensors[name] for factor in factors], axis)})
+
+
+def _row_tensor(factor: Factor) -> str:
+    """The name of the tensor that has the factor's rows."""
+    return "whole" if factor.whole is not None else "a"
 
 
 def _stacked_dora(pieces: Sequence[tuple[int, LoKrWeights]], shape: tuple[int, ...]) -> Tensor | None:

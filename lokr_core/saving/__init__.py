@@ -1,8 +1,22 @@
 """An ``Adapter`` written to a file, in the names and the form of a format."""
 
+from ._named import UP_DOWN, module_tensors, save_named
 from ._peft_form import peft_layout
-from ._rename import rename
-from ._spellings import SPELLINGS
+from ._regroup import Regrouped, regroup
+from ._rename import component_of, rename
+from ._spellings import SPELLINGS, Spelling
 from ._write import save_adapter
 
-__all__ = ["SPELLINGS", "peft_layout", "rename", "save_adapter"]
+__all__ = [
+    "Regrouped",
+    "SPELLINGS",
+    "Spelling",
+    "UP_DOWN",
+    "component_of",
+    "module_tensors",
+    "peft_layout",
+    "regroup",
+    "rename",
+    "save_adapter",
+    "save_named",
+]

@@ -52,7 +52,7 @@ def rename(adapter: Adapter, spelling: Spelling, target: Target | None) -> tuple
             if each.name.full != each.name.path and (spelling.flattened or not each.name.flattened)
         }
     else:
-        book = _Book(target, spelling)
+        book = Book(target, spelling)
         modules = list(_looked_up(adapter, target, book))
         places = {module: (slot,) for module, slot in foreign_places(adapter, target).items()}
         foreign = {module: book.names[slots].full for module, slots in places.items() if slots in book.names}
@@ -88,7 +88,7 @@ def _respelled(module: str, weights: LoKrWeights, name: ModuleName, spelling: Sp
     return spelling.spell(component_of(name), name.path), Renamed(name.path, weights, module)
 
 
-class _Book:
+class Book:
     """The names that a format gives a target's modules, by the slots that an update goes to."""
 
     def __init__(self, target: Target, spelling: Spelling):
@@ -98,6 +98,8 @@ class _Book:
         self.names: dict[tuple[Slot, ...], ModuleName] = {}
         # module of a fused weight -> the parts of it that have names
         self._parts: dict[str, list[_Cut]] = defaultdict(list)
+        # module -> the names, without those of ``split``, whose updates go to it or to rows of it
+        self._covering: dict[str, list[tuple[ModuleName, tuple[Slot, ...]]]] = defaultdict(list)
         # kohya numbers text encoders if there are several.
         numbered = sum(map(_is_text, models)) > 1
         for model in models:
@@ -123,9 +125,15 @@ class _Book:
         for path, slots in names.items():
             slots = tuple(replace(slot, module=prefix + slot.module) for slot in slots)
             name = ModuleName(self._spelling.spell(component, path, split), path)
-            self.names.setdefault(slots, name)
+            if self.names.setdefault(slots, name) is name and not split:
+                for module in dict.fromkeys(slot.module for slot in slots):
+                    self._covering[module].append((name, slots))
             if len(slots) == 1 and slots[0].rows and not split:
                 self._parts[slots[0].module].append(_Cut(*slots[0].rows, name))
+
+    def covering(self, module: str) -> list[tuple[ModuleName, tuple[Slot, ...]]]:
+        """(name, slots) of the format's modules that hold all or some rows of a weight of the target."""
+        return self._covering[module]
 
     def cuts(self, slots: tuple[Slot, ...], rows: int) -> list[_Cut]:
         """The modules that an update of ``rows`` rows is cut into, empty if their names do not cover it."""
@@ -150,7 +158,7 @@ def _is_text(model: SubModel) -> bool:
     return model.component[:2] == "te" or model.architecture in TEXT_ENCODERS
 
 
-def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[str, Renamed]]:
+def _looked_up(adapter: Adapter, target: Target, book: Book) -> Iterator[tuple[str, Renamed]]:
     """(new full name, module) of all modules; of an update that is cut, several."""
     placed, report = resolve(adapter, target)
     matches: dict[str, list[Match]] = {}
@@ -175,7 +183,7 @@ def _looked_up(adapter: Adapter, target: Target, book: _Book) -> Iterator[tuple[
             yield from _cut(module, weights, slots, book)
 
 
-def _cut(module: str, weights: LoKrWeights, slots: tuple[Slot, ...], book: _Book) -> Iterator[tuple[str, Renamed]]:
+def _cut(module: str, weights: LoKrWeights, slots: tuple[Slot, ...], book: Book) -> Iterator[tuple[str, Renamed]]:
     """The update of a fused weight as one for each part that the format names."""
     cuts = book.cuts(slots, weights.shape[0])
     if not cuts:

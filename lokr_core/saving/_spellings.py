@@ -60,6 +60,8 @@ SPELLINGS = {
     "lycoris": Spelling("diffusers", True, {"": "lycoris_"}),
     # ComfyUI reads its own names of every model, and diffusers' names of text encoders and parts of fused weights.
     "comfyui": Spelling("original", False, {"": "diffusion_model.", **_TEXT_ENCODERS}, split="transformer."),
+    # The names of a model's authors without a prefix, each weight in one piece.
+    "original": Spelling("original", False, {"": "", **_TEXT_ENCODERS}),
     "diffusers": Spelling("diffusers", False, {"": "transformer.", **_TEXT_ENCODERS}, unet="unet.", config="metadata"),
     "peft": Spelling(OWN, False, {"": PREFIX}, config="beside"),
 }

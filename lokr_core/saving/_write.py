@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -85,8 +86,8 @@ def save_adapter(
             tensors = adapter.foreign.renamed(foreign)
             modules = {full: module.weights for full, module in renamed.items()}
         for full, weights in modules.items():
-            tensors |= _keyed(full, weights, metadata)
-        save_tensors(_all_cast(tensors, dtype), path, metadata)
+            tensors |= keyed(full, weights, metadata)
+        save_tensors(all_cast(tensors, dtype), path, metadata)
 
 
 def _target(model: Model) -> Target:
@@ -128,7 +129,7 @@ def _save_with_config(
         found, config = peft_layout(weights, own)
         tensors |= {prefix + key: tensor for key, tensor in found.items()}
         configs |= {(prefix if spelling.config == "metadata" else "") + key: value for key, value in config.items()}
-    tensors = _all_cast(tensors, dtype)
+    tensors = all_cast(tensors, dtype)
     if spelling.config == "metadata":
         save_tensors(tensors, path, {**metadata, METADATA_KEY: json.dumps(configs, sort_keys=True)})
         return
@@ -138,7 +139,8 @@ def _save_with_config(
     save_tensors(tensors, path, {"format": "pt", **metadata})
 
 
-def _all_cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+def all_cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors but alphas in ``dtype``. Raises LoKrValueError if it cannot hold a number."""
     return {k: t if dtype is None or k.endswith(".alpha") else _cast(k, t, dtype) for k, t in tensors.items()}
 
 
@@ -159,7 +161,7 @@ def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def _keyed(module: str, weights: LoKrWeights, metadata: Mapping[str, str]) -> dict[str, Tensor]:
+def keyed(module: str, weights: LoKrWeights, metadata: Mapping[str, str]) -> dict[str, Tensor]:
     """A module's tensors by key, such that a reader takes the same scaling from them."""
     alpha = float(weights.rank or 1) if weights.alpha is None else weights.alpha
     scaling, _ = scaling_of(alpha, weights.w1, weights.w2, metadata)
@@ -167,7 +169,9 @@ def _keyed(module: str, weights: LoKrWeights, metadata: Mapping[str, str]) -> di
         # A reader takes alpha 0 for alpha = rank, and whole factors have a scaling that no alpha changes.
         if weights.rank is not None and weights.scaling != 0:
             alpha = weights.scaling * weights.rank
-        else:
+            scaling, _ = scaling_of(alpha, weights.w1, weights.w2, metadata)
+        # Some trainers' metadata give another rank to divide by.
+        if not math.isclose(scaling, weights.scaling, rel_tol=1e-12):
             weights = replace(weights, w1=_times(weights.w1, weights.scaling / scaling))
     tensors = {**weights.tensors, "alpha": _scalar(alpha)}
     return {f"{module}.{name}": tensor for name, tensor in tensors.items()}

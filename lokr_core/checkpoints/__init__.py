@@ -1,0 +1,6 @@
+"""Models on disk, read and written one tensor at a time: files, shards and folders of diffusers pipelines."""
+
+from ._open import Checkpoint, Part, Stored
+from ._write import Change, replacing_folder, write_checkpoint
+
+__all__ = ["Change", "Checkpoint", "Part", "Stored", "replacing_folder", "write_checkpoint"]

@@ -1,0 +1,138 @@
+"""Updates of any form under names that are spelled already, as the tensors that a program reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._files import save_tensors
+from ..adapter import LoKrWeights, ModuleName
+from ..conversion import FULL, LOKR, LORA, form_of, lora_halves
+from ..errors import LoKrValueError, blame
+from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
+from ._peft_form import peft_layout
+from ._write import all_cast, keyed
+
+UP_DOWN = ("kohya", "lycoris", "comfyui")
+"""Formats whose LoRA is lora_up, lora_down and alpha, and which hold full differences; others have lora_B, lora_A."""
+
+_DORA = {True: "dora_scale", False: "lora_magnitude_vector"}
+
+
+def save_named(
+    modules: Mapping[str, tuple[ModuleName, LoKrWeights]],
+    path: Path,
+    format: str,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+    other: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write ``modules`` in the layout of ``format``, each as what it is: LoKr, LoRA or full difference.
+
+    modules: full name -> (the name taken apart, update); other: tensors by key, written as they are
+    path: of the file; for "peft" a folder, or a file in it
+
+    Raises LoKrValueError if the format cannot hold an update: diffusers and PEFT hold LoRA or LoKr alone.
+    """
+    metadata = dict(metadata or {})
+    metadata.pop(METADATA_KEY, None)
+    forms = {full: form_of(weights) for full, (_, weights) in modules.items()}
+    tensors: dict[str, Tensor] = dict(other or {})
+    with blame(file=path):
+        if format not in UP_DOWN and format in ("peft", "diffusers"):
+            _check_forms(forms, format)
+            tensors |= _with_config(modules, forms, path, format, metadata)
+        else:
+            for full, (_, weights) in modules.items():
+                tensors |= module_tensors(full, weights, format, metadata)
+        if format == "peft":
+            path = path if path.suffix == ".safetensors" else path / WEIGHTS_NAME
+        save_tensors(all_cast(tensors, dtype), path, {"format": "pt", **metadata})
+
+
+def module_tensors(full: str, weights: LoKrWeights, format: str, metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of one module by key, for a format without a configuration of its own."""
+    form = form_of(weights)
+    if form == LOKR:
+        return keyed(full, weights, metadata)
+    if form == LORA:
+        return {f"{full}.{name}": tensor for name, tensor in _lora_tensors(weights, format in UP_DOWN).items()}
+    found = {f"{full}.diff": weights.delta()}
+    return found if weights.dora_scale is None else {**found, f"{full}.dora_scale": weights.dora_scale}
+
+
+def _lora_tensors(weights: LoKrWeights, up_down: bool) -> dict[str, Tensor]:
+    """A LoRA's tensors by name: up (out, r, 1, ...) and down (r, in, *kernel)."""
+    up, down = lora_halves(weights)
+    up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
+    if not up_down:
+        found = {"lora_B.weight": up, "lora_A.weight": down}
+    else:
+        found = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(float(down.shape[0]))}
+    if weights.dora_scale is not None:
+        found[_DORA[up_down]] = weights.dora_scale if up_down else weights.dora_scale.flatten()
+    return found
+
+
+def _check_forms(forms: Mapping[str, str], format: str) -> None:
+    kinds = set(forms.values())
+    if FULL in kinds or len(kinds) > 1:
+        module = next(full for full, form in forms.items() if form == FULL or form != LORA)
+        raise LoKrValueError(
+            f"The format {format} holds LoRA alone or LoKr alone",
+            module=module,
+            expected="modules of one kind",
+            found=", ".join(f"{list(forms.values()).count(kind)} {kind}" for kind in sorted(kinds)),
+            hint="convert all to lora, or write kohya or comfyui names, whose readers take each kind",
+        )
+
+
+def _with_config(
+    modules: Mapping[str, tuple[ModuleName, LoKrWeights]],
+    forms: Mapping[str, str],
+    path: Path,
+    format: str,
+    metadata: dict[str, str],
+) -> dict[str, Tensor]:
+    """The tensors in PEFT's layout; the configuration is written beside them, or put into ``metadata``."""
+    by_prefix: dict[str, dict[str, LoKrWeights]] = {}
+    for full, (name, weights) in modules.items():
+        by_prefix.setdefault(full[: len(full) - len(name.path)], {})[name.path] = weights
+    tensors: dict[str, Tensor] = {}
+    configs: dict[str, Any] = {}
+    is_lora = LORA in forms.values()
+    for prefix, updates in by_prefix.items():
+        found, config = _lora_layout(updates) if is_lora else peft_layout(updates)
+        tensors |= {prefix + key: tensor for key, tensor in found.items()}
+        configs |= {(prefix if format == "diffusers" else "") + key: value for key, value in config.items()}
+    if format == "peft":
+        # The configuration first: a reader that finds the tensors finds their configuration.
+        write_entries(path.parent if path.suffix == ".safetensors" else path, {**configs, "inference_mode": True})
+    elif not is_lora:  # a LoRA's ranks are read off its tensors
+        metadata[METADATA_KEY] = json.dumps(configs, sort_keys=True)
+    return tensors
+
+
+def _lora_layout(modules: Mapping[str, LoKrWeights]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """LoRAs in PEFT's layout, and the fields of its ``LoraConfig``."""
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for module, weights in modules.items():
+        tensors |= {f"{module}.{name}": tensor for name, tensor in _lora_tensors(weights, False).items()}
+        ranks[module] = weights.w2.rank or 1
+    common = max(set(ranks.values()), key=list(ranks.values()).count)
+    others = {module: rank for module, rank in ranks.items() if rank != common}
+    return tensors, {
+        "r": common,
+        "lora_alpha": common,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": list(modules),
+        "use_dora": any(weights.dora_scale is not None for weights in modules.values()),
+        "peft_type": "LORA",
+    }
