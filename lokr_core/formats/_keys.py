@@ -18,6 +18,10 @@ from ._producers import ALGORITHMS, WHOLE_FILES
 # OneTrainer wrote from 2026-05-29 to 2026-07-03 (its ``__get_legacy_diffusers``).
 _LOKR = re.compile(r"(.+)[._](lokr_(?:w[12](?:_[ab])?|t[12]))(?:\.([^.]+))?", re.DOTALL)
 
+# ``MODULE.alpha``; ``MODULE.lora_magnitude_vector``, which PEFT and others write with an adapter's name or "weight".
+_BESIDE = re.compile(
+    r"(.+)\.(?:(alpha|dora_scale|lokr_dim|initial_norm)|(lora_magnitude_vector)(?:\.[^.]+)?(?:\.weight)?)", re.DOTALL
+)
 
 # Tensor name -> algorithm, and the names that PEFT may write with an adapter's name behind the first word.
 _KINDS = {end: row.kind for row in ALGORITHMS for end in row.ends + row.named}
@@ -77,12 +81,24 @@ def split_keys(tensors: Mapping[str, Tensor]) -> SortedKeys:
                 hint="two files were joined; remove the keys of one of them",
             )
         spelled[module, name] = key
-    for key in [key for key in rest if key.endswith((".alpha", ".dora_scale"))]:
-        module, _, name = key.rpartition(".")
-        if module in found.lokr:
-            found.lokr[module][name] = rest.pop(key)
+    _take_beside(found.lokr, rest)
     found.foreign = _foreign(rest)
     return found
+
+
+def _take_beside(lokr: Mapping[str, dict[str, Tensor]], rest: dict[str, Tensor]) -> None:
+    """Move the tensors that stand beside a module's factors (alpha, DoRA's magnitude, …) out of ``rest``.
+
+    The magnitude of a module that is a LoRA too is left to the LoRA.
+    """
+    loras = {key.partition(".lora_")[0] for key in rest if ".lora_" in key and ".lora_magnitude_vector" not in key}
+    for key in list(rest):
+        match = _BESIDE.fullmatch(key)
+        if match is None:
+            continue
+        module, name = match.group(1), match.group(2) or match.group(3)
+        if module in lokr and name not in lokr[module] and (match.group(2) or module not in loras):
+            lokr[module][name] = rest.pop(key)
 
 
 def _foreign(tensors: dict[str, Tensor]) -> Foreign:

@@ -77,6 +77,7 @@ MARKS = (
     ("SimpleTuner", "lycoris_config", ""),
     ("ACE-Step 1.5", "lokr_config", ""),
     ("musubi-tuner", "ss_network_module", "networks.lokr"),
+    ("SceneWorks", "networkType", "lokr"),
     ("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
     ("kohya-ss", "ss_network_module", ""),
     ("diffusers / PEFT", METADATA_KEY, ""),

@@ -117,12 +117,15 @@ class LoKrConfig:
             value = getattr(self, name) or {}
             _require(isinstance(value, Mapping), f"{name} must map module names to numbers", "a mapping", value)
             setattr(self, name, dict(value))
+        # Trainers write ranks as floats too, and huge ones (1e10) to have whole factors.
+        self.r = _as_int(self.r)
+        self.rank_pattern = {name: _as_int(rank) for name, rank in self.rank_pattern.items()}
         self._check()
 
     def _check(self) -> None:
         """Raises LoKrValueError if a value is out of range or a pattern is not a regular expression."""
         for name, rank in self._with_patterns("r", "rank_pattern"):
-            _require(_is_int(rank) and 1 <= rank < 1e9, f"{name} must be a whole number of at least 1", ">= 1", rank)
+            _require(_is_int(rank) and 1 <= rank < 1e300, f"{name} must be a whole number of at least 1", ">= 1", rank)
         for name, alpha in self._with_patterns("alpha", "alpha_pattern"):
             _require(_is_number(alpha), f"{name} must be a finite number", "a number such as 16", alpha)
         for name in ("rank_dropout", "module_dropout"):
@@ -226,6 +229,11 @@ class LoKrConfig:
                 stacklevel=2,
             )
         return cls(**{name: value for name, value in entries.items() if name in known})
+
+
+def _as_int(value: Any) -> Any:
+    """A whole number that is stored as a float, as an int; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_int(value: object) -> bool:

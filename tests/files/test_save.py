@@ -106,6 +106,26 @@ def test_whole_factors_trained_with_rs_lora(path, scaling, alpha):
     assert_same_update(found["layer"], weights, shape, exactly=False)
 
 
+OTHER_TRAINERS = [
+    {"ss_network_module": "networks.lokr", "ss_network_dim": "64", "ss_network_alpha": "4"},
+    {"ss_network_module": "networks.krona", "ss_network_args": json.dumps({"factor_in": "4"})},
+    {"networkType": "lokr", "rank": "64", "alpha": "32"},
+    {"ss_network_args": json.dumps({"lora_reg_dims": {".*": 1}}), "ss_network_dim": "8", "ss_network_alpha": "4"},
+]
+
+
+@pytest.mark.parametrize("metadata", OTHER_TRAINERS)
+@pytest.mark.parametrize("scaling", [1.0, 1 / 16, 0.5, -3.0])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_scaling_that_a_trainers_rule_gave(path, form, scaling, metadata):
+    """The file keeps the metadata, so its reader goes by the same rule again."""
+    torch.manual_seed(0)
+    w1, w2, shape = factors(form)
+    weights = LoKrWeights(w1, w2, scaling, alpha=None if "networkType" in metadata else 4.0)
+    found = again(Adapter({"layer": weights}, metadata=metadata), path)
+    assert_same_update(found["layer"], weights, shape, exactly=False)
+
+
 def test_an_alpha_is_kept_to_the_last_bit(path):
     w1, w2, _ = factors("low-rank")
     for alpha in (0.1, 1 / 3, 7.0, 1e-30):

@@ -30,6 +30,16 @@ def test_alpha_over_r_also_where_both_factors_are_whole():
     assert scalings(tensors, config()) == {A: 3, C: 3}
 
 
+@pytest.mark.parametrize("r", [64.0, 1e6, 1_000_000_000, 1e9, 9999220736.0, 1e10, 10**12, 1e30])
+@pytest.mark.parametrize("ratio", [1, 0.5, 2])
+def test_a_rank_may_be_huge_and_a_float(r, ratio):
+    """diffusion-pipe forces alpha = r, and users ask for a huge r to have whole factors; JSON may hold floats."""
+    tensors = {**keyed(A, lokr(None, None)), **keyed(C, lokr(None, None))}
+    assert scalings(tensors, config(r=r, alpha=r * ratio)) == {A: ratio, C: ratio}
+    by_pattern = config(r=2, alpha=6, rank_pattern={"mlp": r}, alpha_pattern={"mlp": r * ratio})
+    assert scalings(tensors, by_pattern)[C] == ratio
+
+
 PATTERNS = [
     "to_q", "attn.to_q", "0.attn.to_q", "blocks.0.attn.to_q", "^blocks.0.attn.to_q", "^attn.to_q", r"blocks\.\d+\.mlp",
     ".*mlp", "mlp$", "q", "blocks.1", "o_q", "(attn|mlp).to_q", "blocks.0", "",
