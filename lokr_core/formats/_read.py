@@ -6,17 +6,16 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights
-from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError, blame
-from ..kronecker import Factor, core_name, is_finite, reversed_factors
-from ..peft import CONFIG_NAME, PREFIX, StoredConfig, is_reversed, stored_configs
+from ..errors import LoKrFileError, blame
+from ..peft import CONFIG_NAME, PREFIX, StoredConfig, stored_configs
 from ._duplicates import drop_duplicates
 from ._keys import SortedKeys, describe, split_keys
+from ._module import weights_of
 from ._naming import module_names, producer
-from ._scaling import scaling_of
+from ._rules import NO_ALPHA
 from ._sources import find_source
 
 
@@ -38,7 +37,9 @@ def load_adapter(path: str | os.PathLike) -> Adapter:
 
 
 def parse_adapter(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, peft_config: str | bytes | None = None
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    peft_config: str | bytes | None = None,
 ) -> Adapter:
     """``load_adapter`` for tensors in memory.
 
@@ -64,8 +65,8 @@ def parse_adapter(
     for module, parts in found.lokr.items():
         with blame(module=module, hint="the file was cut or converted badly; get it again"):
             config = _config_of(module, configs)
-            peft = bool(config or found.adapter_names) or PREFIX in module
-            modules[module] = _weights(module, parts, metadata, config, peft)
+            peft = bool(config or found.adapter_names or "networkType" in metadata) or PREFIX in module
+            modules[module] = weights_of(module, parts, metadata, config, peft)
     notes += _doubts(modules, metadata, configs)
     notes += drop_duplicates(modules, names)
     who = "PEFT" if any(config.source == CONFIG_NAME for config in configs) else producer(namings, metadata)
@@ -99,7 +100,7 @@ def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], con
                 f"{len(strangers)} modules, such as {strangers[0]}, are not among the target_modules of "
                 f"{config.source}: they are used all the same"
             )
-    assumed = [module for module in bare if _config_of(module, configs) is None]
+    assumed = [module for module in bare if not set(NO_ALPHA).isdisjoint(modules[module].notes)]
     if assumed:
         notes.append(
             f"{len(assumed)} modules have no alpha, as in PEFT's files, and there is no {CONFIG_NAME} beside the "
@@ -108,78 +109,9 @@ def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], con
     low_rank = [w for w in modules.values() if w.alpha is not None and w.rank is not None]
     ranks = {w.rank for w in low_rank if w.rank}
     one_alpha = len({w.alpha for w in low_rank}) == 1
-    if len(ranks) > 1 and one_alpha and "lora_reg_dims" not in metadata.get("ss_network_args", ""):
+    if len(ranks) > 1 and one_alpha and "reg_dims" not in metadata.get("ss_network_args", ""):
         notes.append(
             f"the rank differs by layer ({min(ranks)} to {max(ranks)}) and alpha does not: alpha / rank is taken. If "
             "low ranks come out far too strong, the trainer changed ranks after it had set the scale (lora_reg_dims)"
         )
     return notes
-
-
-def _weights(
-    module: str, tensors: dict[str, Tensor], metadata: dict[str, str], config: StoredConfig | None, peft: bool
-) -> LoKrWeights:
-    """One module's ``LoKrWeights``.
-
-    tensors: by name; config: PEFT's for this module, used if it has no alpha; peft: whether PEFT trained it
-    """
-    notes: list[str] = []
-    if "lokr_t1" in tensors:
-        notes.append("lokr_t1 is ignored: no trainer gives it a meaning")
-        tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}
-    if any(tensor.dtype.itemsize == 1 for name, tensor in tensors.items() if name != "alpha"):
-        notes.append("fp8 factors, read as fp16")
-    tensors = {name: _checked(name, tensor) for name, tensor in tensors.items()}
-    w1, w2 = _factor(tensors, "lokr_w1"), _factor(tensors, "lokr_w2")
-    for name, factor in (("lokr_w1", w1), ("lokr_w2", w2)):
-        if factor.whole is not None and {f"{name}_a", f"{name}_b", core_name(name)} & tensors.keys():
-            notes.append(f"{name} is stored whole and low-rank: the whole one is taken, as LyCORIS does")
-    alpha = float(tensors["alpha"]) if "alpha" in tensors else None
-    if config and alpha is None:
-        scaling, assumed = config.scaling(module, w1.rank, w2.rank, w2.shape)
-    else:
-        scaling, assumed = scaling_of(alpha, w1, w2, metadata)
-    notes += assumed
-    if alpha is None and peft and is_reversed(w2.rank, w2.shape):
-        w1, w2 = reversed_factors(w1, w2)
-        notes.append("PEFT trains a Conv1d's whole factors as w2 ⊗ w1, and so they are read")
-    return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), alpha, tuple(dict.fromkeys(notes)))
-
-
-def _checked(name: str, tensor: Tensor) -> Tensor:
-    """The tensor with fp8 upcast, alpha as a single number. Raises LoKrValueError if a number is not finite; alpha's
-    is checked where it counts."""
-    if name == "alpha":
-        if tensor.numel() != 1:
-            raise LoKrShapeError("alpha is not one number", expected="shape () or (1,)", found=tuple(tensor.shape))
-        return tensor.double().reshape(())
-    if not tensor.is_floating_point():
-        raise LoKrValueError(
-            f"{name} is not stored as floating point numbers",
-            expected="fp32, fp16, bf16 or fp8",
-            found=str(tensor.dtype).removeprefix("torch."),
-            hint="quantised factors are useless without their scales; get the file as its trainer wrote it",
-        )
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.half()
-    if tensor.numel() == 0:
-        raise LoKrValueError(f"{name} is empty", expected="at least one number", found=tuple(tensor.shape))
-    if not is_finite(tensor):
-        raise LoKrValueError(
-            f"{name} holds NaN or Inf",
-            expected="finite numbers",
-            found=f"{int((~torch.isfinite(tensor)).sum()):,} of {tensor.numel():,} are not",
-            hint="the training went wrong; use an earlier checkpoint",
-        )
-    return tensor
-
-
-def _factor(tensors: Mapping[str, Tensor], name: str) -> Factor:
-    """The factor ``lokr_w1`` or ``lokr_w2``. Raises LoKrFileError if its tensors are incomplete."""
-    if name not in tensors and not {f"{name}_a", f"{name}_b"} <= tensors.keys():
-        raise LoKrFileError(
-            f"The module is incomplete: {name} is missing",
-            expected=f"{name}, or {name}_a and {name}_b",
-            found=", ".join(sorted(tensors)) or "lokr_t1 alone",
-        )
-    return Factor.from_tensors(tensors, name)
