@@ -16,6 +16,9 @@ from ._words import DIFFUSERS, ORIGINAL, mask_numbers
 # Stable Diffusion's UNets share their names; the width of their text encoder tells them apart.
 # Columns of a cross attention's key or value -> title.
 _UNETS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL refiner", 2048: "SDXL"}
+_VIDEO = re.compile(
+    r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_.*_(temporal|time_stack)_"
+)
 _CROSS_ATTENTION = re.compile(
     r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_.*attn2_to_[kv]"
 )
@@ -44,6 +47,8 @@ def guesses(modules: Mapping[str, tuple[int, ...]]) -> list[str]:
     ['Flux.1', 'HunyuanVideo', 'HunyuanVideo 1.5', 'HunyuanImage 2.1', 'Ovis-Image', 'LongCat-Image']
     """
     flat = {path.replace(".", "_"): shape for path, shape in modules.items()}
+    if any(map(_VIDEO.search, flat)):
+        return ["Stable Video Diffusion"]
     for path, shape in flat.items():
         if _CROSS_ATTENTION.search(path):
             return [_UNETS[shape[1]]] if shape[1] in _UNETS else []

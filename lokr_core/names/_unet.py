@@ -1,4 +1,4 @@
-"""The UNets of SD1.5, SD2.x and SDXL (base and refiner).
+"""The UNets of SD1.5, SD2.x, SDXL (base and refiner) and Stable Video Diffusion.
 
 diffusers counts blocks by level and kind (`down_blocks.1.attentions.0`), the original counts every step from the input
 (`input_blocks.4.1`), so the mapping depends on the contents of the levels. It is read off the target's own names.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from ._words import ORIGINAL, Architecture, Rule, Side, block, one, pairs, two_layers
+from ._words import ORIGINAL, Architecture, Rule, Side, block, one, pairs, two_layers, words
 
 _RESNET = (
     "norm1=in_layers.0 conv1=in_layers.2 norm2=out_layers.0 conv2=out_layers.3",
@@ -21,6 +21,19 @@ _ENDS = (
     *two_layers("class_embedding", "label_emb.0"),
     *pairs("conv_in=input_blocks.0.0 conv_norm_out=out.0 conv_out=out.2"),
 )
+
+# A video UNet's residual block is one over space and one over time: (path below diffusers' block, below the original's).
+_IMAGE, _VIDEO = (("", ""),), ((".spatial_res_block", ""), (".temporal_res_block", ".time_stack"))
+
+# Inside a transformer both sides have the same names, but for those of a video UNet's layers over time.
+_OVER_TIME = words(
+    ".temporal_transformer_blocks.=.time_stack.",
+    ".time_pos_embed.linear_1=.time_pos_embed.0 .time_pos_embed.linear_2=.time_pos_embed.2",
+)
+
+# What tells a video UNet.
+_VIDEO_OURS = "input_blocks.1.0.time_stack.in_layers.2"
+_VIDEO_THEIRS = "down_blocks.0.resnets.0.temporal_res_block.conv1"
 
 _RESNETS, _ATTENTIONS, _SAMPLER = "resnets", "attentions", "sampler"
 
@@ -37,20 +50,30 @@ Block = tuple[str, str, str]
 def _expand(side: str, modules: Collection[str]) -> tuple[Rule, ...]:
     """The rules of a target's blocks, `modules` being its module paths in the names of `side`."""
     rules: list[Rule] = []
+    halves = _VIDEO if _is_video(modules) else _IMAGE
     attentions: dict[str, tuple[str, str]] = {}
     for kind, theirs, ours in (_blocks_of_original if side == ORIGINAL else _blocks_of_diffusers)(modules):
         if kind == _RESNETS:
-            rules += block(theirs, ours, *_RESNET)
+            for their_half, our_half in halves:
+                rules += block(theirs + their_half, ours + our_half, *_RESNET)
         elif kind == _SAMPLER:
             rules.append(one(theirs, ours))
         else:
             attentions[ours if side == ORIGINAL else theirs] = (theirs, ours)
-    for module in modules:  # inside a transformer both sides have the same names
+    for module in modules:
         head = _head(module)
         if head in attentions:
             theirs, ours = attentions[head]
-            rules.append(one(theirs + module[len(head) :], ours + module[len(head) :]))
+            their_rest = our_rest = module[len(head) :]
+            for their_word, our_word in _OVER_TIME:
+                their_rest = their_rest.replace(our_word, their_word)
+                our_rest = our_rest.replace(their_word, our_word)
+            rules.append(one(theirs + their_rest, ours + our_rest))
     return tuple(rules)
+
+
+def _is_video(modules: Collection[str]) -> bool:
+    return _VIDEO_OURS in modules or _VIDEO_THEIRS in modules
 
 
 def _head(module: str) -> str:
@@ -93,11 +116,12 @@ def _steps(modules: Collection[str], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _blocks_of_diffusers(modules: Collection[str]) -> Iterator[Block]:
+    conv = "spatial_res_block.conv1" if _is_video(modules) else "conv1"
     for part, side, sampler in _PARTS:
         number = 1 if part == "input_blocks" else 0  # input_blocks.0 is the first convolution
         for level in range(_count(modules, side)):
             place = 0
-            while f"{side}.{level}.resnets.{place}.conv1" in modules:
+            while f"{side}.{level}.resnets.{place}.{conv}" in modules:
                 steps = 1
                 yield _RESNETS, f"{side}.{level}.resnets.{place}", f"{part}.{number}.0"
                 if f"{side}.{level}.attentions.{place}.proj_in" in modules:
@@ -114,7 +138,7 @@ def _blocks_of_diffusers(modules: Collection[str]) -> Iterator[Block]:
     for place in range(2):
         if f"mid_block.attentions.{place}.proj_in" in modules:
             kinds.append(_ATTENTIONS)
-        if f"mid_block.resnets.{place + 1}.conv1" in modules:
+        if f"mid_block.resnets.{place + 1}.{conv}" in modules:
             kinds.append(_RESNETS)
     yield from _middle_blocks((f"middle_block.{number}", kind) for number, kind in enumerate(kinds))
 
@@ -134,6 +158,12 @@ def _unet(name: str, title: str, original: Side, diffusers: Side) -> Architectur
 _TIME, _TIME_THEIRS = "time_embed.0", "time_embedding.linear_1"
 
 TABLES = (
+    _unet(
+        "svd",
+        "Stable Video Diffusion",
+        Side(has=(_TIME, "input_blocks.0.0", _VIDEO_OURS)),
+        Side(has=(_TIME_THEIRS, "conv_in", _VIDEO_THEIRS)),
+    ),
     _unet(
         "sdxl_refiner",
         "SDXL refiner",

@@ -84,7 +84,7 @@ def diffusers(arch: str, folder: Path) -> None:
         updates = {name: torch.zeros(shape) for name, shape in shapes.items()}
         kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
         for name, module in model.named_modules():
-            if isinstance(module, kinds) or _is_norm(module):
+            if isinstance(module, kinds) or (_is_norm(module) and f"{name}.weight" not in run.extra):
                 update = torch.randn(module.weight.shape) * module.weight.std() * UPDATE
                 module.weight += update
                 for weight, rows, taken, swap in _places(name, names, shapes):

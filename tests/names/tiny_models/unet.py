@@ -204,4 +204,44 @@ TINY: dict[str, Row] = {
             ),
         ),
     ),
+    "svd": (
+        (
+            "UNetSpatioTemporalConditionModel",
+            _SD
+            | dict(
+                in_channels=8,
+                block_out_channels=(64, 128),
+                cross_attention_dim=40,
+                num_attention_heads=(4, 8),
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=24,
+                down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+                up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            ),
+        ),
+        (
+            "modules.diffusionmodules.openaimodel:UNetModel",
+            _LDM
+            | dict(
+                in_channels=8,
+                num_head_channels=16,
+                num_res_blocks=[2] * 2,
+                channel_mult=[1, 2],
+                context_dim=40,
+                adm_in_channels=24,
+                num_classes="sequential",
+                transformer_depth=[1, 1, 0, 0],
+                transformer_depth_middle=1,
+                transformer_depth_output=[1, 1, 1, 0, 0, 0],
+                use_linear_in_transformer=True,
+                use_spatial_context=True,
+                extra_ff_mix_layer=True,
+                merge_strategy="learned_with_images",
+                merge_factor=0.0,
+                video_kernel_size=[3, 1, 1],
+                use_temporal_resblock=True,
+                use_temporal_attention=True,
+            ),
+        ),
+    ),
 }
