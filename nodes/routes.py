@@ -137,6 +137,7 @@ def _described(path: str, mtime_ns: int, size: int) -> dict:
     described = {
         "kind": header.kind,
         "base_model": header.base_model,
+        "base_model_text": header.base_model_text,
         "producer": header.producer,
         "title": header.title,
         "metadata": {key: text[:MOST_METADATA] for key, text in header.metadata.items()},

@@ -15,6 +15,7 @@ import { api } from "./host.js";
  * @property {string} name
  * @property {string | null} [kind]
  * @property {string | null} [base_model]
+ * @property {string | null} [base_model_text]
  * @property {string | null} [producer]
  * @property {string} [title]
  * @property {Record<string, string>} [metadata]

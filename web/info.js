@@ -43,7 +43,7 @@ function facts(info) {
     const rows = {
         title: info.title,
         kind: info.kind,
-        "base model": info.base_model,
+        "base model": info.base_model_text ?? info.base_model,
         "made by": info.producer,
         modules: info.modules,
     };

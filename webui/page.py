@@ -149,7 +149,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         details = [
             ("Hash: ", entry.shorthash),
             ("Name in a prompt: ", entry.tag_name),
-            ("Base model: ", entry.outline.base_model),
+            ("Base model: ", entry.outline.base_model_text),
             ("Holds: ", f"{entry.outline.kind}, {entry.outline.modules} modules"),
             ("Producer: ", entry.outline.producer),
             ("Trained with: ", trained),

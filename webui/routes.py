@@ -60,6 +60,7 @@ def _described(entry: Entry) -> dict:
         "size": entry.version[1],
         "kind": outline.kind,
         "base_model": outline.base_model,
+        "base_model_text": outline.base_model_text,
         "producer": outline.producer,
         "lokr_modules": outline.modules,
         "trigger_words": outline.trigger_words,

@@ -97,7 +97,11 @@ def _preset_prefix(metadata: Mapping[str, str]) -> str | None:
     return prefix if isinstance(prefix, str) else None
 
 
-def producer(namings: Iterable[str], metadata: Mapping[str, str]) -> str:
-    """Who wrote a file: by its metadata, else by its ``namings``."""
-    found = (name for name, key, text in MARKS if key in metadata and text in metadata[key])
-    return next(found, ", ".join(namings))
+def producer(namings: Iterable[str], metadata: Mapping[str, str], names: Iterable[ModuleName] = ()) -> str:
+    """Who wrote a file: by its metadata and the ``names`` of its modules, else by its ``namings``."""
+    paths = [name.path.replace(".", "_") for name in names]
+    for mark in MARKS:
+        told = mark.key in metadata and mark.text in metadata[mark.key]
+        if told and (not mark.paths or any(re.match(mark.paths, path) for path in paths)):
+            return mark.producer
+    return ", ".join(namings)

@@ -69,18 +69,49 @@ ROOTS = (
 )  # fmt: skip
 
 
-# (producer, key of the metadata, text in its value), from the producers' saving code. The first row that holds counts.
+class Mark(NamedTuple):
+    """How a file tells who wrote it: ``text`` is in the value of ``key`` in its metadata, and ``paths`` matches the
+    beginning of a module's path, flattened. From the producers' saving code.
+    """
+
+    producer: str
+    key: str
+    text: str
+    paths: str = ""
+
+
+# Three trainers have a module of this name, each for its own architectures: sd-scripts for SDXL and Anima
+# (``networks/network_base.py: detect_arch_config``), musubi-tuner for the rest (``networks/network_arch.py``).
+_NETWORKS_LOKR = (
+    ("musubi-tuner (LTX-2 fork)", r"(?:model_)?transformer_blocks_\d+_(?:attn[12]|ff|audio|video)_"),
+    (
+        "kohya-ss sd-scripts",
+        r"(?:down|up|input|output)_blocks_|mid(?:dle)?_block_|llm_adapter_|text_model_|model_layers_"
+        r"|blocks_\d+_(?:(?:self|cross)_attn_\w+_proj|mlp_layer\d)",
+    ),
+    (
+        "musubi-tuner",
+        r"(?:double|single|single_transformer|transformer)_blocks_\d+_|blocks_\d+_(?:self_attn|cross_attn|ffn)_"
+        r"|(?:noise_refiner_|context_refiner_)?layers_\d+_|txt_in|img_in|final_layer|token_refiner",
+    ),
+    ("kohya-ss sd-scripts or musubi-tuner", ""),
+)
+
+# The first row that holds counts.
 MARKS = (
-    ("ai-toolkit", "software", "ai-toolkit"),
-    ("OneTrainer", "ot_revision", ""),
-    ("OneTrainer", "ot_branch", ""),
-    ("SimpleTuner", "lycoris_config", ""),
-    ("ACE-Step 1.5", "lokr_config", ""),
-    ("musubi-tuner", "ss_network_module", "networks.lokr"),
-    ("SceneWorks", "networkType", "lokr"),
-    ("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
-    ("kohya-ss", "ss_network_module", ""),
-    ("diffusers / PEFT", METADATA_KEY, ""),
+    Mark("ai-toolkit", "software", "ai-toolkit"),
+    Mark("OneTrainer", "ot_revision", ""),
+    Mark("OneTrainer", "ot_branch", ""),
+    Mark("SimpleTuner", "lycoris_config", ""),
+    Mark("ACE-Step 1.5", "lokr_config", ""),
+    Mark("SceneWorks", "networkType", "lokr"),
+    Mark("kohya-ss sd-scripts", "ss_network_args", "network_reg_dims"),
+    *(Mark(producer, "ss_network_module", "networks.lokr", paths) for producer, paths in _NETWORKS_LOKR),
+    Mark("Anima-Standalone-Trainer", "ss_network_module", "networks.krona"),
+    Mark("Anima-Standalone-Trainer", "ss_network_module", "networks.cdka"),
+    Mark("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
+    Mark("kohya-ss", "ss_network_module", ""),
+    Mark("diffusers / PEFT", METADATA_KEY, ""),
 )
 
 

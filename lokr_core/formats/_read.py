@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..adapter import Adapter, LoKrWeights
-from ..errors import LoKrFileError, blame
+from ..adapter import Adapter, LoKrWeights, ModuleName
+from ..errors import LoKrError, LoKrFileError, blame
 from ..peft import CONFIG_NAME, PREFIX, StoredConfig, stored_configs
 from ._duplicates import drop_duplicates
 from ._keys import SortedKeys, describe, split_keys
@@ -57,8 +57,7 @@ def parse_adapter(
             found=describe(found),
             hint="load it with the loader for what it is",
         )
-    known = [module for module, each in found.foreign.modules.items() if each.kind != "unknown"]
-    every, namings = module_names(dict.fromkeys((*found.lokr, *known)), metadata)
+    every, namings = _names(found, metadata)
     names = {module: every[module] for module in found.lokr}
     configs, notes = _configs(found, metadata, peft_config)
     modules = {}
@@ -69,8 +68,38 @@ def parse_adapter(
             modules[module] = weights_of(module, parts, metadata, config, peft)
     notes += _doubts(modules, metadata, configs)
     notes += drop_duplicates(modules, names)
-    who = "PEFT" if any(config.source == CONFIG_NAME for config in configs) else producer(namings, metadata)
+    who = _writer(configs, namings, metadata, every)
     return Adapter(modules, names, found.foreign.named(every), metadata, who, notes=notes)
+
+
+def names_and_writer(
+    found: SortedKeys, metadata: Mapping[str, str], peft_config: str | bytes | None
+) -> tuple[dict[str, ModuleName], str]:
+    """(names of a file's modules taken apart, who wrote it), as ``parse_adapter`` tells them, without any number read.
+
+    found: its keys, sorted; peft_config: the text of ``adapter_config.json`` beside it
+    """
+    names, namings = _names(found, metadata)
+    try:
+        configs, _ = _configs(found, metadata, peft_config)
+    except LoKrError:
+        configs = []
+    return names, _writer(configs, namings, metadata, names)
+
+
+def _names(found: SortedKeys, metadata: Mapping[str, str]) -> tuple[dict[str, ModuleName], dict[str, None]]:
+    known = [module for module, each in found.foreign.modules.items() if each.kind != "unknown"]
+    return module_names(dict.fromkeys((*found.lokr, *known)), metadata)
+
+
+def _writer(
+    configs: Iterable[StoredConfig],
+    namings: Iterable[str],
+    metadata: Mapping[str, str],
+    names: Mapping[str, ModuleName],
+) -> str:
+    beside = any(config.source == CONFIG_NAME for config in configs)
+    return "PEFT" if beside else producer(namings, metadata, names.values())
 
 
 def _configs(

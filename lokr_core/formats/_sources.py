@@ -62,15 +62,20 @@ class Source:
 
     @property
     def config(self) -> bytes | None:
-        """PEFT's ``adapter_config.json`` in the same folder, None if it is missing.
+        """PEFT's ``adapter_config.json`` in the same folder, None if it is missing."""
+        return config_beside(self.path)
 
-        Unparsed: its errors, of reading too, matter only to a file that needs it.
-        """
-        config = self.path.parent / CONFIG_NAME
-        try:
-            return config.read_bytes() if config.is_file() else None
-        except OSError:
-            return b""
+
+def config_beside(path: Path) -> bytes | None:
+    """The ``adapter_config.json`` beside a file, None if it is missing.
+
+    Unparsed: its errors, of reading too, matter only to a file that needs it.
+    """
+    config = path.parent / CONFIG_NAME
+    try:
+        return config.read_bytes() if config.is_file() else None
+    except OSError:
+        return b""
 
 
 def find_source(path: Path) -> Source:

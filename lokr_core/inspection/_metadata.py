@@ -7,14 +7,6 @@ from collections.abc import Mapping
 
 from .._files import json_object
 
-_BASE_MODEL = (
-    "ss_base_model_version",
-    "modelspec.architecture",
-    "ss_sd_model_name",
-    "modelspec.implementation",
-    "modelspec.resolution",
-    "base_model_name_or_path",
-)
 _TITLE = ("modelspec.title", "ss_output_name", "name")
 _SETTINGS = (
     ("module", "ss_network_module"),
@@ -30,14 +22,6 @@ _MAX_LENGTH = 120  # characters shown of one value
 def title(metadata: Mapping[str, str]) -> str:
     """The adapter's title, or "" if it has none."""
     return next((_short(metadata[key]) for key in _TITLE if _has_value(metadata.get(key))), "")
-
-
-def base_model(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata key -> value, for the keys that describe the base model."""
-    adapter_config = json_object(metadata.get("lora_adapter_metadata"))
-    peft = {key.rpartition(".")[2]: str(value) for key, value in adapter_config.items() if value}
-    found = {**peft, **metadata}
-    return {key: _short(found[key]) for key in _BASE_MODEL if _has_value(found.get(key))}
 
 
 def trained_with(metadata: Mapping[str, str]) -> dict[str, str]:

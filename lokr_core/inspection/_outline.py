@@ -13,10 +13,9 @@ import torch
 from .._files import read_header
 from ..adapter import LoKrWeights
 from ..errors import LoKrError, LoKrFileError, blame
-from ..formats import SortedKeys, describe, module_names, producer, split_keys
+from ..formats import SortedKeys, base_model_of, config_beside, describe, names_and_writer, split_keys
 from ..kronecker import Factor
-from ..names import guesses
-from ._metadata import base_model, title, trained_with, trigger_words
+from ._metadata import title, trained_with, trigger_words
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,16 @@ class Outline:
     """A file by its header.
 
     kind: "LoKr", "LoKr and LoRA", or what a file without LoKr is
-    base_model: as names and shapes tell, else as the metadata says, "" if unknown
+    base_model: as names and shapes tell, else as the metadata say, "" if unknown; guessed: whether by the names
+    base_model_text: the same for a person
     modules: how many are LoKr
     """
 
     kind: str
     is_lokr: bool
     base_model: str
+    base_model_text: str
+    guessed: bool
     producer: str
     title: str
     modules: int
@@ -57,15 +59,16 @@ def outline(path: str | os.PathLike, most: int = 16_000_000) -> Outline:
         raise LoKrFileError("A tensor has an impossible shape", file=Path(path), found=str(error)[:200]) from None
     with blame(file=Path(path)):
         found = split_keys(tensors)
-    names, namings = module_names(found.lokr, header.metadata)
-    shapes = {names[m].path: _shape(parts) for m, parts in found.lokr.items() if names[m].component in ("", "unet")}
-    architectures = guesses({name: shape for name, shape in shapes.items() if shape})
-    stated = next(iter(base_model(header.metadata).values()), "")
+    names, writer = names_and_writer(found, header.metadata, config_beside(Path(path)))
+    shapes = {module: _shape(parts) for module, parts in found.lokr.items()}
+    base = base_model_of({module: names[module] for module in found.lokr}, shapes, header.metadata)
     return Outline(
         kind=_kind(found),
         is_lokr=bool(found.lokr),
-        base_model=architectures[0] if architectures else stated,
-        producer=producer(namings, header.metadata),
+        base_model=base.title,
+        base_model_text=base.text,
+        guessed=base.guessed,
+        producer=writer,
         title=title(header.metadata),
         modules=len(found.lokr),
         trigger_words=trigger_words(header.metadata),

@@ -14,10 +14,10 @@ import torch
 
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..display import human_bytes
+from ..formats import base_model_of
 from ..kronecker import Factor, kron_norm
-from ..names import guesses
 from ._energy import Energy, HeatMap, place_of
-from ._metadata import base_model, frequent_tags, title, trained_with, trigger_words
+from ._metadata import frequent_tags, title, trained_with, trigger_words
 
 _DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 _OUTLIER = 30  # times the median from which a module stands out
@@ -77,7 +77,9 @@ class Note:
 class Inspection:
     """What an adapter holds. ``text()`` is for a person, ``as_dict()`` for a program (ready for JSON).
 
-    ``architecture``: by the modules' names and shapes, None if unknown.
+    architecture: by the modules' names and shapes, None if unknown
+    base_model: metadata key -> value, for the keys that describe the base model; base_model_text: the answer for a
+        person, "" if unknown
     """
 
     file: Path | None
@@ -85,6 +87,7 @@ class Inspection:
     producer: str
     architecture: str | None
     base_model: dict[str, str]
+    base_model_text: str
     trained_with: dict[str, str]
     trigger_words: list[str]
     tags: dict[str, int]
@@ -132,7 +135,7 @@ class Inspection:
         facts = {
             "title": self.title,
             "producer": self.producer,
-            "base model": "; ".join(f"{value} ({key})" for key, value in self.base_model.items()) or unstated,
+            "base model": self._base_model() or "not known",
             "trained with": ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unstated,
             "trigger words": ", ".join(self.trigger_words),
             "frequent tags": ", ".join(f"{tag} ({n})" for tag, n in self.tags.items()),
@@ -146,6 +149,12 @@ class Inspection:
         notes = [f"note: {note.line}" for note in self.notes] or ["nothing suspicious"]
         heading = self.file.name if self.file else "an adapter in memory"
         return "\n".join([heading, "", *shown, "", *self._table(lines), "", *notes])
+
+    def _base_model(self) -> str:
+        stated = "; ".join(f"{value} ({key})" for key, value in self.base_model.items())
+        if self.architecture is None:
+            return stated
+        return f"{self.base_model_text}; the file says {stated}" if stated else self.base_model_text
 
     def _norms(self) -> str:
         ranked = sorted(self.modules, key=lambda module: module.norm)
@@ -175,8 +184,8 @@ def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -
 
     base: module -> ‖W‖ of its weight; the heat map then shows ‖ΔW‖/‖W‖, of these modules alone
     """
-    shapes = {n.path: adapter[m].shape for m, n in adapter.names.items() if n.component in ("", "unet")}
-    architecture = next(iter(guesses(shapes)), None)
+    model = base_model_of(adapter.names, {m: weights.shape for m, weights in adapter.items()}, adapter.metadata)
+    architecture = model.title if model.guessed else None
     places = {module: place_of(name, architecture) for module, name in adapter.names.items()}
     modules = [_module(m, weights, adapter.names[m], places[m].block) for m, weights in adapter.items()]
     tensors = [tensor for weights in adapter.values() for tensor in weights.tensors.values()]
@@ -186,7 +195,8 @@ def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -
         title=title(adapter.metadata),
         producer=adapter.producer,
         architecture=architecture,
-        base_model=base_model(adapter.metadata),
+        base_model=dict(model.stated),
+        base_model_text=model.text,
         trained_with=trained_with(adapter.metadata),
         trigger_words=trigger_words(adapter.metadata),
         tags=frequent_tags(adapter.metadata),
@@ -199,7 +209,7 @@ def inspect_adapter(adapter: Adapter, base: Mapping[str, float] | None = None) -
             for module in modules
             if base is None or module.name in base
         ),
-        notes=_notes(adapter, modules),
+        notes=_notes(adapter, modules, model.guessed),
     )
 
 
@@ -246,7 +256,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:
+def _notes(adapter: Adapter, modules: list[ModuleInfo], guessed: bool) -> list[Note]:
     """What was assumed in reading, then what looks wrong; modules with the same note together."""
     notes = [Note(text) for text in adapter.notes]
     assumed: dict[str, list[str]] = {}
@@ -275,5 +285,6 @@ def _notes(adapter: Adapter, modules: list[ModuleInfo]) -> list[Note]:
     if unknown:
         notes.append(Note(f"{len(unknown)} tensors of unknown kind, such as {unknown[0]}"))
     if not adapter.metadata:
-        notes.append(Note("the file has no metadata: base model and trigger words are not known"))
+        unknown_facts = "trigger words" if guessed else "base model and trigger words"
+        notes.append(Note(f"the file has no metadata: {unknown_facts} are not known"))
     return notes

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
+from ..formats import base_model_of
 from ..names import mask_numbers
 
 APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
@@ -49,6 +50,7 @@ class Report:
     notes: what was assumed, or is suspicious; mismatch: those of them that may explain why modules were refused
     modes: by part of the model ("model", "clip"), how a host applied the file and why, as (mode, why): ``mode`` is
     "merge", "live", or "" if the part stayed as it was
+    architectures: the titles of the model's, as far as they are known
     """
 
     adapter: Adapter
@@ -56,6 +58,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     mismatch: list[str] = field(default_factory=list)
     modes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    architectures: list[str] = field(default_factory=list)
 
     def add(self, module: str, status: str, **details: str) -> None:
         self.entries.append(Outcome(module, status, **details))
@@ -124,12 +127,23 @@ class Report:
         refused = self.refused
         if self.entries and len(refused) == len(self.entries):
             raise LoKrMatchError(
-                f"None of the {len(refused)} modules of this adapter belongs to this model",
+                f"None of the {len(refused)} modules of this adapter belongs to this model{self._whose()}",
                 file=self.adapter.path,
                 expected=f"modules such as {refused[0].module}",
                 found=": ".join(part for part in (refused[0].reason, refused[0].detail) if part),
                 hint="use the adapter with the base model it was trained for",
             )
+
+    def _whose(self) -> str:
+        """For which base model the file looks, and which model this is, to end a sentence."""
+        names, shapes = self.adapter.names, {module: weights.shape for module, weights in self.adapter.items()}
+        base = base_model_of(names, shapes, self.adapter.metadata)
+        if not base.title and not self.architectures:
+            return ""
+        looks = "this looks like an adapter for" if base.guessed else "its metadata name the base model"
+        file = f"{looks} {base.title}" if base.title else "the file does not tell its base model"
+        model = f"the model is {' with '.join(self.architectures)}" if self.architectures else "the model is unknown"
+        return f": {file}; {model}" + (" of another size or version" if base.title in self.architectures else "")
 
     def groups(self, coarse: bool = False) -> list[tuple[int, str, Outcome]]:
         """Entries that differ in their block numbers alone, together: (how many, their common name, one of them).
@@ -192,6 +206,7 @@ class Report:
             found.setdefault((entry.module, entry.kind), []).append(entry)
         best = [max(entries, key=lambda entry: _STATUSES.index(entry.status)) for entries in found.values()]
         merged = cls(adapter, best)
+        merged.architectures = list(dict.fromkeys(title for report in reports for title in report.architectures))
         # A module that one target refused and another took is not a mismatch.
         settled = {note for report in reports for note in report.mismatch} if merged.complete else set()
         notes = dict.fromkeys(note for report in reports for note in report.notes)
