@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lokr_core import Adapter, Factor, LoKrConfig, LoKrWeights, attach, merge_adapter
-from lokr_core.live import LiveHook
+from lokr_core.live import FACTORED, THROUGH, LiveHook, forced
+from lokr_core.live._call import Call
 from lokr_core.tuner import Linear
 from tests.walks import walk
 
@@ -34,13 +35,15 @@ def model_and_adapter():
     return nn.Sequential(nn.Linear(32, 48)), Adapter({"0": weights})
 
 
-def test_a_live_linear(model_and_adapter):
+@pytest.mark.parametrize("way", [FACTORED, THROUGH])
+def test_a_live_linear(model_and_adapter, way):
     model, adapter = model_and_adapter
     x = torch.randn(3, 32)
-    with attach(model, adapter, 0.5), torch.no_grad():
+    start = LiveHook.__call__ if way == FACTORED else Call.__torch_function__
+    with attach(model, adapter, 0.5), torch.no_grad(), forced(way):
         model(x)
-        found = walk(LiveHook.__call__, lambda: model(x), {(48, 32)})
-    shown("live Linear", found)
+        found = walk(start, lambda: model(x), {(48, 32)})
+    shown(f"live Linear, {way}", found)
     assert len(found.files_on_stack) <= 4 and len(found.stack) <= 7
 
 

@@ -6,9 +6,10 @@
 import warnings
 
 from ._add import add_kron_, materialize
-from ._apply import PlannedLinear, accumulate_kron_, apply_kron, embed_kron
+from ._apply import PlannedConv, PlannedLinear, accumulate_kron_, apply_kron, embed_kron
 from ._autograd import followed, linear_plus_kron, plain_autograd, plus_kron
-from ._chain import Plan, linear_plan
+from ._chain import Plan, linear_plan, planned
+from ._costs import CPU, GPU, Rates, chain_work
 from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
@@ -17,17 +18,24 @@ from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compili
 from ._reversed import reversed_factors, reversed_kron
 from ._steps import F_CONV
 from ._tiles import kron
+from ._updated import Update, short_run, updated_weight
 
 __all__ = [
+    "CPU",
     "F_CONV",
     "Factor",
+    "GPU",
     "Plan",
+    "PlannedConv",
     "PlannedLinear",
+    "Rates",
+    "Update",
     "accumulate_kron_",
     "add_dora_",
     "add_kron_",
     "apply_kron",
     "autocast_dtype",
+    "chain_work",
     "compute_dtype",
     "core_name",
     "dora_ratio",
@@ -45,12 +53,15 @@ __all__ = [
     "materialize",
     "nearest_kron",
     "plain_autograd",
+    "planned",
     "plus_kron",
     "rank_of",
     "reversed_factors",
     "reversed_kron",
     "same_numbers",
+    "short_run",
     "split_rows",
+    "updated_weight",
 ]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoKrShapeError
-from ._chain import planned, run, run_into_
+from ._chain import Plan, planned, run, run_into_
 from ._factor import Factor
 from ._steps import F_CONV
 from ._tiles import kron
@@ -85,12 +85,8 @@ def accumulate_kron_(
         PlannedLinear(w1, w2)(y, x, scale)
         return y
     conv: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    _check_input(x, w1, w2, conv)
-    if y.ndim == x.ndim == len(w2.kernel) + 2 and w1.shape[0] % groups == 0:
-        plan, matrices = planned(w1.matrices, w2.matrices, conv)
-        run_into_(plan, y, x, matrices, scale)
-        return y
-    return y.add_(apply_kron(x, w1, w2, scale, **conv))
+    PlannedConv(w1, w2, conv)(y, x, scale)
+    return y
 
 
 class PlannedLinear:
@@ -122,6 +118,30 @@ class PlannedLinear:
             run_into_(self.plan, y, x, self.matrices, scale)
         else:  # y is broadcast against, or refused by torch
             y.add_(run(self.plan, x, self.matrices), alpha=scale)
+
+
+class PlannedConv:
+    """``accumulate_kron_`` for a convolution, planned once for factors that stay.
+
+    w1 (l, m), w2 (k, n, *kernel): on the device and in the dtype of the inputs it is called with
+    conv: stride, padding, dilation and groups, as ``torch.nn.functional.conv*d`` takes them
+    """
+
+    __slots__ = ("channels", "conv", "matrices", "plan", "w1", "w2")
+
+    def __init__(self, w1: Factor, w2: Factor, conv: dict[str, Any]):
+        self.w1, self.w2, self.conv = w1, w2, conv
+        self.channels = w1.shape[1] * w2.shape[1] * conv["groups"]
+        self.plan: Plan | None = None
+        if w1.shape[0] % conv["groups"] == 0:  # else rows of w1 straddle two groups
+            self.plan, self.matrices = planned(w1.matrices, w2.matrices, conv)
+
+    def __call__(self, y: Tensor, x: Tensor, scale: float = 1.0) -> None:
+        """y (batch, l*k, *size') += scale * (w1 ⊗ w2) x, for x (batch, groups*m*n, *size). Errors as ``apply_kron``."""
+        if self.plan is not None and y.ndim == x.ndim == len(self.w2.kernel) + 2 and x.size(1) == self.channels:
+            run_into_(self.plan, y, x, self.matrices, scale)
+        else:
+            y.add_(apply_kron(x, self.w1, self.w2, scale, **self.conv))
 
 
 def embed_kron(index: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, dtype: torch.dtype) -> Tensor:

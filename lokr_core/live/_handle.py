@@ -14,7 +14,9 @@ from ..handle import Factors, Handle, Setting
 from ..matching import Match, Report, Target, resolve
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
+from ._scratch import release_scratch
 from ._update import LayerUpdate, Piece
+from ._way import LayerPlan
 
 
 class LiveHandle(Handle):
@@ -74,11 +76,23 @@ class LiveHandle(Handle):
         self._control.enabled = enabled
         if enabled:
             _tell_compiler(False)  # it may have been imported since
+        else:
+            release_scratch()
+
+    def plan(self) -> list[LayerPlan]:
+        """How each layer's last forward went, and what either way was estimated to cost.
+
+        Layers that have not run since they were attached, and those that are neither Linear nor convolution, are left
+        out. The way depends on the input's and the factors' shapes, the dtype and the kind of device alone.
+        """
+        last = {part.path: hook.ways.last for module, part in self._sites if (hook := hook_of(module)) is not None}
+        return [LayerPlan(path, found.way, *found) for path, found in last.items() if found is not None]
 
     def release(self) -> None:
         """Release the factors on the devices they were used on; the next forward moves them there again."""
         for _, part in self._sites:
             part.release()
+        release_scratch()
 
     def remove(self) -> None:
         """Take the adapter off, whatever else came or went since. Calling it again does nothing."""
@@ -215,10 +229,9 @@ def _hook(module: nn.Module, part: LayerUpdate) -> bool:
     found = hook_of(module)
     hook, fresh = found or LiveHook(kind_of(module)), found is None
     if fresh:
-        module.register_forward_hook(hook, with_kwargs=True)
-    if part.scales_input and not any(other.scales_input for other in hook.parts):
-        module.register_forward_pre_hook(InputHook(hook), with_kwargs=True)
-        fresh = True
+        module.register_forward_hook(hook, with_kwargs=True, always_call=True)
+        if hook.kind in (LINEAR, CONVOLUTION):
+            module.register_forward_pre_hook(InputHook(hook), with_kwargs=True)
     hook.parts = (*hook.parts, part)
     return fresh
 
@@ -228,14 +241,16 @@ def _unhook(module: nn.Module, part: LayerUpdate) -> None:
     if hook is None:
         return
     hook.parts = tuple(other for other in hook.parts if other is not part)
-    if not any(other.scales_input for other in hook.parts):
-        _drop(module, InputHook, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+    hook.ways.forget()
     if not hook.parts:
-        _drop(module, LiveHook, module._forward_hooks, module._forward_hooks_with_kwargs)
+        _drop(module, InputHook, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+        flags = module._forward_hooks_with_kwargs, module._forward_hooks_always_called
+        _drop(module, LiveHook, module._forward_hooks, *flags)
 
 
-def _drop(module: nn.Module, kind: type, hooks: dict, with_kwargs: dict) -> None:
+def _drop(module: nn.Module, kind: type, hooks: dict, *flags: dict) -> None:
     """Remove the hook of that class, as its ``RemovableHandle`` would, which a deep copy does not have."""
     for key in [key for key, hook in hooks.items() if isinstance(hook, kind)]:
         del hooks[key]
-        with_kwargs.pop(key, None)
+        for flag in flags:
+            flag.pop(key, None)

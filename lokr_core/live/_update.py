@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from .._layers import CONVOLUTION, LINEAR, base_weight
 from ..adapter import LoKrWeights
 from ..errors import blame
-from ..kronecker import Factor, PlannedLinear, compute_dtype, dora_ratio, full_precision, is_compiling
+from ..kronecker import Factor, PlannedConv, PlannedLinear, compute_dtype, dora_ratio, full_precision, is_compiling
+
+Planned = PlannedLinear | PlannedConv
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +49,14 @@ class LayerUpdate:
         # DoRA on the input axis scales the input of a linear layer or a convolution, if it is for all rows.
         self.scales_input = pieces[0].start is None and "in" in axes and kind in (LINEAR, CONVOLUTION)
         self.no_ratios: list[Tensor | None] = [None] * len(pieces)
-        # Whether it only adds ΔW x to a Linear's output.
-        self.only_adds = kind == LINEAR and parameter == "weight" and not self.has_dora
+        # Whether it only adds ΔW x to the output of a Linear or a convolution.
+        self.only_adds = kind in (LINEAR, CONVOLUTION) and parameter == "weight" and not self.has_dora
         self.release()
 
     def release(self) -> None:
         """Drop everything that was computed for a device."""
         self._factors: dict[tuple, list[tuple[Factor, Factor]]] = {}
-        self._planned: dict[tuple, list[tuple[Piece, PlannedLinear]]] = {}
+        self._planned: dict[tuple, list[tuple[Piece, Planned]]] = {}
         self._ratios: dict[torch.device | None, tuple] = {}
 
     def strength(self) -> float:
@@ -70,11 +72,16 @@ class LayerUpdate:
                 self._factors[device, dtype] = made
         return made
 
-    def planned(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Piece, PlannedLinear]]:
-        """Each piece with what adds its ``factors`` to a Linear's output."""
+    def planned(
+        self, device: torch.device, dtype: torch.dtype, conv: dict[str, Any] | None
+    ) -> list[tuple[Piece, Planned]]:
+        """Each piece with what adds its ``factors`` to the output of a Linear, or a convolution as ``conv`` says."""
         made = self._planned.get((device, dtype))
         if made is None:
-            plans = [PlannedLinear(*pair) for pair in self.factors(device, dtype)]
+            pairs = self.factors(device, dtype)
+            plans: list[Planned] = [
+                PlannedLinear(*pair) if conv is None else PlannedConv(*pair, conv) for pair in pairs
+            ]
             made = self._planned[device, dtype] = list(zip(self.pieces, plans, strict=True))
         return made
 
@@ -120,6 +127,10 @@ class LayerUpdate:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self.release()
+
+
+Active = list[tuple[LayerUpdate, float]]
+"""The updates whose strength is not 0, each with its strength."""
 
 
 def _ratio(weights: LoKrWeights, base: Tensor) -> Tensor | None:

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from lokr_core import attach, load_adapter, merge_adapter
+from lokr_core.live import FACTORED, THROUGH, forced
 from tests.lycoris_cases import cases, make
 from tests.norms import relative
 
 STRENGTHS = (-1, 0.3, 1, 2)
 
 
+@pytest.mark.parametrize("way", [FACTORED, THROUGH])
 @pytest.mark.parametrize("layer,channels,arguments,form,dora", list(cases()))
-def test_live_layer_equals_lycoris_forward_and_the_merged_layer(layer, channels, arguments, form, dora, tmp_path):
+def test_live_layer_equals_lycoris_forward_and_the_merged_layer(layer, channels, arguments, form, dora, way, tmp_path):
     torch.manual_seed(0)
     model, x, base, expected = make(layer, channels, arguments, tmp_path / "a.safetensors")
     adapter = load_adapter(tmp_path / "a.safetensors")
@@ -25,8 +27,9 @@ def test_live_layer_equals_lycoris_forward_and_the_merged_layer(layer, channels,
         with attach(model, adapter, strength) as handle:
             assert handle.report.complete
             live = model(x)
-            with torch.no_grad():  # adds in place, by other steps
+            with torch.no_grad(), forced(way):  # by other steps than under autograd
                 assert relative(model(x), base + strength * (expected - base)) <= 1e-6
+                assert {layer.way for layer in handle.plan()} == {way}
         assert relative(live, base + strength * (expected - base)) <= 1e-6
         with merge_adapter(model, adapter, strength):
             assert relative(live, model(x)) <= 1e-10
@@ -34,7 +37,7 @@ def test_live_layer_equals_lycoris_forward_and_the_merged_layer(layer, channels,
 
     model.float()
     for strength in STRENGTHS:
-        with attach(model, adapter, strength), torch.no_grad():
+        with attach(model, adapter, strength), torch.no_grad(), forced(way):
             assert relative(model(x.float()), base + strength * (expected - base)) <= 1e-5
 
 

@@ -148,6 +148,7 @@ def test_adapters_add_up_and_go_in_any_order(everything, index, make_adapter, do
             "_forward_pre_hooks",
             "_forward_hooks_with_kwargs",
             "_forward_pre_hooks_with_kwargs",
+            "_forward_hooks_always_called",
         ):
             assert not getattr(module, hooks), (name, hooks)
 

@@ -1,0 +1,53 @@
+"""What an update costs a layer's forward: as products with the input, and as a pass over the weight. Estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+from ._chain import Plan
+from ._order import Shape
+
+
+class Rates(NamedTuple):
+    """What a kind of device takes, in seconds: for the estimates by which live chooses a layer's way.
+
+    multiplication: one of a matrix product or a convolution
+    byte: read or written between a chain's steps; weight_byte: of a weight, which is larger than any cache
+    linear, convolution: calls that add factors to the output of such a layer; through: calls that make W'
+    """
+
+    multiplication: float
+    byte: float
+    weight_byte: float
+    linear: float
+    convolution: float
+    through: float
+
+
+# Fitted to the layers of SD1.5's UNet and to single Linears (320 to 12288 wide, 64 to 4,096 positions) in fp32, on two
+# cores of a shared x86 server (docs/benchmarks.md).
+CPU = Rates(8e-12, 2e-11, 2.7e-11, 5.5e-5, 1.4e-4, 5e-5)
+# By the data sheet of an H100 in half precision, and ten microseconds a kernel: not measured.
+GPU = Rates(5e-15, 4e-13, 4e-13, 4e-5, 6e-5, 2e-5)
+
+
+def chain_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> tuple[int, int]:
+    """(multiplications, numbers moved) for each output position of a plan's chain; shapes as for ``linear_plan``.
+
+    A convolution's steps before it has convolved count as often as its stride drops positions.
+    """
+    rows, cols = plan.of_input
+    todo1, todo2 = iter(first), iter(second)
+    multiplications = moved = 0
+    for factor in plan.order:
+        moved += rows * cols
+        if factor == "1":
+            p, q = next(todo1)
+            multiplications, rows = multiplications + p * q * cols, p
+        else:
+            p, q, *kernel = next(todo2)
+            multiplications, cols = multiplications + p * q * prod(kernel) * rows, p
+        moved += rows * cols
+    return multiplications, moved + rows * cols  # the last step reads the output that it adds to
