@@ -194,12 +194,14 @@ class ModuleName:
 
     full: as in the file; path: the name behind the prefix; flattened: whether ``path`` has "_" in place of dots
     component: the part of a pipeline that the prefix names: "unet" (any denoiser), "te", "te1" to "te4", "" if unknown
+    expert: "high" or "low", of a denoiser with an expert for high noise and one for low; "" for any other
     """
 
     full: str
     path: str
     component: str = ""
     flattened: bool = False
+    expert: str = ""
 
 
 @dataclass(frozen=True)

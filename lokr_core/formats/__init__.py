@@ -1,7 +1,9 @@
 """Files of every producer, read into an ``Adapter``."""
 
 from ._base_model import BaseModel, base_model_of
+from ._experts import EXPERTS, checked_expert, choose_expert, expert_called, experts_of, own_path
 from ._keys import SortedKeys, describe, split_keys
+from ._magnitude import magnitude_of
 from ._naming import module_names, producer
 from ._read import load_adapter, names_and_writer, parse_adapter
 from ._scaling import scaling_of
@@ -9,13 +11,20 @@ from ._sources import config_beside
 
 __all__ = [
     "BaseModel",
+    "EXPERTS",
     "SortedKeys",
     "base_model_of",
+    "checked_expert",
+    "choose_expert",
     "config_beside",
     "describe",
+    "expert_called",
+    "experts_of",
     "load_adapter",
+    "magnitude_of",
     "module_names",
     "names_and_writer",
+    "own_path",
     "parse_adapter",
     "producer",
     "scaling_of",

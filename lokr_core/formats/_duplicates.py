@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 
 from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrFileError
 from ..kronecker import same_numbers
+from ._experts import EXPERTS
 
 
 def drop_duplicates(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> list[str]:
@@ -16,6 +18,7 @@ def drop_duplicates(modules: dict[str, LoKrWeights], names: dict[str, ModuleName
     Two names are spellings of one module if they differ in prefix or "_" for "." alone and do not name two different
     parts of the pipeline. Raises LoKrFileError if their numbers differ.
     """
+    _forget_equal_experts(modules, names)
     dropped = []
     for first, second in list(_pairs(names)):
         if first not in modules or second not in modules:
@@ -51,7 +54,14 @@ def _pairs(names: dict[str, ModuleName]) -> Iterator[tuple[str, str]]:
 def _one_module(one: ModuleName, other: ModuleName) -> bool:
     same_path = one.path == other.path or one.flattened or other.flattened
     parts = {one.component, other.component} - {""}
-    return same_path and (len(parts) < 2 or parts == {"te", "te1"})
+    return same_path and one.expert == other.expert and (len(parts) < 2 or parts == {"te", "te1"})
+
+
+def _forget_equal_experts(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> None:
+    """Take the experts out of ``names`` if both are the same, number by number: no choice is needed then."""
+    high, low = ({n.path: modules[m] for m, n in names.items() if n.expert == expert} for expert in EXPERTS)
+    if high and high.keys() == low.keys() and all(_same(high[path], low[path]) for path in high):
+        names.update({module: replace(name, expert="") for module, name in names.items()})
 
 
 def _same(one: LoKrWeights, other: LoKrWeights) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from .._files import json_object
 from ..adapter import ModuleName
 from ..peft import PREFIX
+from ._experts import with_experts
 from ._producers import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, FilePrefix
 
 _PLAIN = FilePrefix("", "", False, "plain module names")
@@ -50,7 +51,7 @@ def module_names(
             if cut is not None:
                 names[module] = ModuleName(module, module[len(cut) :], "", True)
         namings[_PLAIN.naming if cut is None else f"LyCORIS, prefix {cut}" if cut else "flattened module names"] = None
-    return names, namings
+    return with_experts(names), namings
 
 
 def _taken_apart(module: str) -> tuple[ModuleName, FilePrefix]:

@@ -12,6 +12,7 @@ from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrError, LoKrFileError, blame
 from ..peft import CONFIG_NAME, PREFIX, StoredConfig, stored_configs
 from ._duplicates import drop_duplicates
+from ._experts import choose_expert, two_experts
 from ._keys import SortedKeys, describe, split_keys
 from ._module import weights_of
 from ._naming import module_names, producer
@@ -19,11 +20,12 @@ from ._rules import NO_ALPHA
 from ._sources import find_source
 
 
-def load_adapter(path: str | os.PathLike) -> Adapter:
+def load_adapter(path: str | os.PathLike, expert: str = "") -> Adapter:
     """Read a LoKr adapter.
 
     path: a ``.safetensors`` file, a folder with one in it, an index, or one of several shards. PEFT's
         ``adapter_config.json`` in the same folder is read if the file needs it
+    expert: "high" or "low", of a file for a model of two experts (Wan 2.2): the modules of the other are left out
 
     Returns an ``Adapter``: module name -> ``LoKrWeights`` in the file's own dtype (fp8 as fp16, which holds every fp8
     number), with metadata and everything else in the file. Raises LoKrFileError, LoKrShapeError or LoKrValueError.
@@ -31,7 +33,7 @@ def load_adapter(path: str | os.PathLike) -> Adapter:
     source = find_source(Path(path))
     tensors, metadata = source.tensors()
     with blame(file=source.path):
-        adapter = parse_adapter(tensors, metadata, source.config)
+        adapter = parse_adapter(tensors, metadata, source.config, expert)
     adapter.path = source.path
     return adapter
 
@@ -40,6 +42,7 @@ def parse_adapter(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
     peft_config: str | bytes | None = None,
+    expert: str = "",
 ) -> Adapter:
     """``load_adapter`` for tensors in memory.
 
@@ -69,7 +72,9 @@ def parse_adapter(
     notes += _doubts(modules, metadata, configs)
     notes += drop_duplicates(modules, names)
     who = _writer(configs, namings, metadata, every)
-    return Adapter(modules, names, found.foreign.named(every), metadata, who, notes=notes)
+    adapter = Adapter(modules, names, found.foreign.named(every), metadata, who, notes=notes)
+    adapter.notes += two_experts(adapter)
+    return choose_expert(adapter, expert)
 
 
 def names_and_writer(

@@ -1,8 +1,9 @@
 """Which weights of a model the modules of an adapter belong to: by name, checked by shape, and reported."""
 
 from ._foreign import foreign_updates
-from ._match import Match, foreign_places, resolve
+from ._match import Match
 from ._report import Report
+from ._resolve import foreign_places, resolve
 from ._target import SubModel, Target, weight_name
 
 __all__ = [

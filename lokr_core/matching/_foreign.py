@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrShapeError
-from ..kronecker import Factor
+from ..formats import magnitude_of
+from ..kronecker import Factor, is_finite
 
 # Names of the two halves of a LoRA: kohya's, diffusers' and PEFT's.
 _UP = ("lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight", "lora_B.weight")
@@ -23,38 +24,61 @@ _DOWN = ("lora_down.weight", "lora.down.weight", "lora_linear_layer.down.weight"
 _CORE = "lora_mid.weight"
 # Differences stored whole: tensor name -> the parameter it belongs to.
 _WHOLE = {"diff": "weight", "w_norm": "weight", "diff_b": "bias", "b_norm": "bias"}
-_KNOWN = frozenset((*_UP, *_DOWN, _CORE, *_WHOLE, "alpha", "dora_scale"))
+_MAGNITUDES = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
+_KNOWN = frozenset((*_UP, *_DOWN, _CORE, *_WHOLE, *_MAGNITUDES, "alpha", "dora_scale"))
+_AXES = {_CORE: 3, **dict.fromkeys((*_UP, *_DOWN), 2)}
+"""The fewest axes of a tensor, by its name."""
 
 
 def foreign_updates(adapter: Adapter) -> dict[str, dict[str, LoKrWeights]]:
     """The updates of ``adapter.foreign`` that have the form of a LoKr.
 
     Returns module -> parameter ("weight", "bias") -> update, a bias' as (n, 1). Modules with tensors of any other
-    algorithm are skipped: a partly understood update is not applied.
+    algorithm, or with tensors that contradict each other, are skipped: a partly understood update is not applied.
     """
     found = ((module, dict(_updates(adapter.foreign.of(module)))) for module in adapter.foreign.modules)
     return {module: updates for module, updates in found if updates}
 
 
-def _updates(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, LoKrWeights]]:
-    """(parameter, update) of a module's tensors by name; none if a tensor is unknown or not finite."""
-    if not tensors.keys() <= _KNOWN or not all(torch.isfinite(t).all() for t in tensors.values()):
-        return
-    one = Factor(torch.ones(1, 1))
+def _is_sound(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor holds finite real numbers, and has the axes that its name asks for: one number for alpha, two
+    or more axes for the halves of a LoRA, three or more for its core."""
+    if tensor.is_complex() or tensor.numel() == 0 or not is_finite(tensor):
+        return False
+    return tensor.ndim >= _AXES.get(name, 0) and (name != "alpha" or tensor.numel() == 1)
+
+
+def _updates(tensors: Mapping[str, Tensor]) -> list[tuple[str, LoKrWeights]]:
+    """(parameter, update) of a module's tensors by name. Returns none if a tensor is unknown, not finite, or of a shape
+    that its name or the others contradict: a partly understood update is not applied."""
+    tensors = {name: t.half() if t.is_floating_point() and t.dtype.itemsize == 1 else t for name, t in tensors.items()}
+    if not tensors.keys() <= _KNOWN or not all(_is_sound(name, tensor) for name, tensor in tensors.items()):
+        return []
     try:
-        for name, parameter in _WHOLE.items():
-            if name in tensors:
-                tensor = tensors[name]
-                yield parameter, LoKrWeights(one, Factor(tensor if tensor.ndim > 1 else tensor.reshape(-1, 1)))
-        up = next((tensors[name] for name in _UP if name in tensors), None)
-        down = next((tensors[name] for name in _DOWN if name in tensors), None)
-        if up is not None and down is not None:
-            up, core = up.flatten(1), tensors.get(_CORE)  # (out, r[, 1, 1]) -> (out, r); (r, r, *kernel)
-            # down: (r, in[, *kernel])
-            w2 = Factor(a=up, b=down) if core is None else Factor(a=up.T, b=down.flatten(1), t=core)
-            alpha = float(tensors["alpha"]) if "alpha" in tensors else None
-            scaling = 1.0 if alpha is None else alpha / up.shape[1]
-            if math.isfinite(scaling):
-                yield "weight", LoKrWeights(one, w2, scaling, tensors.get("dora_scale"), alpha)
+        return [*_differences(tensors), *_lora(tensors)]
     except LoKrShapeError:
+        return []
+
+
+def _differences(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, LoKrWeights]]:
+    for name, parameter in _WHOLE.items():
+        if name in tensors:
+            tensor = tensors[name]
+            whole = tensor if tensor.ndim > 1 else tensor.reshape(-1, 1)
+            yield parameter, LoKrWeights(Factor(torch.ones(1, 1)), Factor(whole))
+
+
+def _lora(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, LoKrWeights]]:
+    up = next((tensors[name] for name in _UP if name in tensors), None)
+    down = next((tensors[name] for name in _DOWN if name in tensors), None)
+    if up is None or down is None:
         return
+    up, core = up.flatten(1), tensors.get(_CORE)  # (out, r[, 1, 1]) -> (out, r); (r, r, *kernel)
+    # down: (r, in[, *kernel])
+    w2 = Factor(a=up, b=down) if core is None else Factor(a=up.T, b=down.flatten(1), t=core)
+    alpha = float(tensors["alpha"]) if "alpha" in tensors else None
+    scaling = 1.0 if alpha is None else alpha / up.shape[1]
+    if math.isfinite(scaling):
+        named = {"lora_magnitude_vector" if name in _MAGNITUDES else name: t for name, t in tensors.items()}
+        dora_scale = magnitude_of(named, up.shape[0])
+        yield "weight", LoKrWeights(Factor(torch.ones(1, 1)), w2, scaling, dora_scale, alpha)

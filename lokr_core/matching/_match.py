@@ -1,17 +1,15 @@
-"""Matching the modules of an adapter to the weights of a target: by name, checked by shape."""
+"""One module of a file at the weights of a target that a name leads to, if the shapes fit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..adapter import Adapter, LoKrWeights, ModuleName
+from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrShapeError
-from ..names import Slot, guesses
-from ._foreign import foreign_updates
-from ._report import APPLIED, REFUSED, Report
+from ..names import Slot
 from ._target import Target, weight_name
 
 
@@ -58,84 +56,34 @@ class Refusal:
     detail: str = ""
 
 
-def resolve(adapter: Adapter, target: Target) -> tuple[list[Match], Report]:
-    """The place of every module of ``adapter`` in ``target``.
+@dataclass(frozen=True, eq=False)
+class FileModule:
+    """A module of a file whose updates have the form of a LoKr.
 
-    A module's name is looked up among the target's own names and their aliases, and accepted only if the update has
-    the shape of the weight. If no name is known at all, the file's names are tried with a common prefix removed or
-    added: accepted only if every module then finds a weight of its own, and reported as a guess.
-
-    Returns (a match for each weight that a module goes to, the report on all modules).
-
-    >>> adapter = Adapter({"a": LoKrWeights(Factor(torch.ones(2, 2)), Factor(torch.ones(3, 3)))})
-    >>> matches, report = resolve(adapter, Target({"a.weight": (6, 6)}))
-    >>> matches[0].weight, report.headline
-    ('a.weight', '1 of 1 modules applied')
+    updates: the parameter ("weight" or "bias") -> its update; all are applied, or none; kind: see ``Match``
     """
-    report = Report(adapter)
-    places = {module: _place(module, {"weight": w}, adapter.names[module], target) for module, w in adapter.items()}
-    if all(isinstance(place, Refusal) for place in places.values()):
-        guessed = _guess(adapter, target)
-        if guessed:
-            places = {module: [match] for module, match in guessed.items()}
-            report.notes.append(
-                "the names of this file are not known: its modules were matched by their endings, a guess"
-            )
+
+    module: str
+    name: ModuleName
+    updates: Mapping[str, LoKrWeights]
+    kind: str = "LoKr"
+
+
+Place = list[Match] | Refusal
+"""Where a module goes, or why nowhere."""
+
+UNKNOWN = Refusal("no such weight in this model")
+
+
+def place(one: FileModule, candidates: Iterable[tuple[str, tuple[Slot, ...]]], target: Target) -> Place:
+    """The matches of a module at the first of ``candidates`` that has its shape: (a name of the target, its slots)."""
+    known = list(candidates)
     matches: list[Match] = []
-    for module, place in places.items():
-        matches += _reported(report, module, place, note="; ".join(adapter[module].notes))
-    matches += _place_foreign(adapter, target, report)
-    if report.refused:
-        report.mismatch = _mismatch(adapter, target)
-        report.notes += report.mismatch
-    return matches, report
-
-
-def _reported(report: Report, module: str, place: list[Match] | Refusal, **about: str) -> list[Match]:
-    """The module's matches, none if it was refused, after adding it to the report."""
-    if isinstance(place, Refusal):
-        report.add(module, REFUSED, reason=place.reason, detail=place.detail, **about)
-        return []
-    report.add(module, APPLIED, where=", ".join(dict.fromkeys(match.weight for match in place)), **about)
-    return place
-
-
-def _place_foreign(adapter: Adapter, target: Target, report: Report) -> list[Match]:
-    """The matches of foreign modules that have the form of a LoKr; all foreign modules are added to the report."""
-    updates = foreign_updates(adapter)
-    matches: list[Match] = []
-    for module, each in adapter.foreign.modules.items():
-        place: list[Match] | Refusal = Refusal(f"{each.kind} is not LoKr, and not applied by this library")
-        if module in updates:
-            place = _place(module, updates[module], each.name, target, each.kind)
-        matches += _reported(report, module, place, kind=each.kind)
-    return matches
-
-
-def foreign_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
-    """Where the foreign modules of a file belong by name alone, for a host's own loader: module -> slot."""
-    places: dict[str, Slot] = {}
-    for module, each in adapter.foreign.modules.items():
-        slot = next((slots[0] for _, slots in target.candidates(each.name) if len(slots) == 1), None)
-        if slot is not None:
-            places[module] = slot
-    return places
-
-
-def _place(
-    module: str, updates: Mapping[str, LoKrWeights], name: ModuleName, target: Target, kind: str = "LoKr"
-) -> list[Match] | Refusal:
-    """The matches of a module's updates ("weight" or "bias" -> update), which are applied together or not at all."""
-    if not target.has(name.component):
-        what = "text encoder" if name.component.startswith("te") else "diffusion model"
-        return Refusal(f"it belongs to a {what}, which is not connected here")
-    matches: list[Match] = []
-    for parameter, weights in updates.items():
-        refusal = Refusal("no such weight in this model")
-        for known, slots in target.candidates(name):
-            moved = [slot.of(parameter) for slot in slots]
+    for parameter, weights in one.updates.items():
+        refusal = UNKNOWN
+        for name, slots in known:
             try:
-                matches += [_match(module, known, slot, weights, target, kind) for slot in moved]
+                matches += [match(one.module, name, s.of(parameter), weights, target, one.kind) for s in slots]
                 break
             except LoKrShapeError as error:
                 refusal = Refusal(error.problem, f"expected {error.expected}, found {error.found}")
@@ -144,7 +92,7 @@ def _place(
     return matches
 
 
-def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target, kind: str = "LoKr") -> Match:
+def match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target, kind: str = "LoKr") -> Match:
     """``weights`` fitted to the rows that ``slot`` names. Raises LoKrShapeError if they do not have that shape."""
     out, *rest = target.shape_of(slot)
     start = slot.rows[0] if slot.rows else 0
@@ -162,49 +110,3 @@ def _match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Ta
         fitted = weights.fit((out, *rest))
         pieces = list(fitted.swapped_halves()) if slot.swap else [(0, fitted)]
     return Match(module, known, slot, tuple((start + offset, update) for offset, update in pieces), kind)
-
-
-def _guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:
-    """Every module matched by its ending, None if that fails: one prefix is removed from, or added to, all names."""
-    names = {module: adapter.names[module] for module in adapter}
-    sign = "_" if any(name.flattened for name in names.values()) else "."
-    modules = [name.removesuffix(".weight") for name in target.shapes if name.endswith(".weight")]
-    known = {module.replace(".", sign): module for module in modules}
-    if not names or len(names) > len(known):
-        return None
-    paths = {module: name.path.replace(".", sign) for module, name in names.items()}
-    for cut, put in _prefixes(next(iter(paths.values())), known, sign):
-        matches: dict[str, Match] = {}
-        for module, path in paths.items():
-            place = known.get(put + path[len(cut) :]) if path.startswith(cut) else None
-            if place is None or not adapter[module].fits(target.shapes[f"{place}.weight"]):
-                break
-            matches[module] = _match(module, place, Slot(place), adapter[module], target)
-        else:
-            if len({match.weight for match in matches.values()}) == len(matches):
-                return matches
-    return None
-
-
-def _prefixes(path: str, known: Iterable[str], sign: str) -> Iterator[tuple[str, str]]:
-    """(prefix to remove from ``path``, prefix to add to the rest) that lead to a known name, the shortest cut first."""
-    pieces = path.split(sign)
-    for count in range(len(pieces)):
-        rest = sign.join(pieces[count:])
-        cut = path[: len(path) - len(rest)]
-        for name in known:
-            if name == rest or name.endswith(sign + rest):
-                yield cut, name[: len(name) - len(rest)]
-
-
-def _mismatch(adapter: Adapter, target: Target) -> list[str]:
-    """A note on what a person may have confused, if the adapter looks like one for another model."""
-    if not target.architectures:
-        return []
-    of_denoiser = {n.path: adapter[module].shape for module, n in adapter.names.items() if n.component in ("", "unet")}
-    stated = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
-    guessed = guesses(of_denoiser)
-    here = " with ".join(target.architectures)
-    if guessed and not set(guessed).intersection(target.architectures):
-        return [f"this looks like an adapter for {guessed[0]}; the model is {here}"]
-    return [f"the file names {stated} as its base model; the model is {here}"] if stated else []

@@ -14,6 +14,8 @@ from ..names import mask_numbers
 
 APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
 _STATUSES = (REFUSED, HANDED, APPLIED)  # the order in a report
+TWO_EXPERTS = "the file holds two experts, of high and of low noise, and the model does not tell which one it is"
+"""Why a module is refused that belongs to one of two experts."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,14 @@ class Report:
         """Raises LoKrMatchError if all modules were refused."""
         refused = self.refused
         if self.entries and len(refused) == len(self.entries):
+            if any(entry.reason == TWO_EXPERTS for entry in refused):
+                raise LoKrMatchError(
+                    "The file holds two experts, of high and of low noise, and none was chosen",
+                    file=self.adapter.path,
+                    expected="expert=high or expert=low",
+                    found="a model that does not tell which of the two it is",
+                    hint="choose the one that the model is: expert=high for the first steps, expert=low for the last",
+                )
             raise LoKrMatchError(
                 f"None of the {len(refused)} modules of this adapter belongs to this model{self._whose()}",
                 file=self.adapter.path,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from operator import itemgetter
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from operator import add, itemgetter
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,7 +16,8 @@ from torch import Tensor
 from .._files import TensorInfo
 from ..adapter import ModuleName
 from ..errors import LoKrShapeError
-from ..names import WEIGHTS, Architecture, Slot, aliases, detect
+from ..formats import expert_called, own_path
+from ..names import WEIGHTS, Architecture, MixedNames, Slot, aliases, detect
 
 
 class SubModelRow(NamedTuple):
@@ -34,7 +37,7 @@ class SubModelRow(NamedTuple):
 # pipelines. Text encoders count from 1 in the order in which they stand here.
 SUB_MODELS = (
     SubModelRow(r"(model\.)?diffusion_model\.", "unet"),
-    SubModelRow(r"(unet|transformer|prior)\.", "unet", known_only=True),
+    SubModelRow(r"(unet|transformer(_\d)?|prior|(high|low)_noise_model)\.", "unet", known_only=True),
     SubModelRow(r"(cond_stage_model|conditioner\.embedders\.\d)\.(wrapped\.)?(transformer|model)\.", "te"),
     SubModelRow(r"(text_encoders\.)?clip_[lh]\.transformer\.", "te"),
     SubModelRow(r"(text_encoders\.)?clip_g\.transformer\.", "te"),
@@ -43,10 +46,12 @@ SUB_MODELS = (
 )
 
 
-class SubModel(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class SubModel:
     """One model inside a target, such as a checkpoint's text encoder.
 
     prefix: of its weights' names; component: "unet", "te" or "" if unknown; number: of a text encoder, from 1
+    expert: "high" or "low" of two, "" of any other model
     architecture: None if unknown
     shapes: of its parameters, by their names behind the prefix
     names: module name behind the prefix, own or alias -> slots in the target
@@ -60,11 +65,24 @@ class SubModel(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
     names: Mapping[str, tuple[Slot, ...]]
     flat: Mapping[str, list[str]]
+    expert: str = ""
 
-    def takes(self, component: str) -> bool:
-        """Whether a file's module of that component may belong here. Trainers do not agree on the numbers of text
-        encoders, so names and shapes tell those apart."""
+    def takes(self, component: str, expert: str = "") -> bool:
+        """Whether a file's module of that component and expert may belong here. Trainers do not agree on the numbers of
+        text encoders, so names and shapes tell those apart."""
+        if expert and self.expert not in ("", expert):
+            return False
         return not component or not self.component or component[:2] == self.component[:2]
+
+    def mixed(self, path: str) -> Iterator[tuple[str, tuple[Slot, ...]]]:
+        """(a name of the model, its slots) for a name that mixes the architecture's namings, unless it is ambiguous."""
+        known = self._mixed.of(path)
+        if len({self.names.get(name) for name in known}) == 1 and known[0] in self.names:
+            yield known[0], self.names[known[0]]
+
+    @cached_property
+    def _mixed(self) -> MixedNames:
+        return MixedNames(self.shapes)
 
 
 class Target:
@@ -72,6 +90,7 @@ class Target:
 
     shapes: name of a parameter -> shape
     aliases: further names of a host's own, looked up by a module's full name -> slots
+    source: the model's file or folder, or its place in a pipeline, which may tell which of two experts it is
 
     >>> target = Target({"text_model.encoder.layers.0.mlp.fc1.weight": (8, 4)})
     >>> slot = next(target.candidates(ModuleName("a", "text_model_encoder_layers_0_mlp_fc1", "te", True)))[1][0]
@@ -79,16 +98,23 @@ class Target:
     (8, 4)
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, tuple[Slot, ...]] | None = None):
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        aliases: Mapping[str, tuple[Slot, ...]] | None = None,
+        source: str = "",
+    ):
         # Norms too: they tell architectures apart.
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.models = list(_sub_models(self.shapes))
+        of_models = {model.expert for model in self.models} - {""}
+        self.experts = of_models or {expert_called(source)} - {""}
         self.models.append(SubModel("", "", 0, None, {}, aliases or {}, _flat(aliases or {})))
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor] | Mapping[str, TensorInfo]) -> Target:
+    def of(cls, tensors: Mapping[str, Tensor] | Mapping[str, TensorInfo], source: str = "") -> Target:
         """The target of a model's parameters, of a state dict, or of a checkpoint file's header."""
-        return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        return cls({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source=source)
 
     @property
     def architectures(self) -> list[str]:
@@ -103,11 +129,8 @@ class Target:
 
     def candidates(self, name: ModuleName) -> Iterator[tuple[str, tuple[Slot, ...]]]:
         """(a name that the target knows, its slots) for every way to read a module's name, the likeliest first."""
-        number = int(name.component[2:] or 1) if name.component.startswith("te") else 0
-        models = [model for model in self.models if model.takes(name.component)]
-        for model in sorted(models, key=lambda model: model.number != number):
-            # A file may spell out the target's own prefix.
-            spellings = dict.fromkeys((name.path, name.full, name.path.removeprefix(model.prefix)))
+        for model in self._takers(name):
+            spellings = _spellings(name, model)
             for path in spellings:
                 if path in model.names:
                     yield path, model.names[path]
@@ -116,6 +139,27 @@ class Target:
                 for known in model.flat.get(path.replace(".", "_"), ()):
                     if known not in spellings:
                         yield known, model.names[known]
+
+    def mixed(self, name: ModuleName) -> Iterator[tuple[str, tuple[Slot, ...]]]:
+        """``candidates`` for a name that mixes an architecture's namings, or names a part of a fused weight."""
+        for model in self._takers(name):
+            for path in _spellings(name, model):
+                yield from model.mixed(path)
+
+    def knows(self, start: str) -> bool:
+        """Whether names of the target begin with ``start``, one or more whole parts of a name, dotted or flattened."""
+        return start.replace(".", "_") in self._starts
+
+    @cached_property
+    def _starts(self) -> frozenset[str]:
+        names = {name for model in self.models for name in model.names}
+        return frozenset("_".join(start) for name in names for start in accumulate(([x] for x in name.split(".")), add))
+
+    def _takers(self, name: ModuleName) -> list[SubModel]:
+        """The models that a module of that name may belong to, the likeliest first."""
+        number = int(name.component[2:] or 1) if name.component.startswith("te") else 0
+        models = (model for model in self.models if model.takes(name.component, name.expert))
+        return sorted(models, key=lambda model: model.number != number)
 
     def shape_of(self, slot: Slot) -> tuple[int, ...]:
         """Shape of the rows that ``slot`` names, (n, 1) for a bias. Raises LoKrShapeError if there are none."""
@@ -133,6 +177,12 @@ def weight_name(slot: Slot) -> str:
     'blocks.0.attn.weight'
     """
     return f"{slot.module}.{slot.parameter}" if slot.module else slot.parameter
+
+
+def _spellings(name: ModuleName, model: SubModel) -> dict[str, None]:
+    """The paths that a module's name may be in a model: a file may spell out the target's own prefix."""
+    own = (own_path(name),) if name.expert else ()
+    return dict.fromkeys((*own, name.path, name.full, name.path.removeprefix(model.prefix)))
 
 
 def _flat(names: Mapping[str, object]) -> dict[str, list[str]]:
@@ -156,18 +206,28 @@ def _sub_models(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[SubModel]:
             if row.known_only and detect(inside) is None:
                 continue
             number += row.component == "te"
-            yield _sub_model(prefix, row.component, number if row.component == "te" else 0, inside)
+            yield _sub_model(
+                prefix, row.component, number if row.component == "te" else 0, inside, _expert(prefix, below)
+            )
             for name in inside:
                 del left[prefix + name]
     if left:
         yield _sub_model("", "", 0, left)
 
 
-def _sub_model(prefix: str, component: str, number: int, shapes: Mapping[str, tuple[int, ...]]) -> SubModel:
+def _expert(prefix: str, prefixes: Container[str]) -> str:
+    """The expert that a pipeline's model is: diffusers calls the first one ``transformer``, as it calls an only one."""
+    first = prefix == "transformer." and "transformer_2." in prefixes
+    return "high" if first else expert_called(prefix.rstrip("."))
+
+
+def _sub_model(
+    prefix: str, component: str, number: int, shapes: Mapping[str, tuple[int, ...]], expert: str = ""
+) -> SubModel:
     split = [name.rpartition(".") for name in shapes]
     names: dict[str, tuple[Slot, ...]] = {
         m: (Slot(prefix + m, parameter=p),) for m, _, p in sorted(split, key=itemgetter(2)) if p in WEIGHTS
     }
     for name, slots in aliases(shapes).items():
         names.setdefault(name, tuple(replace(slot, module=prefix + slot.module) for slot in slots))
-    return SubModel(prefix, component, number, detect(shapes), shapes, names, _flat(names))
+    return SubModel(prefix, component, number, detect(shapes), shapes, names, _flat(names), expert)

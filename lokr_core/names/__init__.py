@@ -1,6 +1,7 @@
 """Names: the architecture of a target, and the aliases of its modules. One table per architecture, as data."""
 
 from ._display import guesses, original_name
+from ._mixed import MixedNames, roots
 from ._registry import detect
 from ._text import TABLES as TEXT_ENCODERS
 from ._translate import aliases, spelled
@@ -10,6 +11,7 @@ from ._words import DIFFUSERS, ORIGINAL, WEIGHTS, Architecture, Slot, mask_numbe
 __all__ = [
     "Architecture",
     "DIFFUSERS",
+    "MixedNames",
     "ORIGINAL",
     "Slot",
     "TEXT_ENCODERS",
@@ -20,5 +22,6 @@ __all__ = [
     "guesses",
     "mask_numbers",
     "original_name",
+    "roots",
     "spelled",
 ]

@@ -44,7 +44,7 @@ def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
     found: dict[str, tuple[Slot, ...]] = {}
     for side, name, slots in (*_translated(view), *_own(view)):
         found.setdefault(name, slots)
-        for spelling in _spellings(name, sides[side]):
+        for spelling in spellings(name, sides[side]):
             found.setdefault(spelling, slots)
     for name, slots in _fusions(view, found):
         found.setdefault(name, slots)
@@ -74,7 +74,7 @@ def _spans(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     return zip(accumulate(sizes, initial=0), sizes, strict=False)
 
 
-def _spellings(name: str, side: Side | None) -> Iterator[str]:
+def spellings(name: str, side: Side | None) -> Iterator[str]:
     """The other spellings and prefixes of a name of this side."""
     if side is None:
         return
@@ -116,12 +116,12 @@ def _matches(view: View) -> Iterator[tuple[Weight, Rule, int, dict[str, str]]]:
         masked, numbers = mask_numbers(name)
         for index in indexes:
             for pattern, rule, member in index.get(masked, ()):
-                binding = _bind(pattern, numbers)
+                binding = bind(pattern, numbers)
                 if binding is not None and _has_ratio(weight.shape, rule.ratio):
                     yield weight, rule, member, binding
 
 
-def _bind(pattern: Collection[str], numbers: Iterable[str]) -> dict[str, str] | None:
+def bind(pattern: Collection[str], numbers: Iterable[str]) -> dict[str, str] | None:
     """Variables of a pattern -> a name's numbers. Returns None if a literal number differs."""
     binding: dict[str, str] = {}
     for wanted, number in zip(pattern, numbers, strict=True):
