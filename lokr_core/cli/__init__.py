@@ -1,4 +1,4 @@
-"""The command ``lokr``: inspect, check, apply, combine and train LoKr files."""
+"""The command ``lokr``: inspect, check, apply, combine, convert and train LoKr files."""
 
 from __future__ import annotations
 
@@ -10,39 +10,29 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 
 from ..demo import run_demo
 from ..display import progress_bar
 from ..errors import LoKrError
-from ..formats import load_adapter
-from ..inspection import inspect_adapter
-from ..saving import save_adapter
-from ..tools import EXACT, OVERLAPS, Term, apply_to_file, check_file, combine, version
+from ..tools import version
+from . import _convert, _look, _merge
+from ._command import Commands, Result
 from ._train import add_train_arguments, train_on_pictures
 from ._training import add_arguments, run
 
 __all__ = ["add_arguments", "main", "run"]
 
 
-class Result(Protocol):
-    """What a command returns: ``text`` is for a person, ``as_dict`` for a program (ready for JSON)."""
-
-    def text(self) -> str: ...
-
-    def as_dict(self) -> dict: ...
-
-
 OK, INCOMPLETE, ERROR, INTERRUPTED = 0, 1, 2, 130
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with ``arguments`` (the process' own if None) and return its exit code.
 
-    0: done; 1: ``check`` found modules that do not match; 2: an error, printed on stderr; 130: interrupted.
+    0: done; 1: not all that was asked for, such as modules that do not match; 2: an error, printed on stderr; 130:
+    interrupted.
     """
     options = _parser().parse_args(arguments)
     if hasattr(sys.stdout, "reconfigure"):
@@ -52,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = options.run(options)
             if result is not None:  # None in all but the first of several processes
                 _show(result, options)
-            return INCOMPLETE if options.run is _check and not result.complete else OK
+                return INCOMPLETE if options.incomplete(result, options) else OK
+            return OK
     except LoKrError as error:
         print(f"lokr: {error}", file=sys.stderr)
         return ERROR
@@ -67,75 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lokr", description="LoKr (LyCORIS Kronecker) adapter files.")
     parser.add_argument("--version", action="version", version=f"lokr {version()}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(run=run)
-        sub.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
-        return sub
-
-    inspect = command("inspect", _inspect, "Show what an adapter file holds and what looks wrong in it.")
-    inspect.add_argument("file", metavar="FILE", help="a LoKr file (.safetensors)")
-
-    apply = command("apply", _apply, "Write a checkpoint with an adapter merged in, one tensor at a time.")
-    apply.add_argument("model", metavar="MODEL", help="the checkpoint (.safetensors); it is not changed")
-    apply.add_argument("adapter", metavar="ADAPTER", help="a LoKr file (.safetensors)")
-    apply.add_argument("-o", "--output", metavar="OUT", required=True, help="the file to write")
-    apply.add_argument("-s", "--strength", type=float, default=1.0, help="multiplies the update (default: 1)")
-    apply.add_argument("--dtype", choices=DTYPES, help="of the floating tensors in OUT (default: as in MODEL)")
-    apply.add_argument("--overwrite-model", action="store_true", help="allow OUT to be MODEL itself")
-
-    check = command("check", _check, "Show which modules of an adapter match a checkpoint; exit code 1 if not all do.")
-    check.add_argument("model", metavar="MODEL", help="the checkpoint (.safetensors); only its header is read")
-    check.add_argument("adapter", metavar="ADAPTER", help="a LoKr file (.safetensors)")
-
-    train = command(
-        "train", train_on_pictures, "Train a LoKr on a folder of pictures, for a small model made on the spot."
+    commands = Commands(parser)
+    for add_commands in (_look.add_commands, _merge.add_commands, _convert.add_commands):
+        add_commands(commands)
+    train = commands.add(
+        "train",
+        train_on_pictures,
+        "Train a LoKr on a folder of pictures, for a small model made on the spot.",
+        ("./pictures --steps 200", "./pictures --rank 4 --factor 8 -o my-training"),
     )
     add_train_arguments(train)
-
-    combine = command("combine", _combine, "Write several adapters, each at its strength, as one file.")
-    combine.add_argument("files", metavar="FILE[:STRENGTH]", nargs="+", help="a LoKr file, style.safetensors:0.8")
-    combine.add_argument("-o", "--output", metavar="OUT", required=True, help="the file to write")
-    combine.add_argument(
-        "--overlap", choices=OVERLAPS, default=EXACT, help="for sums that are not a LoKr (default: %(default)s, exact)"
+    demo = commands.add(
+        "demo",
+        _demo,
+        "Make a tiny model and a LoKr for it, and see strengths at work. Downloads nothing.",
+        ("", "--out my-demo"),
     )
-    combine.add_argument("--dtype", choices=DTYPES, help="of the tensors in OUT (default: as they are)")
-
-    demo = command("demo", _demo, "Make a tiny model and a LoKr for it, and see strengths at work. Downloads nothing.")
     demo.add_argument("--out", metavar="DIR", default="lokr-demo", help="folder for its files (default: %(default)s)")
     return parser
-
-
-def _inspect(options: argparse.Namespace) -> Result:
-    return inspect_adapter(load_adapter(options.file))
-
-
-def _apply(options: argparse.Namespace) -> Result:
-    with progress_bar("merging") as progress:
-        files, dtype = (options.model, options.adapter, options.output), DTYPES.get(options.dtype)
-        return apply_to_file(*files, options.strength, dtype, progress, options.overwrite_model)
-
-
-def _check(options: argparse.Namespace) -> Result:
-    return check_file(options.model, options.adapter)
-
-
-def _combine(options: argparse.Namespace) -> Result:
-    combined = combine([_term(text) for text in options.files], options.overlap)
-    save_adapter(combined.adapter, options.output, DTYPES.get(options.dtype))
-    return combined
-
-
-def _term(text: str) -> Term:
-    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name, as in ``C:\\x``."""
-    path, _, number = text.rpartition(":")
-    try:
-        strength = float(number)
-    except ValueError:
-        path, strength = text, 1.0
-    return Term(load_adapter(path or text), strength)
 
 
 def _demo(options: argparse.Namespace) -> Result:
@@ -147,7 +87,7 @@ def _demo(options: argparse.Namespace) -> Result:
 
 def _show(result: Result, options: argparse.Namespace) -> None:
     print(json.dumps(result.as_dict(), indent=2) if options.json else result.text(), flush=True)
-    if hasattr(options, "output") and not options.json:
+    if hasattr(options, "output") and not options.json and getattr(result, "written", True):
         print(f"written: {options.output}")
 
 

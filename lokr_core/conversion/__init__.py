@@ -6,7 +6,7 @@ difference; ``resized`` a LoKr at another rank; ``fit_dora`` the DoRA that turns
 
 from ._dora import DoraFit, fit_dora
 from ._forms import FULL, LOKR, LORA, form_of, full, joined, loha, lora, lora_halves, stacked, trained_difference
-from ._product import NEAR_BEST, Dense, LowRank, Nearest, best_product, fewest, nearest_product
+from ._product import NEAR_BEST, Dense, LowRank, Nearest, best_product, candidates, fewest, nearest_product
 from ._rank import ENERGY, Keep, shared_ranks
 from ._resize import resized, resized_factor, spectrum_of
 from ._svd import KronSvd, Svd, energy_of, svd_of
@@ -25,6 +25,7 @@ __all__ = [
     "Nearest",
     "Svd",
     "best_product",
+    "candidates",
     "energy_of",
     "fewest",
     "fit_dora",

@@ -129,12 +129,11 @@ def nearest_product(blocks: Blocks, l: int, m: int, keep: Keep | None = None) ->
     """
     out, columns, *kernel = blocks.shape
     sizes = (out // l, columns // m, *kernel)
-    # Started at a block of random numbers, always the same ones.
-    noise = torch.randn(prod(sizes), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     sigma, u, v = top_pair(
         lambda w2: blocks.with_w2(w2.view(sizes), l, m).flatten(),
         lambda w1: blocks.with_w1(w1.view(l, m)).flatten(),
-        noise.to(blocks.dtype),
+        (l * m, prod(sizes)),
+        torch.empty(0, dtype=blocks.dtype),
     )
     total = blocks.squared_norm
     root = sqrt(sigma)

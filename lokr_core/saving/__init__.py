@@ -1,13 +1,16 @@
 """An ``Adapter`` written to a file, in the names and the form of a format."""
 
-from ._named import UP_DOWN, module_tensors, save_named
+from ._named import UP_DOWN, Named, module_tensors, save_named
 from ._peft_form import peft_layout
 from ._regroup import Regrouped, regroup
-from ._rename import component_of, rename
+from ._rename import Book, NamedModule, component_of, rename
 from ._spellings import SPELLINGS, Spelling
 from ._write import save_adapter
 
 __all__ = [
+    "Book",
+    "Named",
+    "NamedModule",
     "Regrouped",
     "SPELLINGS",
     "Spelling",

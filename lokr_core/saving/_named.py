@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._files import save_tensors
 from ..adapter import LoKrWeights, ModuleName
-from ..conversion import FULL, LOKR, LORA, form_of, lora_halves
+from ..conversion import FULL, LOKR, LORA, lora_halves
 from ..errors import LoKrValueError, blame
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
 from ._peft_form import peft_layout
@@ -21,11 +22,20 @@ from ._write import all_cast, keyed
 UP_DOWN = ("kohya", "lycoris", "comfyui")
 """Formats whose LoRA is lora_up, lora_down and alpha, and which hold full differences; others have lora_B, lora_A."""
 
+
+class Named(NamedTuple):
+    """An update under a new name, taken apart, and the form that it is written in (``LOKR``, ``LORA`` or ``FULL``)."""
+
+    name: ModuleName
+    weights: LoKrWeights
+    form: str
+
+
 _DORA = {True: "dora_scale", False: "lora_magnitude_vector"}
 
 
 def save_named(
-    modules: Mapping[str, tuple[ModuleName, LoKrWeights]],
+    modules: Iterable[Named],
     path: Path,
     format: str,
     dtype: torch.dtype | None = None,
@@ -34,33 +44,33 @@ def save_named(
 ) -> None:
     """Write ``modules`` in the layout of ``format``, each as what it is: LoKr, LoRA or full difference.
 
-    modules: full name -> (the name taken apart, update); other: tensors by key, written as they are
+    other: tensors by key, written as they are
     path: of the file; for "peft" a folder, or a file in it
 
     Raises LoKrValueError if the format cannot hold an update: diffusers and PEFT hold LoRA or LoKr alone.
     """
     metadata = dict(metadata or {})
     metadata.pop(METADATA_KEY, None)
-    forms = {full: form_of(weights) for full, (_, weights) in modules.items()}
+    modules = list(modules)
     tensors: dict[str, Tensor] = dict(other or {})
     with blame(file=path):
         if format not in UP_DOWN and format in ("peft", "diffusers"):
-            _check_forms(forms, format)
-            tensors |= _with_config(modules, forms, path, format, metadata)
+            _check_forms(modules, format)
+            tensors |= _with_config(modules, path, format, metadata)
         else:
-            for full, (_, weights) in modules.items():
-                tensors |= module_tensors(full, weights, format, metadata)
+            for module in modules:
+                tensors |= module_tensors(module, format, metadata)
         if format == "peft":
             path = path if path.suffix == ".safetensors" else path / WEIGHTS_NAME
         save_tensors(all_cast(tensors, dtype), path, {"format": "pt", **metadata})
 
 
-def module_tensors(full: str, weights: LoKrWeights, format: str, metadata: Mapping[str, str]) -> dict[str, Tensor]:
+def module_tensors(module: Named, format: str, metadata: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors of one module by key, for a format without a configuration of its own."""
-    form = form_of(weights)
-    if form == LOKR:
+    full, weights = module.name.full, module.weights
+    if module.form == LOKR:
         return keyed(full, weights, metadata)
-    if form == LORA:
+    if module.form == LORA:
         return {f"{full}.{name}": tensor for name, tensor in _lora_tensors(weights, format in UP_DOWN).items()}
     found = {f"{full}.diff": weights.delta()}
     return found if weights.dora_scale is None else {**found, f"{full}.dora_scale": weights.dora_scale}
@@ -79,33 +89,27 @@ def _lora_tensors(weights: LoKrWeights, up_down: bool) -> dict[str, Tensor]:
     return found
 
 
-def _check_forms(forms: Mapping[str, str], format: str) -> None:
-    kinds = set(forms.values())
+def _check_forms(modules: Sequence[Named], format: str) -> None:
+    kinds = Counter(module.form for module in modules)
     if FULL in kinds or len(kinds) > 1:
-        module = next(full for full, form in forms.items() if form == FULL or form != LORA)
+        module = next((each for each in modules if each.form != LORA), modules[0]).name.full
         raise LoKrValueError(
             f"The format {format} holds LoRA alone or LoKr alone",
             module=module,
             expected="modules of one kind",
-            found=", ".join(f"{list(forms.values()).count(kind)} {kind}" for kind in sorted(kinds)),
+            found=", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
             hint="convert all to lora, or write kohya or comfyui names, whose readers take each kind",
         )
 
 
-def _with_config(
-    modules: Mapping[str, tuple[ModuleName, LoKrWeights]],
-    forms: Mapping[str, str],
-    path: Path,
-    format: str,
-    metadata: dict[str, str],
-) -> dict[str, Tensor]:
+def _with_config(modules: Sequence[Named], path: Path, format: str, metadata: dict[str, str]) -> dict[str, Tensor]:
     """The tensors in PEFT's layout; the configuration is written beside them, or put into ``metadata``."""
     by_prefix: dict[str, dict[str, LoKrWeights]] = {}
-    for full, (name, weights) in modules.items():
-        by_prefix.setdefault(full[: len(full) - len(name.path)], {})[name.path] = weights
+    for name, weights, _ in modules:
+        by_prefix.setdefault(name.full[: len(name.full) - len(name.path)], {})[name.path] = weights
     tensors: dict[str, Tensor] = {}
     configs: dict[str, Any] = {}
-    is_lora = LORA in forms.values()
+    is_lora = any(module.form == LORA for module in modules)
     for prefix, updates in by_prefix.items():
         found, config = _lora_layout(updates) if is_lora else peft_layout(updates)
         tensors |= {prefix + key: tensor for key, tensor in found.items()}

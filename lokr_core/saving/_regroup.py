@@ -45,7 +45,7 @@ def regroup(adapter: Adapter, spelling: Spelling, target: Target) -> tuple[list[
     place). Modules without a place, or whose weight has no name in the format, are refused in the report.
     """
     matches, report = resolve(adapter, target)
-    book = Book(target, spelling)
+    book = Book(target, spelling, split=True)
     by_module: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
         by_module[match.module].append(match)

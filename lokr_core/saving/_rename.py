@@ -15,7 +15,7 @@ from ..errors import LoKrMatchError, LoKrShapeError, LoKrValueError, blame
 from ..kronecker import Factor
 from ..matching import Match, SubModel, Target, foreign_places, resolve
 from ..names import DIFFUSERS, ORIGINAL, TEXT_ENCODERS, UNETS, Slot, spelled
-from ._spellings import OWN, TRAINED, Spelling
+from ._spellings import OWN, SPELLINGS, TRAINED, Spelling
 
 _UNET = re.compile(r"(?:down|up|mid)_block")
 _TEXT = re.compile(r"(?:text_model[._])?(?:encoder[._](?:layers?|block)|model[._]layers)[._]|text_model[._]")
@@ -91,9 +91,12 @@ def _respelled(module: str, weights: LoKrWeights, name: ModuleName, spelling: Sp
 class Book:
     """The names that a format gives a target's modules, by the slots that an update goes to."""
 
-    def __init__(self, target: Target, spelling: Spelling):
+    def __init__(self, target: Target, spelling: Spelling, split: bool = False):
+        """split: whether a fused weight of which the format names the parts has no name as a whole, such as ``to_qkv``,
+        which diffusers' models have only after ``fuse_qkv_projections``."""
         models = target.models[:-1]  # the last holds aliases
         unet = any(model.architecture in UNETS for model in models)
+        self._split = split
         self._spelling = spelling.for_unet() if unet else spelling
         self.names: dict[tuple[Slot, ...], ModuleName] = {}
         # module of a fused weight -> the parts of it that have names
@@ -122,6 +125,9 @@ class Book:
             self._note(spelled(model.shapes, DIFFUSERS), component, model.prefix, split=True)
 
     def _note(self, names: Mapping[str, tuple[Slot, ...]], component: str, prefix: str, split: bool = False) -> None:
+        cut = {slot.module for slots in names.values() for slot in slots if slot.rows and len(slots) == 1}
+        if self._split:
+            names = {p: s for p, s in names.items() if p == s[0].module or s[0].module not in cut or s[0].rows}
         for path, slots in names.items():
             slots = tuple(replace(slot, module=prefix + slot.module) for slot in slots)
             name = ModuleName(self._spelling.spell(component, path, split), path)
@@ -135,6 +141,23 @@ class Book:
         """(name, slots) of the format's modules that hold all or some rows of a weight of the target."""
         return self._covering[module]
 
+    @classmethod
+    def of(cls, target: Target, format: str) -> Book:
+        """The names that a format of ``SPELLINGS`` gives the modules of ``target``."""
+        return cls(target, SPELLINGS[format])
+
+    def parts(self, module: str, rows: int) -> list[NamedModule]:
+        """The names of the parts of a fused weight with so many rows, in their order; empty if they do not cover it."""
+        found = [
+            NamedModule(name, slots[0].rows)
+            for slots, name in self.names.items()
+            if len(slots) == 1 and slots[0].module == module and slots[0].rows and not slots[0].swap
+        ]
+        found.sort(key=lambda part: part.rows)
+        ends = [0, *(sum(part.rows) for part in found)]
+        covered = ends[-1] == rows and all(part.rows[0] == end for part, end in zip(found, ends, strict=False))
+        return found if covered and len(found) > 1 else []
+
     def cuts(self, slots: tuple[Slot, ...], rows: int) -> list[_Cut]:
         """The modules that an update of ``rows`` rows is cut into, empty if their names do not cover it."""
         if len(slots) == 1 and slots[0] == Slot(slots[0].module, parameter=slots[0].parameter):
@@ -144,6 +167,13 @@ class Book:
             return parts if covered else []
         found = [(slot.source_rows, self.names.get((replace(slot, source_rows=None),))) for slot in slots]
         return [_Cut(*rows, name) for rows, name in found if rows and name]
+
+
+class NamedModule(NamedTuple):
+    """A module of a format, and the rows (start, length) of a weight that it has."""
+
+    name: ModuleName
+    rows: tuple[int, int]
 
 
 class _Cut(NamedTuple):

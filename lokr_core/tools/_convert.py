@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -69,9 +69,9 @@ class Conversion:
     to: str
     names: str | None = None
     keep: Keep = Keep()
-    factors: Sequence[int] = FACTORS
     min_energy: float = 0.9
     inexact: str = REFUSE
+    factors: Sequence[int] = FACTORS
 
     def __post_init__(self):
         for name, value, known in (("to", self.to, TO), ("inexact", self.inexact, INEXACT)):
@@ -111,8 +111,9 @@ def convert_file(
     found.before = Path(path).stat().st_size if Path(path).is_file() else found.before
     found.written = found.enough or lossy
     if found.written:
-        modules = {made.name.full: (made.name, made.weights) for made in found.modules}
-        save_named(modules, Path(out), found.format, dtype or _dtype_of(updates.adapter), found.metadata, found.other)
+        save_named(
+            found.named(), Path(out), found.format, dtype or _dtype_of(updates.adapter), found.metadata, found.other
+        )
     return found
 
 
@@ -140,7 +141,7 @@ def convert(
     for number, group in enumerate(groups):
         with blame(module=group.name.full):
             keep = conversion.keep if ranks is None else Keep(rank=ranks[number])
-            found.modules.append(_made(group, conversion, format, keep, found.itemsize))
+            found.modules.append(_made(group, updates.kinds, conversion, format, keep, found.itemsize))
         if progress:
             progress(number + 1, len(groups))
     _keep_others(adapter, foreign, format, found)
@@ -212,10 +213,16 @@ def _shared(groups: list[Regrouped], conversion: Conversion, format: str, itemsi
     return shared_ranks(spectra, costs, conversion.keep.size)
 
 
-def _made(group: Regrouped, conversion: Conversion, format: str, keep: Keep, itemsize: int) -> Made:
+def _made(
+    group: Regrouped, kinds: Mapping[str, str], conversion: Conversion, format: str, keep: Keep, itemsize: int
+) -> Made:
+    form = ""
     if conversion.to == "lokr":
         single = group.single or joined(group.pieces, group.shape)
-        found, note = _as_lokr(single, conversion) if single else _inexact(group, conversion, itemsize)
+        if single and all(kinds[source] == LOKR for source in group.sources):
+            found, note, form = Nearest(single, 1.0), "", LOKR
+        else:
+            found, note = _as_lokr(single, conversion) if single else _inexact(group, conversion, itemsize)
     else:
         exact, note = _exact(group), ""
         if conversion.to == "full":
@@ -223,7 +230,8 @@ def _made(group: Regrouped, conversion: Conversion, format: str, keep: Keep, ite
         else:
             found = as_lora(exact, keep, format in UP_DOWN and conversion.keep == Keep())
     squared = sum((weights.scaling * kron_norm(weights.w1, weights.w2)) ** 2 for _, weights in group.pieces)
-    return Made(group.name, found.weights, found.energy, squared, tuple(group.sources), note)
+    form = form or form_of(found.weights)
+    return Made(group.name, found.weights, found.energy, squared, tuple(group.sources), form, note)
 
 
 def as_lora(weights: LoKrWeights, keep: Keep, or_full: bool = False) -> Nearest:

@@ -9,9 +9,9 @@ from math import sqrt
 from torch import Tensor
 
 from ..adapter import LoKrWeights, ModuleName
-from ..conversion import form_of
 from ..display import human_bytes
 from ..names import mask_numbers
+from ..saving import Named
 
 ENOUGH = 0.9
 """The share of ‖ΔW‖² below which a converted file is unlike the original."""
@@ -22,7 +22,7 @@ class Made:
     """One module of the new file.
 
     energy: the share of ‖ΔW‖² that is kept; squared: ‖ΔW‖² of the original
-    before: bytes of the modules that it was made of, as far as they went into it
+    sources: the modules of the file that it was made of; form: ``LOKR``, ``LORA`` or ``FULL``
     """
 
     name: ModuleName
@@ -30,11 +30,8 @@ class Made:
     energy: float
     squared: float
     sources: tuple[str, ...]
+    form: str
     note: str = ""
-
-    @property
-    def form(self) -> str:
-        return form_of(self.weights)
 
     @property
     def rank(self) -> int | None:
@@ -79,6 +76,10 @@ class Converted:
     def bytes(self) -> int:
         others = sum(tensor.numel() * tensor.element_size() for tensor in self.other.values())
         return sum(made.numel for made in self.modules) * self.itemsize + others
+
+    def named(self) -> list[Named]:
+        """The modules as ``save_named`` takes them."""
+        return [Named(made.name, made.weights, made.form) for made in self.modules]
 
     def text(self, lines: int = 12) -> str:
         """For a person: what the file is, then its modules by kind, the worst first."""

@@ -127,7 +127,7 @@ def test_combine(folder, capsys):
     assert main([*arguments, "--overlap", "nearest LoKr", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["kept"], found["nearest"]) == (1, 1) and found["worst"] > 0
-    assert main([*arguments, "--overlap", "refuse"]) == 2
+    assert main([*arguments, "--overlap", "refuse", "--overwrite"]) == 2
     assert "their sum is not a LoKr" in capsys.readouterr().err
 
 
@@ -163,7 +163,7 @@ def test_a_signal_in_the_middle_of_apply_leaves_no_file(folder, kind):
         # A shell starts what runs in its background deaf to SIGINT, and so to this test's.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "busy = lambda done, total: (print('busy', flush=True), time.sleep(30))\n"
-        "cli.progress_bar = lambda label: contextlib.nullcontext(busy)\n"
+        "cli._merge.progress_bar = lambda label: contextlib.nullcontext(busy)\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "apply", "model.safetensors", "style.safetensors", "-o", "out.safetensors"]

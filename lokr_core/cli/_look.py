@@ -1,0 +1,35 @@
+"""``lokr inspect`` and ``lokr check``: what a file holds, and what of it a checkpoint takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..formats import load_adapter
+from ..inspection import inspect_adapter
+from ..tools import check_file
+from ._command import Commands, Result
+
+
+def add_commands(commands: Commands) -> None:
+    """Add both commands."""
+    inspect = commands.add(
+        "inspect",
+        lambda options: inspect_adapter(load_adapter(options.file)),
+        "Show what an adapter file holds and what looks wrong in it.",
+        ("style.safetensors", "style.safetensors --json"),
+    )
+    inspect.add_argument("file", metavar="FILE", help="a LoKr file (.safetensors)")
+
+    check = commands.add(
+        "check",
+        _check,
+        "Show which modules of an adapter match a checkpoint; exit code 1 if not all do.",
+        ("flux1-dev.safetensors style.safetensors", "./stable-diffusion-xl style.safetensors --json"),
+        incomplete=lambda report, options: not report.complete,
+    )
+    check.add_argument("model", metavar="MODEL", help="the checkpoint, a file or a folder; only headers are read")
+    check.add_argument("adapter", metavar="ADAPTER", help="a LoKr file (.safetensors)")
+
+
+def _check(options: argparse.Namespace) -> Result:
+    return check_file(options.model, options.adapter)
