@@ -51,11 +51,13 @@ def weights_of(
 
 
 def _checked(name: str, tensor: Tensor) -> Tensor:
-    """The tensor with fp8 upcast, alpha as a single number. Raises LoKrValueError if a number is not finite; alpha's
-    is checked where it counts."""
+    """The tensor with fp8 upcast, alpha as a single number. Raises LoKrValueError if a number is not finite (alpha's
+    is checked where it counts) or a factor is not of floating point."""
     if name in _NUMBERS:
         if tensor.numel() != 1:
             raise LoKrShapeError(f"{name} is not one number", expected="shape () or (1,)", found=tuple(tensor.shape))
+        if tensor.is_complex():
+            raise LoKrValueError(f"{name} is complex", expected="a real number", found=complex(tensor.reshape(())))
         return tensor.double().reshape(())
     if not tensor.is_floating_point():
         raise LoKrValueError(
