@@ -17,7 +17,7 @@ from ..demo import run_demo
 from ..display import progress_bar
 from ..errors import LoKrError
 from ..tools import version
-from . import _convert, _look, _merge
+from . import _convert, _extract, _files, _look, _merge
 from ._command import Commands, Result
 from ._train import add_train_arguments, train_on_pictures
 from ._training import add_arguments, run
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lokr", description="LoKr (LyCORIS Kronecker) adapter files.")
     parser.add_argument("--version", action="version", version=f"lokr {version()}")
     commands = Commands(parser)
-    for add_commands in (_look.add_commands, _merge.add_commands, _convert.add_commands):
+    for add_commands in (m.add_commands for m in (_look, _merge, _convert, _extract, _files)):
         add_commands(commands)
     train = commands.add(
         "train",

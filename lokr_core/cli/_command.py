@@ -14,6 +14,7 @@ from ..conversion import ENERGY, Keep
 from ..errors import LoKrFileError, LoKrValueError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+EXPERT_HELP = "of an adapter for a model of two experts (Wan 2.2): which one MODEL is (default: as its name tells)"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 

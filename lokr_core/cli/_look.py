@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from ..formats import load_adapter
+from ..formats import EXPERTS, load_adapter
 from ..inspection import inspect_adapter
 from ..tools import check_file
-from ._command import Commands, Result
+from ._command import EXPERT_HELP, Commands, Result
 
 
 def add_commands(commands: Commands) -> None:
@@ -29,7 +29,8 @@ def add_commands(commands: Commands) -> None:
     )
     check.add_argument("model", metavar="MODEL", help="the checkpoint, a file or a folder; only headers are read")
     check.add_argument("adapter", metavar="ADAPTER", help="a LoKr file (.safetensors)")
+    check.add_argument("--expert", choices=EXPERTS, default="", help=EXPERT_HELP)
 
 
 def _check(options: argparse.Namespace) -> Result:
-    return check_file(options.model, options.adapter)
+    return check_file(options.model, options.adapter, options.expert)

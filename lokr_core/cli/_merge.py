@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..display import progress_bar
 from ..errors import LoKrValueError
-from ..formats import load_adapter
+from ..formats import EXPERTS, load_adapter
 from ..saving import save_adapter
 from ..tools import EXACT, OVERLAPS, Term, apply_all, combine
-from ._command import DTYPES, Commands, Result, add_output, check_not_input, check_output, with_strength
+from ._command import DTYPES, EXPERT_HELP, Commands, Result, add_output, check_not_input, check_output, with_strength
 
 
 def add_commands(commands: Commands) -> None:
@@ -29,6 +29,7 @@ def add_commands(commands: Commands) -> None:
     apply.add_argument("adapters", metavar="ADAPTER[:STRENGTH]", nargs="+", help="a LoKr file, style.safetensors:0.8")
     add_output(apply, "the file to write, a folder for a model of several files", "as in MODEL")
     apply.add_argument("-s", "--strength", type=float, help="of a single adapter (default: 1)")
+    apply.add_argument("--expert", choices=EXPERTS, default="", help=EXPERT_HELP)
     apply.add_argument("--strict", action="store_true", help="exit code 1 if a module of an adapter found no place")
     apply.add_argument("--overwrite-model", dest="overwrite", action="store_true", help=argparse.SUPPRESS)
 
@@ -62,7 +63,7 @@ def _apply(options: argparse.Namespace) -> Result:
     check_output(options, [options.model, *(path for path, _ in adapters)])
     with progress_bar("merging") as progress:
         dtype = DTYPES.get(options.dtype)
-        return apply_all(options.model, adapters, options.output, dtype, progress, options.overwrite)
+        return apply_all(options.model, adapters, options.output, dtype, progress, options.overwrite, options.expert)
 
 
 def _combine(options: argparse.Namespace) -> Result:

@@ -14,16 +14,16 @@ _EMPTY, _BACKGROUND, _LIGHT, _DARK = (30, 30, 30), (24, 24, 24), (230, 230, 230)
 _SIZE, _PAD, _ROW = 18, 8, 30  # pixels: letters, around them, from row to row
 
 
-def draw_heat_map(heat: HeatMap, title: str = "") -> np.ndarray:
+def draw_heat_map(heat: HeatMap, title: str = "", quantity: str = "") -> np.ndarray:
     """An image of a row per block and a column per kind of layer, the value in each cell.
 
-    A cell's colour is its share of the largest value.
+    A cell's colour is its share of the largest value. ``quantity``: what the values are, "" for ‖ΔW‖ or its share.
 
     Returns an array (height, width, 3) of uint8.
     """
     label = max([text_width(row, _SIZE) for row in heat.rows], default=0) + 2 * _PAD
     widths = [max(text_width(name, _SIZE), text_width("0.0000", _SIZE)) + 2 * _PAD for name in heat.columns]
-    heading = f"{title}  {'ΔW/W' if heat.relative else 'ΔW'}".strip()
+    heading = f"{title}  {quantity or ('ΔW/W' if heat.relative else 'ΔW')}".strip()
     width = max(label + sum(widths), text_width(heading, _SIZE) + 2 * _PAD)
     image = Image.new("RGB", (width, _ROW * (len(heat.rows) + 2)), _BACKGROUND)
     canvas = ImageDraw.Draw(image)

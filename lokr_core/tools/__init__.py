@@ -6,6 +6,8 @@ from ._combine import EXACT, OVERLAPS, Term, combine
 from ._convert import INEXACT, TO, Conversion, convert, convert_file
 from ._converted import Converted, Made
 from ._extract import EXTRACT_FACTORS, OTHERWISE, Extraction, extract
+from ._resize import resize_file
+from ._split import PARTS, Parts, join_files, split_file
 from ._updates import Updates, read_updates, updates_of
 from ._version import version
 
@@ -21,6 +23,8 @@ __all__ = [
     "Made",
     "OTHERWISE",
     "OVERLAPS",
+    "PARTS",
+    "Parts",
     "TO",
     "Term",
     "Updates",
@@ -32,7 +36,10 @@ __all__ = [
     "convert",
     "convert_file",
     "extract",
+    "join_files",
     "read_updates",
+    "resize_file",
+    "split_file",
     "updates_of",
     "version",
 ]

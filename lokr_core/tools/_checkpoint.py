@@ -36,10 +36,15 @@ _SCALES = ("scale_weight", "weight_scale", "weight_scale_2", "absmax")  # tensor
 AnyAdapter = Adapter | str | os.PathLike
 
 
-def check_file(model: str | os.PathLike, adapter: AnyAdapter) -> Report:
+def check_file(model: str | os.PathLike, adapter: AnyAdapter, expert: str = "") -> Report:
     """Which modules of ``adapter`` match the checkpoint ``model``, a file, shards or a diffusers folder, by its headers
-    alone. Raises LoKrFileError."""
-    return resolve(_adapter(adapter), Target(Checkpoint.of(model).shapes))[1]
+    alone.
+
+    expert: "high" or "low", of an adapter for a model of two experts; "": the one that the model's name tells
+
+    Raises LoKrFileError, and LoKrValueError for an expert that the file does not have.
+    """
+    return resolve(_adapter(adapter), Target(Checkpoint.of(model).shapes, source=str(model)), expert)[1]
 
 
 def apply_to_file(
@@ -50,9 +55,10 @@ def apply_to_file(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     overwrite_input: bool = False,
+    expert: str = "",
 ) -> Report:
     """``apply_all`` with one adapter. Returns the report of what happened to each of its modules."""
-    return apply_all(model, [(adapter, strength)], out, dtype, progress, overwrite_input).reports[0]
+    return apply_all(model, [(adapter, strength)], out, dtype, progress, overwrite_input, expert).reports[0]
 
 
 @dataclass
@@ -95,6 +101,7 @@ def apply_all(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     overwrite_input: bool = False,
+    expert: str = "",
 ) -> Applied:
     """Write the checkpoint ``model`` with adapters, each at its strength, merged in to ``out``.
 
@@ -104,6 +111,7 @@ def apply_all(
     dtype: of the floating tensors in ``out``; None keeps that of each tensor
     progress: called with (bytes read, total bytes)
     overwrite_input: whether ``out`` may be ``model`` itself
+    expert: "high" or "low", of adapters for a model of two experts; "": the one that the model's name tells
 
     A merged weight equals that of ``merge_adapter``; with ``dtype`` it is merged in fp32 and rounded once. Metadata is
     kept, and the merges are added to its ``MERGES_KEY``.
@@ -114,11 +122,11 @@ def apply_all(
     terms = [(_adapter(adapter), check_strength(strength)) for adapter, strength in adapters]
     out, source = Path(out), Checkpoint.of(model)
     _check_out(out, source, [adapter for adapter, _ in terms], overwrite_input)
-    tensors, target = source.tensors, Target(source.shapes)
+    tensors, target = source.tensors, Target(source.shapes, source=str(model))
     updates: dict[str, list[_Use]] = {}
     applied = Applied()
     for adapter, strength in terms:
-        matches, report = resolve(adapter, target)
+        matches, report = resolve(adapter, target, expert)
         report.raise_if_nothing_matched()
         applied.reports.append(report)
         for match in matches:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights, ModuleName, check_strength
 from ..errors import LoKrValueError, blame
-from ..formats import module_names, split_keys
+from ..formats import expert_called, experts_of, module_names, split_keys
 from ..kronecker import Factor, nearest_kron
 from ..matching import foreign_updates
 
@@ -57,6 +57,7 @@ class Combined:
     differences: int = 0
     nearest: int = 0
     worst: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         """For a person."""
@@ -66,7 +67,8 @@ class Combined:
             (self.differences, "as full differences"),
             (self.nearest, f"as the nearest LoKr, off by {self.worst:.2%} at most"),
         ]
-        return ", ".join(f"{count} {what}" for count, what in counts if count) or "no modules"
+        made = ", ".join(f"{count} {what}" for count, what in counts if count) or "no modules"
+        return "\n".join([made, *(f"note: {note}" for note in self.notes)])
 
     def as_dict(self) -> dict:
         return {key: value for key, value in vars(self).items() if key != "adapter"}
@@ -101,7 +103,7 @@ def combine(terms: Sequence[Term], overlap: str = EXACT) -> Combined:
     """
     if overlap not in OVERLAPS:
         raise LoKrValueError("Unknown overlap", expected=", ".join(OVERLAPS), found=overlap)
-    modules: dict[tuple[str, str], list[_Update]] = {}
+    modules: dict[tuple[str, str, str], list[_Update]] = {}
     tensors: dict[str, Tensor] = {}
     for term in terms:
         for update in _updates(term):
@@ -118,15 +120,24 @@ def combine(terms: Sequence[Term], overlap: str = EXACT) -> Combined:
             foreign=foreign.named(module_names(foreign.modules)[0]),
             metadata=_metadata(terms),
             producer=", ".join(dict.fromkeys(term.adapter.producer for term in terms)),
-        )
+        ),
+        notes=_two_experts(terms),
     )
     for updates in modules.values():
         _add(updates, overlap, combined)
     return combined
 
 
-def _key(name: ModuleName) -> tuple[str, str]:
-    return "" if name.component == "unet" else name.component, name.path.replace(".", "_")
+def _two_experts(terms: Sequence[Term]) -> list[str]:
+    """A note if the files are, by their names, for the two experts of one model: their sum is of use to neither."""
+    called = {expert_called(term.adapter.path.name) for term in terms if term.adapter.path}
+    if called >= {"high", "low"} and not any(experts_of(term.adapter) for term in terms):
+        return ["these files are for two experts, and were summed into one update: lokr join keeps them side by side"]
+    return []
+
+
+def _key(name: ModuleName) -> tuple[str, str, str]:
+    return name.expert, "" if name.component == "unet" else name.component, name.path.replace(".", "_")
 
 
 def _updates(term: Term) -> Iterator[_Update]:

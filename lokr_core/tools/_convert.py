@@ -112,7 +112,7 @@ def convert_file(
     found.written = found.enough or lossy
     if found.written:
         save_named(
-            found.named(), Path(out), found.format, dtype or _dtype_of(updates.adapter), found.metadata, found.other
+            found.named(), Path(out), found.format, dtype or dtype_of(updates.adapter), found.metadata, found.other
         )
     return found
 
@@ -132,7 +132,7 @@ def convert(
     """
     adapter = updates.adapter
     format = conversion.names or format_of(adapter)
-    found = Converted([], format, itemsize=(dtype or _dtype_of(adapter)).itemsize)
+    found = Converted([], format, itemsize=(dtype or dtype_of(adapter)).itemsize)
     found.left_out = dict(updates.left_out)
     found.before = sum(weights.numel for weights in adapter.values()) * found.itemsize
     adapter = settle_dora(adapter, conversion.to, format, target, base, found.notes)
@@ -160,7 +160,7 @@ def format_of(adapter: Adapter) -> str:
     return next((format for start, format in starts.items() if prefix.startswith(start)), "kohya")
 
 
-def _dtype_of(adapter: Adapter) -> torch.dtype:
+def dtype_of(adapter: Adapter) -> torch.dtype:
     """The dtype of the most tensors of a file."""
     dtypes = [t.dtype for weights in adapter.values() for f in (weights.w1, weights.w2) for t in f.tensors.values()]
     dtypes = [dtype for dtype in dtypes if dtype.is_floating_point]
@@ -312,5 +312,10 @@ def _metadata(adapter: Adapter, conversion: Conversion, found: Converted) -> dic
         metadata |= {"ss_network_dim": str(rank), "ss_network_alpha": str(rank)}
         if conversion.to != "lora":
             metadata["ss_network_args"] = json.dumps({"algo": conversion.to})
-    note = {"from": adapter.path.name if adapter.path else None, "to": conversion.to, "energy": round(found.energy, 6)}
-    return {**metadata, CONVERSION_KEY: json.dumps({**note, "version": version()})}
+    return {**metadata, CONVERSION_KEY: note_of(adapter, conversion.to, found.energy)}
+
+
+def note_of(adapter: Adapter, to: str, energy: float) -> str:
+    """The value of ``CONVERSION_KEY``."""
+    note = {"from": adapter.path.name if adapter.path else None, "to": to, "energy": round(energy, 6)}
+    return json.dumps({**note, "version": version()})

@@ -81,6 +81,10 @@ class Converted:
         """The modules as ``save_named`` takes them."""
         return [Named(made.name, made.weights, made.form) for made in self.modules]
 
+    def kept(self) -> list[tuple[ModuleName, tuple[int, ...], float, float]]:
+        """(name, shape, ‖ΔW‖², the share of it that is kept) of each module, for a picture."""
+        return [(made.name, made.weights.shape, made.squared, made.energy) for made in self.modules]
+
     def text(self, lines: int = 12) -> str:
         """For a person: what the file is, then its modules by kind, the worst first."""
         forms = Counter(made.form for made in self.modules)

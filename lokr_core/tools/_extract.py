@@ -188,8 +188,7 @@ def _extract_one(name: str, old: Stored, new: Stored, extraction: Extraction, bo
     if torch.equal(w.to(t.dtype), t) or torch.equal(w, t.to(w.dtype)):
         return False
     module, _, parameter = name.rpartition(".")
-    slot = Slot(module, parameter=parameter)
-    named = book.names.get((slot,))
+    named = book.names.get((Slot(module, parameter=parameter),)) or book.names.get((Slot(module),))
     if _VAE.match(name) or named is None:
         found.left_out[name] = "part of the VAE" if _VAE.match(name) else "no adapter has a name for it"
     elif w.ndim < 2 or parameter != "weight" or _EMBEDDING.search(module):

@@ -35,7 +35,7 @@ class Updates:
 
 def read_updates(path: str | os.PathLike) -> Updates:
     """The updates of any adapter file: LoKr, LoRA, LoHa, full differences. Raises LoKrFileError if it has none."""
-    found = updates_of(_load(path))
+    found = updates_of(load_any(path))
     if not found.adapter:
         raise LoKrFileError(
             "There is nothing in this file that can be converted",
@@ -46,7 +46,7 @@ def read_updates(path: str | os.PathLike) -> Updates:
     return found
 
 
-def _load(path: str | os.PathLike) -> Adapter:
+def load_any(path: str | os.PathLike) -> Adapter:
     """The adapter in a file, which may hold no LoKr."""
     path = Path(path)
     if not path.is_file() or path.suffix != ".safetensors":
