@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from . import _audio, _flux, _image, _lumina, _text, _unet, _video
+from . import _audio, _flux, _further, _image, _lumina, _text, _unet, _video
 from ._words import DIFFUSERS, ORIGINAL, WEIGHTS, Architecture, Side
 
 ARCHITECTURES: tuple[Architecture, ...] = tuple(
-    table for family in (_unet, _flux, _image, _lumina, _video, _audio, _text) for table in family.TABLES
+    table for family in (_further, _unet, _flux, _image, _lumina, _video, _audio, _text) for table in family.TABLES
 )
 """In the order in which they are tried: a target is of the first one whose names fit."""
 

@@ -19,10 +19,11 @@ _ENDS = (
     *two_layers("time_embedding", "time_embed"),
     *two_layers("add_embedding", "label_emb.0"),
     *two_layers("class_embedding", "label_emb.0"),
+    one("class_embedding", "label_emb"),
     *pairs("conv_in=input_blocks.0.0 conv_norm_out=out.0 conv_out=out.2"),
 )
 
-# A video UNet's residual block is one over space and one over time: (path below diffusers' block, below the original's).
+# A video UNet's residual block is one over space and one over time: (path below diffusers' block, the original's).
 _IMAGE, _VIDEO = (("", ""),), ((".spatial_res_block", ""), (".temporal_res_block", ".time_stack"))
 
 # Inside a transformer both sides have the same names, but for those of a video UNet's layers over time.
@@ -178,6 +179,15 @@ TABLES = (
         "SDXL",
         Side(has=(_TIME, "label_emb.0.0", "input_blocks.0.0"), lacks=("input_blocks.1.1.proj_in",)),
         Side(has=(_TIME_THEIRS, "add_embedding.linear_1", "down_blocks.0.resnets.0.conv1")),
+    ),
+    _unet(
+        "sd_x4",
+        "Stable Diffusion x4 upscaler",
+        Side(has=(_TIME, "label_emb", "input_blocks.4.1.proj_in"), lacks=("input_blocks.1.1.proj_in",)),
+        Side(
+            has=(_TIME_THEIRS, "class_embedding", "down_blocks.1.attentions.0.proj_in"),
+            lacks=("down_blocks.0.attentions.0.proj_in",),
+        ),
     ),
     _unet(
         "sd15",

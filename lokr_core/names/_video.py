@@ -41,9 +41,9 @@ _FACES = (  # of Wan Animate
     *block("face_encoder", "face_encoder", "conv1_local=conv1_local.conv conv2=conv2.conv conv3=conv3.conv"),
 )
 
-# Covers t2v, i2v, VACE, Animate. Of the further variants (camera, S2V, HuMo, SCAIL) the shared blocks are covered;
-# their extra modules have only original names. Animate's motion encoder has bare parameters in diffusers, which
-# trainers do not touch.
+# Covers t2v, i2v, VACE, Animate, and what is built like them in diffusers: SkyReels-V2, ChronoEdit, AnyFlow, Helios.
+# The extra modules of further variants (camera, S2V, HuMo, SCAIL, WanDancer) have only original names. Animate's motion
+# encoder has bare parameters in diffusers, which trainers do not touch.
 WAN = Architecture(
     "wan",
     "Wan 2.1 and 2.2",
@@ -58,6 +58,7 @@ WAN = Architecture(
         *block("condition_embedder.image_embedder", "img_emb.proj", "norm1=0 norm2=4"),
         *feed_forward("condition_embedder.image_embedder.ff", "img_emb.proj", "1 3"),
         *pairs("condition_embedder.time_proj=time_projection.1 proj_out=head.head"),
+        *feed_forward("fps_projection", "fps_projection"),  # of SkyReels-V2
         *_FACES,
     ),
 )

@@ -48,10 +48,10 @@ NAMINGS = {
 def recorded(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """(diffusers' module -> shape, ComfyUI's weight -> shape).
 
-    The same names where diffusers has no such model; its authors' weights where ComfyUI has none.
+    The same names where diffusers has no such model; its authors' weights, or diffusers', where ComfyUI has none.
     """
     data = json.loads((DATA / f"{architecture}.json").read_text())
-    weights = data.get("comfyui") or data["original"]
+    weights = data.get("comfyui") or data.get("original") or {f"{m}.weight": s for m, s in data["diffusers"].items()}
     modules = data.get("diffusers") or {name.removesuffix(".weight"): shape for name, shape in weights.items()}
     return tuple({name: tuple(shape) for name, shape in side.items()} for side in (modules, weights))
 

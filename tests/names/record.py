@@ -51,7 +51,7 @@ def weights_of(model: Any) -> dict[str, list[int]]:
     return {
         name: list(p.shape)
         for name, p in model.state_dict().items()
-        if (p.ndim >= 2 and name.endswith("weight")) or (p.ndim == 1 and name.endswith(NORMS))
+        if (p.ndim >= 2 and name.endswith("weight")) or (p.ndim == 1 and name.rpartition(".")[2] in NORMS)
     }
 
 

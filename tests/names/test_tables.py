@@ -8,26 +8,12 @@ from pathlib import Path
 import pytest
 
 from lokr_core.names import Slot, aliases, detect
+from tests.names.coverage import TABLE_OF
 
 Shape = tuple[int, ...]
 
 DATA = Path(__file__).parent / "data"
 RECORDED = sorted(path.stem for path in DATA.glob("*.json"))
-
-TABLE_OF = {
-    "flux2_klein": "flux2",
-    "koala_700m": "sdxl",
-    "ltx23": "ltx2",
-    "pixart_alpha": "pixart",
-    "pixart_sigma": "pixart",
-    "sd35": "sd3",
-    "ssd_1b": "sdxl",
-    "wan_animate": "wan",
-    "wan_i2v": "wan",
-    "wan_t2v": "wan",
-    "wan_vace": "wan",
-}
-"""The table of a record, where it is not named like it."""
 
 NOT_IN_DIFFUSERS = {
     # Beside the decoder; proj_out is a transposed convolution, which the records leave out.
@@ -39,13 +25,18 @@ NOT_IN_DIFFUSERS = {
     "ltx2": ("audio_embeddings_connector.", "video_embeddings_connector."),  # a model of their own
     "ltx23": ("audio_embeddings_connector.", "video_embeddings_connector."),
     "stable_audio": ("timestep_features",),  # a parameter
+    "sd_x4": ("label_emb",),  # an embedding
+    "skyreels_v2": ("fps_embedding",),
     "stable_cascade_b": ("up_upscalers.",),  # transposed convolutions
     "wan_animate": ("motion_encoder.",),  # parameters
 }
 
 
-MARKS: dict[str, dict[str, Shape]] = {"cosmos1": {"learnable_pos_embed.pos_emb_t": (16, 48)}}
-"""What else tells a diffusers model from its kin: the records hold no bare parameters."""
+MARKS: dict[str, dict[str, Shape]] = {
+    "cosmos1": {"learnable_pos_embed.pos_emb_t": (16, 48)},
+    "sd_x4": {"class_embedding.weight": (50, 256)},
+}
+"""What else tells a diffusers model from its kin: the records hold no bare parameters and no embeddings."""
 
 CONVERTERS = {
     "cosmos_predict2": "convert_cosmos_transformer_checkpoint_to_diffusers",
@@ -73,10 +64,10 @@ def record(arch: str) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """(diffusers' modules, ComfyUI's weights) of a recorded architecture, names -> shapes.
 
     Where diffusers has no such model, trainers use its authors' class, whose names ComfyUI keeps. Where ComfyUI has
-    none, the weights are those of its authors' checkpoint.
+    none, the weights are those of its authors' checkpoint; without one recorded, diffusers' names are the only ones.
     """
     data = json.loads((DATA / f"{arch}.json").read_text())
-    weights = data.get("comfyui") or data["original"]
+    weights = data.get("comfyui") or data.get("original") or weights_of(data["diffusers"])
     modules = data.get("diffusers") or {name.removesuffix(".weight"): shape for name, shape in weights.items()}
     return tuple({name: tuple(shape) for name, shape in side.items()} for side in (modules, weights))
 

@@ -10,7 +10,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import audio, flux, hunyuan, image, language, lumina, unet, video
+from . import (
+    audio,
+    flux,
+    further_image,
+    further_video,
+    hunyuan,
+    image,
+    language,
+    lumina,
+    pixels,
+    shapes,
+    unet,
+    video,
+    wan,
+)
 from .build import Row, comfyui_model, diffusers_model
 
 TINY: dict[str, Row] = {
@@ -21,7 +35,12 @@ TINY: dict[str, Row] = {
     **language.TINY,
     **lumina.TINY,
     **video.TINY,
+    **wan.TINY,
+    **pixels.TINY,
+    **shapes.TINY,
     **audio.TINY,
+    **further_image.TINY,
+    **further_video.TINY,
 }
 
 

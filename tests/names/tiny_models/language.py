@@ -176,4 +176,20 @@ TINY: dict[str, Row] = {
             ),
         ),
     ),
+    "lens": (
+        None,
+        (
+            "lens.model:LensTransformer2DModel",
+            dict(
+                in_channels=20,
+                out_channels=5,
+                num_layers=2,
+                attention_head_dim=16,
+                num_attention_heads=3,
+                enc_hidden_dim=40,
+                axes_dims_rope=(4, 6, 6),
+                selected_layer_index=(0, 1),
+            ),
+        ),
+    ),
 }

@@ -17,6 +17,19 @@ _LDM = dict(
     legacy=False,
 )
 
+_SDXL = _SD | dict(
+    block_out_channels=(64, 128, 192),
+    cross_attention_dim=40,
+    attention_head_dim=(4, 8, 12),
+    use_linear_projection=True,
+    transformer_layers_per_block=(1, 2, 3),
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=8 * 6 + 20,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+)
+
 TINY: dict[str, Row] = {
     "sd15": (
         (
@@ -67,19 +80,7 @@ TINY: dict[str, Row] = {
     "sdxl": (
         (
             "UNet2DConditionModel",
-            _SD
-            | dict(
-                block_out_channels=(64, 128, 192),
-                cross_attention_dim=40,
-                attention_head_dim=(4, 8, 12),
-                use_linear_projection=True,
-                transformer_layers_per_block=(1, 2, 3),
-                addition_embed_type="text_time",
-                addition_time_embed_dim=8,
-                projection_class_embeddings_input_dim=8 * 6 + 20,
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            ),
+            dict(_SDXL),
         ),
         (
             "modules.diffusionmodules.openaimodel:UNetModel",
@@ -201,6 +202,47 @@ TINY: dict[str, Row] = {
                 transformer_depth_middle=-2,
                 transformer_depth_output=[0, 0, 2, 2, 3, 3],
                 use_linear_in_transformer=True,
+            ),
+        ),
+    ),
+    "kolors": (  # SDXL with another text encoder, whose states a layer of its own projects
+        (
+            "UNet2DConditionModel",
+            _SDXL | dict(encoder_hid_dim=24, encoder_hid_dim_type="text_proj"),
+        ),
+        None,
+    ),
+    "sd_x4": (
+        (
+            "UNet2DConditionModel",
+            _SD
+            | dict(
+                in_channels=7,
+                block_out_channels=(64, 128, 192),
+                cross_attention_dim=40,
+                attention_head_dim=(4, 8, 12),
+                use_linear_projection=True,
+                only_cross_attention=(True, True, False),
+                num_class_embeds=50,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            ),
+        ),
+        (
+            "modules.diffusionmodules.openaimodel:UNetModel",
+            _LDM
+            | dict(
+                in_channels=7,
+                num_head_channels=16,
+                num_res_blocks=[2] * 3,
+                channel_mult=[1, 2, 3],
+                context_dim=40,
+                num_classes=50,
+                transformer_depth=[0, 0, 1, 1, 1, 1],
+                transformer_depth_middle=1,
+                transformer_depth_output=[0, 0, 0, 1, 1, 1, 1, 1, 1],
+                use_linear_in_transformer=True,
+                disable_self_attentions=[True, True, False],
             ),
         ),
     ),

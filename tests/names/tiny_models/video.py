@@ -1,23 +1,10 @@
-"""Video transformers beside Hunyuan's."""
+"""Video transformers beside Hunyuan's and Wan."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .build import Row
-
-_WAN = dict(
-    num_attention_heads=3,
-    attention_head_dim=16,
-    in_channels=5,
-    out_channels=7,
-    text_dim=40,
-    freq_dim=32,
-    ffn_dim=80,
-    num_layers=2,
-)
-
-_WAN_COMFY = dict(in_dim=5, out_dim=7, dim=48, ffn_dim=80, freq_dim=32, text_dim=40, num_heads=3, num_layers=2)
 
 _LTX2 = dict(
     in_channels=5,
@@ -91,15 +78,6 @@ def _mochi(**kwargs: Any) -> Any:
 
 
 TINY: dict[str, Row] = {
-    "wan_t2v": (("WanTransformer3DModel", dict(_WAN)), ("wan.model:WanModel", _WAN_COMFY | dict(model_type="t2v"))),
-    "wan_i2v": (
-        ("WanTransformer3DModel", _WAN | dict(image_dim=1280, added_kv_proj_dim=48)),
-        ("wan.model:WanModel", _WAN_COMFY | dict(model_type="i2v")),
-    ),
-    "wan_vace": (
-        ("WanVACETransformer3DModel", _WAN | dict(vace_layers=[0, 1], vace_in_channels=9)),
-        ("wan.model:VaceWanModel", _WAN_COMFY | dict(vace_layers=2, vace_in_dim=9)),
-    ),
     "ltx_video": (
         (
             "LTXVideoTransformer3DModel",
@@ -248,9 +226,5 @@ TINY: dict[str, Row] = {
             | dict(block_x_format="THWBD", affline_emb_norm=True, extra_per_block_abs_pos_emb=True)
             | dict(extra_per_block_abs_pos_emb_type="learnable"),
         ),
-    ),
-    "wan_animate": (
-        ("WanAnimateTransformer3DModel", _WAN | dict(num_layers=5, in_channels=36, added_kv_proj_dim=48)),
-        ("wan.model_animate:AnimateWanModel", _WAN_COMFY | dict(num_layers=5, in_dim=36)),
     ),
 }
