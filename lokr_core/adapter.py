@@ -38,6 +38,7 @@ class LoKrWeights:
     scaling: the factor that the trainer multiplied by; alpha: as stored in the file, None if it is not
     dora_scale: DoRA's magnitude, (out, 1, ...) or (1, in, ...), or LoKrShapeError; None without DoRA
     notes: what was assumed in reading the module
+    dora_norm: the norms that dora_scale stands over, (out,), where the file gives them; None: those of W + ΔW
 
     >>> weights = LoKrWeights(Factor(torch.ones(2, 3)), Factor(a=torch.ones(4, 2), b=torch.ones(2, 5)), scaling=0.5)
     >>> weights.shape, weights.rank, weights.delta().shape
@@ -50,6 +51,7 @@ class LoKrWeights:
     dora_scale: Tensor | None = None
     alpha: float | None = None
     notes: tuple[str, ...] = ()
+    dora_norm: Tensor | None = None
 
     def __post_init__(self):
         if self.dora_scale is not None and self.dora_axis is None:
@@ -58,6 +60,12 @@ class LoKrWeights:
                 "dora_scale fits neither axis of the weight",
                 expected=f"({out}, 1, ...) or (1, {columns}, ...)",
                 found=tuple(self.dora_scale.shape),
+            )
+        if self.dora_norm is not None and (self.dora_axis != "out" or self.dora_norm.numel() != self.shape[0]):
+            raise LoKrShapeError(
+                "The norms that dora_scale stands over do not fit it",
+                expected=f"{self.shape[0]} norms, and dora_scale as many",
+                found=f"initial_norm {tuple(self.dora_norm.shape)}, DoRA on axis {self.dora_axis}",
             )
 
     @property
@@ -100,8 +108,9 @@ class LoKrWeights:
     def tensors(self) -> dict[str, Tensor]:
         """The stored tensors by LyCORIS' names. As there, a low-rank factor has its kernel in the columns of b."""
         w1, w2 = (f if f.b is None or f.t is not None else replace(f, b=f.b.flatten(1)) for f in (self.w1, self.w2))
-        dora = {} if self.dora_scale is None else {"dora_scale": self.dora_scale}
-        return {**w1.to_tensors("lokr_w1"), **w2.to_tensors("lokr_w2"), **dora}
+        dora = {"dora_scale": self.dora_scale, "initial_norm": self.dora_norm}
+        given = {name: tensor for name, tensor in dora.items() if tensor is not None}
+        return {**w1.to_tensors("lokr_w1"), **w2.to_tensors("lokr_w2"), **given}
 
     def fit(self, shape: tuple[int, ...]) -> LoKrWeights:
         """The same update with the axes of a weight of ``shape`` (out, in, *kernel), or LoKrShapeError."""
@@ -145,7 +154,8 @@ class LoKrWeights:
         if self.dora_scale is None:
             return kronecker.add_kron_(weight, self.w1, self.w2, self.scaling * strength)
         axis = self.dora_axis or "out"
-        return kronecker.add_dora_(weight, self.w1, self.w2, self.scaling, self.dora_scale, axis, strength, base)
+        dora = self.dora_scale, axis, strength, base, self.dora_norm
+        return kronecker.add_dora_(weight, self.w1, self.w2, self.scaling, *dora)
 
     def rows(self, start: int, length: int) -> Iterator[tuple[int, LoKrWeights]]:
         """Rows start:start+length of the update, as (offset in these rows, update) pairs.
@@ -165,10 +175,10 @@ class LoKrWeights:
                 hint="use a model whose layers are fused as in training",
             )
         for offset, size, w1, w2 in kronecker.split_rows(self.w1, self.w2, start, length):
-            dora = self.dora_scale
+            dora, norm, own = self.dora_scale, self.dora_norm, slice(start + offset, start + offset + size)
             if dora is not None and self.dora_axis == "out":
-                dora = dora.flatten()[start + offset : start + offset + size]
-            yield offset, replace(self, w1=w1, w2=w2, dora_scale=dora)
+                dora, norm = dora.flatten()[own], None if norm is None else norm.flatten()[own]
+            yield offset, replace(self, w1=w1, w2=w2, dora_scale=dora, dora_norm=norm)
 
     def swapped_halves(self) -> Iterator[tuple[int, LoKrWeights]]:
         """The update with the two halves of its rows swapped, as (row, update) pairs.

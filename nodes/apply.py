@@ -151,12 +151,12 @@ class LoKrPatch(WeightAdapterBase):
     @classmethod
     def of(cls, module: str, lokr: LoKrWeights) -> LoKrPatch:
         w1, w2 = ((f.whole, f.a, f.b, f.t) for f in (lokr.w1, lokr.w2))
-        return cls({module}, (w1, w2, lokr.dora_scale, lokr.scaling))
+        return cls({module}, (w1, w2, lokr.dora_scale, lokr.scaling, lokr.dora_norm))
 
     @property
     def lokr(self) -> LoKrWeights:
-        w1, w2, dora_scale, scaling = self.weights
-        return LoKrWeights(Factor(*w1), Factor(*w2), scaling, dora_scale)
+        w1, w2, dora_scale, scaling, dora_norm = self.weights
+        return LoKrWeights(Factor(*w1), Factor(*w2), scaling, dora_scale, dora_norm=dora_norm)
 
     def calculate_weight(
         self,

@@ -29,7 +29,7 @@ def weights_of(
     if "lokr_t1" in tensors:
         notes.append("lokr_t1 is ignored: no trainer gives it a meaning")
         tensors = {name: tensor for name, tensor in tensors.items() if name != "lokr_t1"}
-    if MAGNITUDE in tensors:
+    if MAGNITUDE in tensors or "dora_scale" not in tensors:
         tensors = {name: tensor for name, tensor in tensors.items() if name != "initial_norm"}  # ‖W‖: V's norm counts
     if any(tensor.dtype.itemsize == 1 for name, tensor in tensors.items() if name not in _NUMBERS):
         notes.append("fp8 factors, read as fp16")
@@ -47,7 +47,11 @@ def weights_of(
     dora_scale = magnitude_of(tensors, w1.shape[0] * w2.shape[0])
     if MAGNITUDE in tensors and "dora_scale" in tensors:
         notes.append(f"there are two magnitudes of DoRA: {MAGNITUDE} is taken, not dora_scale")
-    return LoKrWeights(w1, w2, scaling, dora_scale, alpha, tuple(dict.fromkeys(notes)))
+    norm = tensors.get("initial_norm")
+    if norm is not None:
+        norm = norm.flatten()
+        notes.append("DoRA's magnitude stands over initial_norm, as musubi-tuner's LTX-2 fork converts it for ComfyUI")
+    return LoKrWeights(w1, w2, scaling, dora_scale, alpha, tuple(dict.fromkeys(notes)), norm)
 
 
 def _checked(name: str, tensor: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 W' = V * dora_scale / (‖V‖ + eps), the norm taken per row of V (axis "out") or per column (axis "in"), kernel axes
 included; eps is the computing dtype's. From LyCORIS ``functional/general.py``. At strength s a weight becomes
-W + s * (W' - W): 0 gives the base, 1 what was trained.
+W + s * (W' - W): 0 gives the base, 1 what was trained. A file may give the norms that ``dora_scale`` stands over
+itself (musubi-tuner's LTX-2 fork for ComfyUI, which divides by ‖W‖): then W' = V * dora_scale / (norm + eps).
 """
 
 from __future__ import annotations
@@ -35,11 +36,17 @@ def _merged_blocks(base: Tensor, w1: Factor, w2: Factor, scale: float) -> Iterat
 
 @torch.no_grad()
 def dora_ratio(
-    base: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: float, dora_scale: Tensor, axis: str
+    base: Tensor,
+    w1: Factor | Tensor,
+    w2: Factor | Tensor,
+    scale: float,
+    dora_scale: Tensor,
+    axis: str,
+    norm: Tensor | None = None,
 ) -> Tensor:
     """dora_scale / (‖V‖ + eps), what the rows (axis "out") or columns ("in") of V are multiplied by to give W'.
 
-    base: W (l*k, m*n, *kernel); the rest as for ``add_dora_``. Returns (l*k,) or (m*n,) in the computing dtype, on
+    base: W (l*k, m*n, *kernel); the rest as for ``add_dora_``; norm: in place of ‖V‖. Returns (l*k,) or (m*n,) in the computing dtype, on
     base's device. V is computed block by block and never whole, and its norm from its numbers, since
     ‖W‖² + 2 <W, ΔW> + ‖ΔW‖² cancels if ΔW is close to -W.
 
@@ -53,6 +60,9 @@ def dora_ratio(
     check_dtype(base)
     w1, w2 = fit(Factor.of(w1), Factor.of(w2), tuple(base.shape))
     magnitude = _magnitude(base, dora_scale, axis)
+    if norm is not None:
+        norm = _magnitude(base, norm, axis)
+        return magnitude / (norm + torch.finfo(norm.dtype).eps)
     norm = torch.zeros_like(magnitude)
     with full_precision(base.device):
         if axis == "in":
@@ -89,12 +99,13 @@ def add_dora_(
     axis: str,
     strength: float = 1.0,
     base: Tensor | None = None,
+    norm: Tensor | None = None,
 ) -> Tensor:
     """``weight += strength * (W' - W)`` in place, block by block. Returns ``weight``.
 
     weight: (l*k, m*n, *kernel); base: W, of the same shape; None for ``weight`` itself
     w1: (l, m), w2: (k, n, *kernel), as for ``add_kron_``
-    dora_scale: l*k numbers for axis "out", m*n for axis "in"
+    dora_scale: l*k numbers for axis "out", m*n for axis "in"; norm: as many, in place of ‖V‖
 
     Raises LoKrShapeError if factors, dora_scale or base do not fit, LoKrValueError if the weight is quantised or
     complex.
@@ -121,12 +132,14 @@ def add_dora_(
         return weight
     eps = torch.finfo(compute).eps
     with full_precision(weight.device):
-        if axis == "in":
-            ratio = dora_ratio(base, w1, w2, scale, dora_scale, axis).reshape(grid)
+        known = None
+        if axis == "in" or norm is not None:
+            known = dora_ratio(base, w1, w2, scale, dora_scale, axis, norm).reshape(grid)
         for i, j, w, v in _merged_blocks(base, w1, w2, scale):
-            if axis == "out":
-                norm = torch.linalg.vector_norm(v, dim=tuple(range(2, v.ndim)), keepdim=True)
-                ratio = magnitude[i, j] / (norm + eps)
+            if known is not None:
+                ratio = known[i, j] if axis == "out" else known
+            else:
+                ratio = magnitude[i, j] / (torch.linalg.vector_norm(v, dim=tuple(range(2, v.ndim)), keepdim=True) + eps)
             change = v.mul_(ratio).sub_(w)
             current = w if base is weight else view[i, j].to(compute)
             view[i, j].copy_(current.add_(change, alpha=strength))

@@ -136,7 +136,8 @@ Active = list[tuple[LayerUpdate, float]]
 def _ratio(weights: LoKrWeights, base: Tensor) -> Tensor | None:
     if weights.dora_scale is None or weights.dora_axis is None:
         return None
-    return dora_ratio(base, weights.w1, weights.w2, weights.scaling, weights.dora_scale, weights.dora_axis)
+    dora = weights.dora_scale, weights.dora_axis, weights.dora_norm
+    return dora_ratio(base, weights.w1, weights.w2, weights.scaling, *dora)
 
 
 def _state(weight: Tensor | None) -> tuple | None:

@@ -234,4 +234,6 @@ def _stacked(pieces: list[LoKrWeights]) -> LoKrWeights:
     delta = torch.cat([piece.delta() for piece in pieces])
     scales = [piece.dora_scale for piece in pieces if piece.dora_scale is not None]
     dora_scale = torch.cat(scales).reshape(-1, *[1] * (delta.ndim - 1)) if scales else None
-    return LoKrWeights(Factor(torch.ones(1, 1, dtype=delta.dtype)), Factor(delta), 1.0, dora_scale)
+    norms = [piece.dora_norm for piece in pieces if piece.dora_norm is not None]
+    one = Factor(torch.ones(1, 1, dtype=delta.dtype))
+    return LoKrWeights(one, Factor(delta), 1.0, dora_scale, dora_norm=torch.cat(norms) if norms else None)

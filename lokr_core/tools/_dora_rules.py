@@ -57,6 +57,8 @@ def settle_dora(
 
 def _reason(weights: LoKrWeights, to: str, format: str) -> str:
     """Why a module's DoRA cannot be kept, "" if it can."""
+    if weights.dora_norm is not None:
+        return "its magnitude stands over norms that the file gives, which no other file has"
     if to == "full":
         return "a full difference is added to the weight"
     if to == "lokr":

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lokr_core import LoKrError, LoKrShapeError, merge_adapter
+from lokr_core import LoKrError, LoKrShapeError, attach, load_adapter, merge_adapter, save_adapter
 from lokr_core.formats import parse_adapter
 from tests.formats.lokr_tensors import keyed, lokr
 
@@ -80,3 +80,50 @@ def test_the_magnitude_of_a_lora_on_the_same_module_stays_the_loras():
     adapter = parse_adapter(tensors)
     assert adapter["layer"].dora_scale is None and adapter.other_kinds == {"layer": "LoRA"}
     assert "layer.lora_magnitude_vector" in adapter.other
+
+
+def over_the_bases_norm(weight: torch.Tensor, tensors: dict, magnitude: torch.Tensor) -> dict:
+    """A module as musubi-tuner's LTX-2 fork converts it for ComfyUI, which divides by ‖W‖ instead of ‖V‖."""
+    value = (weight + parse_adapter(keyed("layer", tensors))["layer"].delta(torch.float64)).flatten(1).norm(dim=1)
+    norm = weight.flatten(1).norm(dim=1)
+    return {**tensors, "dora_scale": (magnitude * norm / value).reshape(-1, 1), "initial_norm": norm}
+
+
+@pytest.mark.parametrize("way", ["merge", "live", "saved"])
+@pytest.mark.parametrize("rank", [2, None])
+def test_a_magnitude_that_stands_over_the_norm_of_the_base(rank, way, tmp_path):
+    torch.manual_seed(0)
+    target, x = model(nn.Linear(6, 8)), torch.randn(3, 6).double()
+    before, bias = target.layer.weight.detach().clone(), target.layer.bias.detach()
+    magnitude = torch.rand(8).double() + 0.5
+    adapter = parse_adapter(keyed("layer", over_the_bases_norm(before, lokr(2, rank), magnitude)))
+    assert "initial_norm" in adapter["layer"].notes[-1]
+    expected = trained(before, adapter["layer"].delta(torch.float64), magnitude)
+    if way == "saved":
+        save_adapter(adapter, tmp_path / "a.safetensors")
+        adapter = load_adapter(tmp_path / "a.safetensors")
+    for strength in (1.0, 0.4):
+        wanted = before + strength * (expected - before)
+        with attach(target, adapter, strength) if way == "live" else merge_adapter(target, adapter, strength):
+            assert torch.allclose(target.layer(x), x @ wanted.T + bias, rtol=1e-6)
+        assert torch.equal(target.layer.weight, before)
+
+
+def test_its_rows_are_cut_with_the_rest():
+    torch.manual_seed(0)
+    weight = torch.randn(8, 6).double()
+    tensors = over_the_bases_norm(weight, lokr(2, None), torch.rand(8).double() + 0.5)
+    update, whole = parse_adapter(keyed("layer", tensors))["layer"], weight.clone()
+    update.add_to_(whole)
+    for start, length in ((0, 8), (3, 4), (5, 1)):
+        part = weight[start : start + length].clone()
+        for offset, piece in update.rows(start, length):
+            piece.add_to_(part[offset : offset + piece.shape[0]])
+        assert torch.allclose(part, whole[start : start + length])
+
+
+@pytest.mark.parametrize("norm", [torch.ones(7), torch.ones(()), torch.full((8,), torch.nan), torch.ones(0)])
+def test_a_norm_that_is_none(norm):
+    with pytest.raises(LoKrError) as caught:
+        parse_adapter(keyed("layer", {**lokr(dora=True), "initial_norm": norm}))
+    assert caught.value.module == "layer" and "norm" in str(caught.value)
