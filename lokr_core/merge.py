@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .adapter import Adapter
 from .errors import LoKrValueError, blame
 from .handle import Factors, WeightsHandle
-from .matching import Match, Report, Target, resolve
+from .matching import Match, Report, Target, resolve, source_of
 
 __all__ = ["MergeHandle", "merge_adapter"]
 
@@ -138,6 +138,7 @@ def merge_adapter(
     *,
     target: Target | None = None,
     factors: Factors = None,
+    expert: str = "",
 ) -> MergeHandle:
     """Merge ``adapter`` into the weights of ``model``, in place, and return the handle that can take it out again.
 
@@ -145,6 +146,8 @@ def merge_adapter(
     strength: a number that multiplies the update (with DoRA: W + strength · (W' - W)); ``handle.strength`` changes it
     target: names and shapes of the weights to change, if these are not all of the model's
     factors: multiplies the strength module by module; ``handle.set_factors`` says what it may be, and changes it
+    expert: "high" or "low", of an adapter for a model of two experts (Wan 2.2); "": the one that the model is, if it
+    tells
 
     Any number of adapters can be merged at once, and changed and removed in any order. Modules that belong to no
     weight are refused in ``handle.report``. Raises LoKrMatchError if no module belongs to the model, LoKrValueError if
@@ -162,7 +165,7 @@ def merge_adapter(
     # One tensor may be known by several names (tied weights), any of which an adapter may use.
     named = model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else model.items()
     tensors = {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
-    matches, report = resolve(adapter, target or Target.of(tensors))
+    matches, report = resolve(adapter, target or Target.of(tensors, source_of(model)), expert)
     report.raise_if_nothing_matched()
     handle = MergeHandle(report, matches, strength, factors)
     by_key: dict[Hashable, list[Match]] = {}

@@ -9,11 +9,11 @@ from ..lokr_core.formats import load_adapter
 from .files import version
 
 
-def read_adapter(name: str) -> Adapter:
-    """The adapter of that name, read again only after the file has changed."""
-    return _read(*version(name))
+def read_adapter(name: str, expert: str = "") -> Adapter:
+    """The adapter of that name, read again only after the file has changed; ``expert``: see ``load_adapter``."""
+    return _read(*version(name), expert)
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, mtime_ns: int, size: int) -> Adapter:
-    return load_adapter(path)
+def _read(path: str, mtime_ns: int, size: int, expert: str) -> Adapter:
+    return load_adapter(path, expert)

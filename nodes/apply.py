@@ -17,7 +17,7 @@ from ..lokr_core.errors import LoKrShapeError
 from ..lokr_core.kronecker import Factor
 from ..lokr_core.live import unsupported
 from ..lokr_core.matching import Match, Report, Target
-from .bridge import Plan, plan_of
+from .bridge import Plan, file_of, plan_of
 from .live import Live
 from .loaded import Loaded, remember
 from .mode import LIVE, MERGE, How, choose
@@ -39,7 +39,7 @@ def apply_adapter(
     how = how or How(MERGE)
     parts: dict[str, _Part] = {}
     if model is not None:
-        plan = plan_of(adapter, model.model, comfy.lora.model_lora_keys_unet)
+        plan = plan_of(adapter, model.model, comfy.lora.model_lora_keys_unet, file_of(model))
         parts["model"] = _part(model, plan, strength_model, how)
     if clip is not None:
         plan = plan_of(adapter, clip.cond_stage_model, comfy.lora.model_lora_keys_clip)

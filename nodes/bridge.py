@@ -17,12 +17,12 @@ from ..lokr_core.names import Slot
 _targets: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def target_of(module, keys: dict) -> Target:
-    """The model's weights under its own names, our tables' and ComfyUI's."""
+def target_of(module, keys: dict, source: str = "") -> Target:
+    """The model's weights under its own names, our tables' and ComfyUI's; source: the model's file."""
     if module not in _targets:
         shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
         aliases = {name: (_slot(key),) for name, key in keys.items() if _weight(key) in shapes}
-        _targets[module] = Target(shapes, aliases)
+        _targets[module] = Target(shapes, aliases, source)
     return _targets[module]
 
 
@@ -54,12 +54,22 @@ class Plan:
 _plans: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def plan_of(adapter: Adapter, module, keys_of: Callable[[object, dict], dict]) -> Plan:
-    """``adapter`` on ``module``, worked out once; keys_of: ComfyUI's function that names the model's weights."""
+def file_of(patcher) -> str:
+    """The file that a patcher's model was loaded from, "" if ComfyUI's own loader did not load it."""
+    loaded = getattr(patcher, "cached_patcher_init", None)
+    path = loaded[1][0] if loaded and loaded[1] else ""
+    return path if isinstance(path, str) else ""
+
+
+def plan_of(adapter: Adapter, module, keys_of: Callable[[object, dict], dict], source: str = "") -> Plan:
+    """``adapter`` on ``module``, worked out once.
+
+    keys_of: ComfyUI's function that names the model's weights; source: the model's file
+    """
     plans = _plans.setdefault(module, WeakKeyDictionary())
     if adapter not in plans:
         keys = keys_of(module, {})
-        target = target_of(module, keys)
+        target = target_of(module, keys, source)
         matches, report = resolve(adapter, target)
         # What the core can't place goes to ComfyUI's own loader, which gets our names for it.
         left = {entry.module for entry in report.refused if entry.kind != "LoKr"}

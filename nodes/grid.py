@@ -16,8 +16,8 @@ from ..lokr_core.strengths import parse_strengths
 from .adapters import read_adapter
 from .apply import apply_adapter
 from .files import adapter_names, fingerprint
-from .inputs import CATEGORY, MODEL, REPORT, clip_input, file_input, valid_file
-from .mode import LIVE, MODES, How
+from .inputs import CATEGORY, MODEL, REPORT, chosen, clip_input, expert_input, file_input, valid_file
+from .mode import AUTO, LIVE, MODES, How
 from .shown import shown, tell
 
 __all__ = ["LoKrGridImage", "LoKrStrengthGrid"]
@@ -62,6 +62,7 @@ class LoKrStrengthGrid(io.ComfyNode):
                     tooltip="live: all models share their weights, and another cell costs no merge. merge: each cell's "
                     "adapter is merged into the weights anew.",
                 ),
+                expert_input(),
             ],
             outputs=[
                 io.Model.Output("models", is_output_list=True, tooltip="One for each cell; connect it to a sampler."),
@@ -93,7 +94,7 @@ class LoKrStrengthGrid(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, x_lokr, x_strengths, y_lokr=NO_SECOND, y_strengths="", clip=None, mode=LIVE
+        cls, model, x_lokr, x_strengths, y_lokr=NO_SECOND, y_strengths="", clip=None, mode=LIVE, expert=AUTO
     ) -> io.NodeOutput:
         xs = parse_strengths(x_strengths)
         ys = () if y_lokr == NO_SECOND else parse_strengths(y_strengths)
@@ -105,7 +106,7 @@ class LoKrStrengthGrid(io.ComfyNode):
                 for file, strength in ((x_lokr, x), (y_lokr, y if ys else 0.0)):
                     if strength:
                         cell, cell_clip, report = apply_adapter(
-                            cell, cell_clip, read_adapter(file), strength, strength, how
+                            cell, cell_clip, read_adapter(file, chosen(expert)), strength, strength, how
                         )
                         reports.setdefault(file, report)
                 models.append(cell)

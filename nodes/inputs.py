@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lokr_core.errors import LoKrError
+from ..lokr_core.formats import EXPERTS
 from ..lokr_core.strengths import SLIDER_LIMIT
 from .files import adapter_names, adapter_path
 from .mode import AUTO, MODES
@@ -53,6 +54,23 @@ def mode_input() -> io.Combo.Input:
         "live: beside the weights; a change costs nothing, each step about a tenth more; exact on quantised models. "
         "auto: live for quantised or offloaded models and once a strength was changed, else merge.",
     )
+
+
+EXPERT_TOOLTIP = (
+    "For a file with both experts of a model such as Wan 2.2: high for the model of the first steps, low for that of "
+    "the last. auto: as the name of the model's file tells."
+)
+
+
+def expert_input() -> io.Combo.Input:
+    """The last of a node's inputs, since saved workflows count its widgets."""
+    options = [AUTO, *EXPERTS]
+    return io.Combo.Input("expert", options=options, default=AUTO, optional=True, advanced=True, tooltip=EXPERT_TOOLTIP)
+
+
+def chosen(expert: str) -> str:
+    """The expert that an input names, "" for auto."""
+    return "" if expert == AUTO else expert
 
 
 def valid_file(name: str | None) -> bool | str:

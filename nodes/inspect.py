@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from ..lokr_core.inspection import base_norms, draw_heat_map, inspect_adapter
 from ..lokr_core.live import dequantized
 from .adapters import read_adapter
-from .bridge import plan_of
+from .bridge import file_of, plan_of
 from .files import fingerprint
 from .inputs import CATEGORY, clip_input, file_input, valid_file
 
@@ -56,7 +56,8 @@ class LoKrInspect(io.ComfyNode):
         adapter = read_adapter(lokr_name)
         plans = []
         if model is not None:
-            plans.append((model, plan_of(adapter, model.model, comfy.lora.model_lora_keys_unet)))
+            plan = plan_of(adapter, model.model, comfy.lora.model_lora_keys_unet, file_of(model))
+            plans.append((model, plan))
         if clip is not None:
             plans.append((clip.patcher, plan_of(adapter, clip.cond_stage_model, comfy.lora.model_lora_keys_clip)))
         weights = ((match, _unpatched(patcher, match.weight)) for patcher, plan in plans for match in plan.matches)

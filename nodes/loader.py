@@ -13,7 +13,9 @@ from .inputs import (
     MODEL,
     REPORT,
     SCHEDULE,
+    chosen,
     clip_input,
+    expert_input,
     file_input,
     mode_input,
     strength_input,
@@ -49,6 +51,7 @@ class LoKrLoader(io.ComfyNode):
                 mode_input(),
                 BLOCKS,
                 SCHEDULE,
+                expert_input(),
             ],
             outputs=[io.Model.Output("model"), io.Clip.Output("clip"), REPORT],
             hidden=[io.Hidden.unique_id],
@@ -65,11 +68,20 @@ class LoKrLoader(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, lokr_name, strength_model, strength_clip, clip=None, mode=AUTO, blocks=None, schedule=None
+        cls,
+        model,
+        lokr_name,
+        strength_model,
+        strength_clip,
+        clip=None,
+        mode=AUTO,
+        blocks=None,
+        schedule=None,
+        expert=AUTO,
     ) -> io.NodeOutput:
         strengths = strength_model, strength_clip
         how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
-        model, clip, report = apply_adapter(model, clip, read_adapter(lokr_name), *strengths, how)
+        model, clip, report = apply_adapter(model, clip, read_adapter(lokr_name, chosen(expert)), *strengths, how)
         return io.NodeOutput(model, clip, tell(cls, [report]), ui=shown([report]))
 
 
@@ -89,6 +101,7 @@ class LoKrLoaderModelOnly(io.ComfyNode):
                 mode_input(),
                 BLOCKS,
                 SCHEDULE,
+                expert_input(),
             ],
             outputs=[io.Model.Output("model"), REPORT],
             hidden=[io.Hidden.unique_id],
@@ -103,8 +116,10 @@ class LoKrLoaderModelOnly(io.ComfyNode):
         return fingerprint(lokr_name)
 
     @classmethod
-    def execute(cls, model, lokr_name, strength_model, mode=AUTO, blocks=None, schedule=None) -> io.NodeOutput:
+    def execute(
+        cls, model, lokr_name, strength_model, mode=AUTO, blocks=None, schedule=None, expert=AUTO
+    ) -> io.NodeOutput:
         strengths = strength_model, 0.0
         how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
-        model, _, report = apply_adapter(model, None, read_adapter(lokr_name), *strengths, how)
+        model, _, report = apply_adapter(model, None, read_adapter(lokr_name, chosen(expert)), *strengths, how)
         return io.NodeOutput(model, tell(cls, [report]), ui=shown([report]))

@@ -33,7 +33,7 @@ class LoKrPromptLoader(io.ComfyNode):
                     placeholder="a lighthouse at dusk <lokr:style:0.8>",
                     tooltip="<lokr:name> or <lokr:name:strength>; <lokr:name:0.8:0.6> is 0.8 on the text encoder and "
                     "0.6 on the model, as A1111 has it for LoRA; te= and unet= say which. The name is a file's, with "
-                    "or without its folder and ending.",
+                    "or without its folder and ending. expert=high or expert=low chooses one of two experts in a file.",
                 ),
                 clip_input(),
                 mode_input(),
@@ -70,7 +70,7 @@ class LoKrPromptLoader(io.ComfyNode):
         reports = []
         for file, tag, changed in zip(files, tags, changed_since_last_run(node_id(cls), uses), strict=True):
             how = How(mode, changed, blocks, schedule)
-            model, clip, report = apply_adapter(model, clip, read_adapter(file), tag.unet, tag.te, how)
+            model, clip, report = apply_adapter(model, clip, read_adapter(file, tag.expert), tag.unet, tag.te, how)
             report.notes.insert(0, f"{tag.text}: {file}")
             reports.append(report)
         text = tell(cls, reports) or "the prompt has no <lokr:…> tag"

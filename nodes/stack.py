@@ -14,9 +14,11 @@ from .files import fingerprint
 from .inputs import (
     BLOCKS,
     CATEGORY,
+    EXPERT_TOOLTIP,
     MODEL,
     REPORT,
     SCHEDULE,
+    chosen,
     clip_input,
     file_input,
     mode_input,
@@ -44,6 +46,10 @@ def _row(number: int) -> list[io.Input]:
         tooltip = f"add: a row {number + 1}. none: this is the last row."
         inputs.append(io.DynamicCombo.Input(f"row_{number + 1}", options=options, tooltip=tooltip))
     return inputs
+
+
+# Without a widget: one behind the rows, which come and go, would take a row's value from a saved workflow.
+_EXPERT = io.String.Input("expert", optional=True, force_input=True, tooltip=EXPERT_TOOLTIP)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class LoKrStack(io.ComfyNode):
             category=CATEGORY,
             description="Loads any number of LoKr (LyCORIS) adapters, each with a switch and strengths of its own.",
             search_aliases=["lokr", "lycoris", "lokr stack", "lora stack", "multi lora"],
-            inputs=[MODEL, clip_input(), mode_input(), BLOCKS, SCHEDULE, *_row(1)],
+            inputs=[MODEL, clip_input(), mode_input(), BLOCKS, SCHEDULE, *_row(1), _EXPERT],
             outputs=[io.Model.Output("model"), io.Clip.Output("clip"), REPORT],
             hidden=[io.Hidden.unique_id],
         )
@@ -90,9 +96,9 @@ class LoKrStack(io.ComfyNode):
         return tuple(_fingerprint(row) for row in _rows(inputs))
 
     @classmethod
-    def execute(cls, model, clip=None, mode=AUTO, blocks=None, schedule=None, **inputs) -> io.NodeOutput:
+    def execute(cls, model, clip=None, mode=AUTO, blocks=None, schedule=None, expert=AUTO, **inputs) -> io.NodeOutput:
         rows = [row for row in _rows(inputs) if row.on]
-        adapters = [_in_row(row, read_adapter, row.file) for row in rows]
+        adapters = [_in_row(row, read_adapter, row.file, chosen(expert)) for row in rows]
         uses = [(row.file, (row.strength_model, row.strength_clip, blocks)) for row in rows]
         reports = []
         for row, adapter, changed in zip(rows, adapters, changed_since_last_run(node_id(cls), uses), strict=True):

@@ -46,7 +46,8 @@ class ForgeModel(HostModel):
                 continue  # the wrapper of the token embedding, whose weight is an alias that nothing reads
             for name, parameter in module.named_parameters(recurse=False):
                 shapes[f"{path}.{name}"] = _shape(parameter)
-        return Target({name: shape for name, shape in shapes.items() if name.startswith(self.unet + self.text)})
+        shapes = {name: shape for name, shape in shapes.items() if name.startswith(self.unet + self.text)}
+        return Target(shapes, source=self.source)
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, ...]:

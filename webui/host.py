@@ -58,7 +58,13 @@ class HostModel:
     @cached_property
     def target(self) -> Target:
         named = self.root.named_parameters(remove_duplicate=False)
-        return Target({name: tuple(p.shape) for name, p in named if name.startswith(self.unet + self.text)})
+        shapes = {name: tuple(p.shape) for name, p in named if name.startswith(self.unet + self.text)}
+        return Target(shapes, source=self.source)
+
+    @property
+    def source(self) -> str:
+        """The file of the denoiser, "" if the host does not tell."""
+        return str(getattr(getattr(self.owner, "sd_checkpoint_info", None), "filename", None) or "")
 
     @cached_property
     def unet_modules(self) -> list[str]:

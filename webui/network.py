@@ -115,7 +115,7 @@ class LoKrNetwork:
             request = request_of(items, self._default_mode())
             entry = self._find(request.tag.name)
             version = str(entry.version)
-            return Use(request, entry, _adapter(entry))
+            return Use(request, entry, _adapter(entry, request.tag.expert))
         except LoKrError as error:
             self._tell(f"LoKr {text}: {_sentence(error)}")
             return None
@@ -140,14 +140,17 @@ class LoKrNetwork:
 
 
 @lru_cache(maxsize=4)
-def _read_file(path: Path, version: tuple[int, int]) -> Adapter:
-    return load_adapter(path)
+def _read_file(path: Path, version: tuple[int, int], expert: str) -> Adapter:
+    return load_adapter(path, expert)
 
 
-def _adapter(entry: AdapterFile) -> Adapter:
-    """The file's adapter, read again only after the file has changed. Raises LoKrError."""
+def _adapter(entry: AdapterFile, expert: str = "") -> Adapter:
+    """The file's adapter, read again only after the file has changed; ``expert``: see ``load_adapter``.
+
+    Raises LoKrError.
+    """
     try:
-        return _read_file(entry.path, entry.version)
+        return _read_file(entry.path, entry.version, expert)
     except LoKrError as error:
         if entry.outline is not None and not entry.is_lokr:
             error.hint = f"for a file that is not LoKr use <lora:{entry.name}:1>"

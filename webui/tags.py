@@ -28,8 +28,9 @@ class Request:
 def request_of(items: Sequence[str], default_mode: str = LIVE) -> Request:
     """The request of a tag whose parts between colons are ``items`` (the host's ``ExtraNetworkParams.items``).
 
-    ``<lokr:name:te:unet>`` with ``te=``, ``unet=``, ``blocks=IN=0.5,MID=1``, ``start=0.2``, ``end=0.8`` and
-    ``mode=live`` or ``merge``. ``default_mode`` is the user's; a tag with ``start=`` or ``end=`` is live all the same.
+    ``<lokr:name:te:unet>`` with ``te=``, ``unet=``, ``blocks=IN=0.5,MID=1``, ``start=0.2``, ``end=0.8``,
+    ``mode=live`` or ``merge``, and ``expert=high`` or ``low``. ``default_mode`` is the user's; a tag with ``start=`` or
+    ``end=`` is live all the same.
 
     >>> request_of(["style", "0.8", "start=0.3"]).schedule.start
     0.3

@@ -11,7 +11,7 @@ from .._layers import ATTENTION, CONVOLUTION, EMBEDDING, LINEAR, WeightOf, kind_
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..handle import Factors, Handle, Setting
-from ..matching import Match, Report, Target, resolve
+from ..matching import Match, Report, Target, resolve, source_of
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
 from ._scratch import release_scratch
@@ -110,6 +110,7 @@ def attach(
     target: Target | None = None,
     factors: Factors = None,
     weight_of: WeightOf | None = None,
+    expert: str = "",
 ) -> LiveHandle:
     """Add ``adapter`` to what ``model``'s modules put out, and return the handle. No weight is touched.
 
@@ -120,6 +121,8 @@ def attach(
     factors: multiplies the strength module by module; ``handle.set_factors`` says what it may be, and changes it
     weight_of: a function from a module to its dequantised weight, called for DoRA only, or to None if the module's own
     ``weight`` will do
+    expert: "high" or "low", of an adapter for a model of two experts (Wan 2.2); "": the one that the model is, if it
+    tells
 
     Any number of adapters can be attached, and removed in any order. Raises LoKrMatchError if no module belongs to
     the model, LoKrValueError if a number is not finite; the model is untouched then.
@@ -134,7 +137,8 @@ def attach(
     True
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    matches, report = resolve(adapter, target or Target(_shapes(model, modules)))
+    found = target or Target(_shapes(model, modules), source=source_of(model))
+    matches, report = resolve(adapter, found, expert)
     control = Control(strength, report, weight_of)
     refused = unsupported(model, matches)
     report.refuse(refused)

@@ -4,7 +4,7 @@ from ._foreign import foreign_updates
 from ._match import Match
 from ._report import Report
 from ._resolve import foreign_places, resolve
-from ._target import SubModel, Target, weight_name
+from ._target import SubModel, Target, source_of, weight_name
 
 __all__ = [
     "Match",
@@ -14,5 +14,6 @@ __all__ = [
     "foreign_places",
     "foreign_updates",
     "resolve",
+    "source_of",
     "weight_name",
 ]

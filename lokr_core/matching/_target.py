@@ -179,6 +179,11 @@ def weight_name(slot: Slot) -> str:
     return f"{slot.module}.{slot.parameter}" if slot.module else slot.parameter
 
 
+def source_of(model: object) -> str:
+    """Where a model was loaded from, "" if it does not tell: diffusers notes it in the configuration."""
+    return str(getattr(getattr(model, "config", None), "_name_or_path", None) or "")
+
+
 def _spellings(name: ModuleName, model: SubModel) -> dict[str, None]:
     """The paths that a module's name may be in a model: a file may spell out the target's own prefix."""
     own = (own_path(name),) if name.expert else ()

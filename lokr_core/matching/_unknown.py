@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import NamedTuple
 
 from ..adapter import ModuleName
@@ -70,40 +71,42 @@ def _only_place(one: FileModule, name: ModuleName, target: Target) -> Place:
 
 def _groups(unknown: list[FileModule], places: dict[FileModule, Place], target: Target) -> Groups:
     """The groups of modules that share an unknown prefix, each of which has a place without it."""
-    without = {one: dict(_without_prefix(one, target)) for one in unknown}
-    for one, found in without.items():
-        if len({tuple((match.weight, match.slot) for match in placed) for placed in found.values()}) > 1:
-            places[one], without[one] = _AMBIGUOUS, {}
+    found: dict[FileModule, tuple[str, list[Match]]] = {}
+    for one in unknown:
+        prefix, without = _without_prefix(one, target)
+        if without is _AMBIGUOUS:
+            places[one] = without
+        elif not isinstance(without, Refusal):
+            found[one] = prefix, without
     groups: Groups = {}
     left = list(unknown)
-    for prefix in sorted({next(iter(found)) for found in without.values() if found}, key=len, reverse=True):
+    for prefix in sorted({prefix for prefix, _ in found.values()}, key=len, reverse=True):
         sharing = [one for one in left if one.name.path.startswith(prefix)]
-        group = {one: without[one][prefix] for one in sharing if prefix in without[one]}
+        group = {one: found[one][1] for one in sharing if one in found and found[one][0] == prefix}
         # What is no LoKr may be of a layer that this host does not have.
-        if group and all(one in group for one in sharing if one.kind == "LoKr"):
+        if all(one in group for one in sharing if one.kind == "LoKr"):
             groups[prefix] = group
             left = [one for one in left if one not in group]
     return groups
 
 
-def _without_prefix(one: FileModule, target: Target) -> Iterator[tuple[str, list[Match]]]:
-    """(prefix, place without it) for every prefix that can be a wrapper's, the shortest first.
-
-    A wrapper's name has no number of a block, and no name that the target or a table knows.
-    """
+def _without_prefix(one: FileModule, target: Target) -> tuple[str, Place]:
+    """(what stands before the first name that the target or a table knows, the module's place without it)."""
     name = one.name
     sign = "_" if name.flattened or "." not in name.path else "."
     pieces = name.path.split(sign)
-    for count in range(1, len(pieces)):
-        words = [sign.join(pieces[at:count]) for at in range(count)]
-        if pieces[count - 1].isdigit() or any(target.knows(word) or word in roots() for word in words):
-            return
-        prefix, rest = sign.join(pieces[:count]) + sign, sign.join(pieces[count:])
-        # A prefix names no text encoder, and a file for a denoiser may be tried on a text encoder.
-        bare = replace(name, path=rest, full=rest, component=name.component or "unet")
-        found = _only_place(one, bare, target) if rest else UNKNOWN
-        if not isinstance(found, Refusal):
-            yield prefix, found
+    for count in range(len(pieces)):
+        words = pieces[count : count + 1] if sign == "." else accumulate(pieces[count:], "{}_{}".format)
+        if any(target.knows(word) or word in roots() for word in words):
+            break
+        if pieces[count].isdigit():  # a block's: it stands in no wrapper's name
+            return "", UNKNOWN
+    else:
+        return "", UNKNOWN
+    prefix, rest = sign.join((*pieces[:count], "")), sign.join(pieces[count:])
+    # A prefix names no text encoder, and a file for a denoiser may be tried on a text encoder.
+    bare = replace(name, path=rest, full=rest, component=name.component or "unet")
+    return prefix, _only_place(one, bare, target) if prefix else UNKNOWN
 
 
 def _accept(groups: Mapping[str, Mapping[FileModule, list[Match]]], places: dict[FileModule, Place]) -> None:

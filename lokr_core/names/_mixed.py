@@ -80,7 +80,10 @@ def _static_index(architecture: Architecture) -> Index:
 
 def _index(architecture: Architecture, rules: Sequence[Rule]) -> Index:
     index: Index = {}
-    rows = dict.fromkeys(row for rule in rules for row in _rows(architecture, rule))
+    # A mixed name does not tell in which side's order the rows are.
+    moved = {name for rule in rules if rule.swap or rule.order for name in (rule.original, *rule.diffusers)}
+    plain = (rule for rule in rules if moved.isdisjoint((rule.original, *rule.diffusers)))
+    rows = dict.fromkeys(row for rule in plain for row in _rows(architecture, rule))
     for text, name in _texts(State(tuple(rows), (0, 0), "")):
         masked, numbers = mask_numbers(text)
         if set(re.findall(r"\{\w+\}", name)) <= set(numbers):
