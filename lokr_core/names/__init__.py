@@ -3,6 +3,7 @@
 from ._display import guesses, original_name
 from ._mixed import MixedNames, roots
 from ._registry import detect
+from ._supposed import supposed_shapes
 from ._text import TABLES as TEXT_ENCODERS
 from ._translate import aliases, spelled
 from ._unet import TABLES as UNETS
@@ -24,4 +25,5 @@ __all__ = [
     "original_name",
     "roots",
     "spelled",
+    "supposed_shapes",
 ]
