@@ -41,11 +41,9 @@ def foreign_updates(adapter: Adapter) -> dict[str, dict[str, LoKrWeights]]:
 
 
 def _is_sound(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor holds finite real numbers, and has the axes that its name asks for: one number for alpha, two
-    or more axes for the halves of a LoRA, three or more for its core."""
-    if tensor.is_complex() or tensor.numel() == 0 or not is_finite(tensor):
-        return False
-    return tensor.ndim >= _AXES.get(name, 0) and (name != "alpha" or tensor.numel() == 1)
+    """Whether a tensor holds finite real numbers, and has the axes that its name asks for: two or more for the halves
+    of a LoRA, three or more for its core."""
+    return not tensor.is_complex() and tensor.numel() > 0 and is_finite(tensor) and tensor.ndim >= _AXES.get(name, 0)
 
 
 def _updates(tensors: Mapping[str, Tensor]) -> list[tuple[str, LoKrWeights]]:
@@ -76,7 +74,10 @@ def _lora(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, LoKrWeights]]:
     up, core = up.flatten(1), tensors.get(_CORE)  # (out, r[, 1, 1]) -> (out, r); (r, r, *kernel)
     # down: (r, in[, *kernel])
     w2 = Factor(a=up, b=down) if core is None else Factor(a=up.T, b=down.flatten(1), t=core)
-    alpha = float(tensors["alpha"]) if "alpha" in tensors else None
+    stored = tensors.get("alpha")
+    if stored is not None and stored.numel() != 1:
+        raise LoKrShapeError("alpha is not one number", expected="shape () or (1,)", found=tuple(stored.shape))
+    alpha = None if stored is None else float(stored)
     scaling = 1.0 if alpha is None else alpha / up.shape[1]
     if math.isfinite(scaling):
         named = {"lora_magnitude_vector" if name in _MAGNITUDES else name: t for name, t in tensors.items()}
