@@ -17,7 +17,7 @@ from .._files import TensorInfo
 from ..adapter import ModuleName
 from ..errors import LoKrShapeError
 from ..formats import expert_called, own_path
-from ..names import WEIGHTS, Architecture, MixedNames, Slot, aliases, detect
+from ..names import WEIGHTS, Architecture, Slot, aliases, detect, meanings
 
 
 class SubModelRow(NamedTuple):
@@ -76,13 +76,9 @@ class SubModel:
 
     def mixed(self, path: str) -> Iterator[tuple[str, tuple[Slot, ...]]]:
         """(a name of the model, its slots) for a name that mixes the architecture's namings, unless it is ambiguous."""
-        known = self._mixed.of(path)
+        known = meanings(path, self.architecture) if self.architecture else []
         if len({self.names.get(name) for name in known}) == 1 and known[0] in self.names:
             yield known[0], self.names[known[0]]
-
-    @cached_property
-    def _mixed(self) -> MixedNames:
-        return MixedNames(self.shapes)
 
 
 class Target:

@@ -1,7 +1,7 @@
 """Names: the architecture of a target, and the aliases of its modules. One table per architecture, as data."""
 
 from ._display import guesses, original_name
-from ._mixed import MixedNames, roots
+from ._mixed import meanings, roots
 from ._registry import detect
 from ._supposed import supposed_shapes
 from ._text import TABLES as TEXT_ENCODERS
@@ -12,7 +12,6 @@ from ._words import DIFFUSERS, ORIGINAL, WEIGHTS, Architecture, Slot, mask_numbe
 __all__ = [
     "Architecture",
     "DIFFUSERS",
-    "MixedNames",
     "ORIGINAL",
     "Slot",
     "TEXT_ENCODERS",
@@ -22,6 +21,7 @@ __all__ = [
     "detect",
     "guesses",
     "mask_numbers",
+    "meanings",
     "original_name",
     "roots",
     "spelled",

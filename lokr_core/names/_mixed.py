@@ -8,11 +8,11 @@ original's attention and diffusers' projection. A trainer that keeps query, key 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from ._registry import ARCHITECTURES, Shape, View, view_of
+from ._registry import ARCHITECTURES
 from ._text import TABLES as TEXT_ENCODERS
 from ._translate import bind, spellings
 from ._words import DIFFUSERS, ORIGINAL, Architecture, Rule, mask_numbers
@@ -38,56 +38,39 @@ class State(NamedTuple):
 _WRAPPERS_TOO = frozenset(("transformer", "decoder"))
 """First words of a table's names that trainers also call a whole model."""
 
-Index = dict[str, set[tuple[tuple[str, ...], str]]]
-"""Flattened name with masked numbers -> {(its numbers, literal or `{i}`, the table's name that it means)}."""
+Index = dict[str, list[tuple[tuple[str, ...], str]]]
+"""Flattened name with masked numbers -> (its numbers, literal or `{i}`, the table's name that it means) of each."""
 
 
-class MixedNames:
-    """The tables' names that a name may mean, for one target.
+def meanings(path: str, architecture: Architecture) -> list[str]:
+    """Names of both sides that `path`, dotted or flattened, may mean: none, one, or several if it is ambiguous.
 
-    >>> target = {f"bert.encoder.layer.0.attention.self.{name}.weight": (8, 8) for name in ("query", "key", "value")}
-    >>> MixedNames(target).of("no_such_name")
-    []
+    Rules whose block numbers depend on the target are left out: there, a part of one side says nothing on the other.
+
+    >>> wan = next(table for table in ARCHITECTURES if table.name == "wan")
+    >>> meanings("blocks_3_self_attn_to_out_0", wan)
+    ['blocks.3.attn1.to_out.0']
     """
-
-    def __init__(self, shapes: Mapping[str, Shape]):
-        view = view_of(shapes)
-        self._indexes = [] if view is None else list(_indexes(view))
-
-    def of(self, path: str) -> list[str]:
-        """Names of both sides that `path`, dotted or flattened, may mean: none, one, or several if it is ambiguous."""
-        masked, numbers = mask_numbers(path.replace(".", "_"))
-        found: dict[str, None] = {}
-        for index in self._indexes:
-            for pattern, name in index.get(masked, ()):
-                binding = bind(pattern, numbers)
-                if binding is not None:
-                    found[name.format(**binding)] = None
-        return list(found)
-
-
-def _indexes(view: View) -> Iterator[Index]:
-    table = view.architecture
-    yield _static_index(table)
-    if table.expand:
-        yield _index(table, table.expand(view.side, view.weights.keys()))
+    masked, numbers = mask_numbers(path.replace(".", "_"))
+    found = (
+        name.format(**binding)
+        for pattern, name in _index(architecture).get(masked, ())
+        if (binding := bind(pattern, numbers)) is not None
+    )
+    return list(dict.fromkeys(found))
 
 
 @cache
-def _static_index(architecture: Architecture) -> Index:
-    return _index(architecture, architecture.rules)
-
-
-def _index(architecture: Architecture, rules: Sequence[Rule]) -> Index:
+def _index(architecture: Architecture) -> Index:
     index: Index = {}
     # A mixed name does not tell in which side's order the rows are.
-    moved = {name for rule in rules if rule.swap or rule.order for name in (rule.original, *rule.diffusers)}
-    plain = (rule for rule in rules if moved.isdisjoint((rule.original, *rule.diffusers)))
+    moved = {n for rule in architecture.rules if rule.swap or rule.order for n in (rule.original, *rule.diffusers)}
+    plain = (rule for rule in architecture.rules if moved.isdisjoint((rule.original, *rule.diffusers)))
     rows = dict.fromkeys(row for rule in plain for row in _rows(architecture, rule))
     for text, name in _texts(State(tuple(rows), (0, 0), "")):
         masked, numbers = mask_numbers(text)
         if set(re.findall(r"\{\w+\}", name)) <= set(numbers):
-            index.setdefault(masked, set()).add((numbers, name))
+            index.setdefault(masked, []).append((numbers, name))
     return index
 
 
