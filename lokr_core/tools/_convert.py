@@ -35,6 +35,7 @@ from ..display import Progress, human_bytes
 from ..errors import LoKrValueError, blame
 from ..kronecker import kron_norm
 from ..matching import Target
+from ..names import DIFFUSERS, supposed_shapes
 from ..saving import SPELLINGS, UP_DOWN, Regrouped, component_of, regroup, save_named
 from ._converted import Converted, Made
 from ._dora_rules import settle_dora
@@ -171,10 +172,17 @@ def _groups(
     adapter: Adapter, conversion: Conversion, format: str, target: Target | None, found: Converted
 ) -> tuple[list[Regrouped], dict[str, str]]:
     """The modules of the new file with the rows that they are made of, and new names of the foreign modules."""
+    if conversion.names is not None and target is None:
+        target = _supposed_target(adapter, found.notes)
     if conversion.names is None and target is None:
         return [Regrouped(adapter.names[m], w.shape, [(0, w)], {m: None}) for m, w in adapter.items()], {}
     if target is not None:
-        groups, foreign, report = regroup(adapter, SPELLINGS[format], target)
+        spelling = SPELLINGS[format]
+        if format == "peft":  # it wraps diffusers' models
+            spelling = spelling._replace(names=DIFFUSERS)
+        groups, foreign, report = regroup(adapter, spelling, target)
+        if format == "peft":
+            groups = _of_one_model(groups, adapter, found)
         found.left_out |= {entry.module: entry.reason for entry in report.refused if entry.module in adapter}
         report.raise_if_nothing_matched()
         return groups, foreign
@@ -183,6 +191,39 @@ def _groups(
         spelling = spelling.for_unet()
     groups = [Regrouped(_spelled(adapter.names[m], spelling), w.shape, [(0, w)], {m: None}) for m, w in adapter.items()]
     return groups, {m: _spelled(each.name, spelling).full for m, each in adapter.foreign.modules.items()}
+
+
+def _of_one_model(groups: list[Regrouped], adapter: Adapter, found: Converted) -> list[Regrouped]:
+    """The modules of the denoiser, or all if there are none: a file of PEFT's is of one model."""
+    kept = [g for g in groups if not any(adapter.names[source].component.startswith("te") for source in g.sources)]
+    if not kept or len(kept) == len(groups):
+        return groups
+    found.left_out |= {
+        source: "a PEFT file is of one model: split the text encoders off first (lokr split)"
+        for group in groups
+        if group not in kept
+        for source in group.sources
+    }
+    return kept
+
+
+def _supposed_target(adapter: Adapter, notes: list[str]) -> Target | None:
+    """The model that a file is for by its names and shapes; None if they do not tell."""
+    by_component: dict[str, dict[str, tuple[int, ...]]] = {}
+    for module, weights in adapter.items():
+        name = adapter.names[module]
+        by_component.setdefault(component_of(name), {})[name.path] = weights.shape
+    shapes: dict[str, tuple[int, ...]] = {}
+    titles = []
+    for component, modules in by_component.items():
+        supposed = supposed_shapes(modules)
+        if supposed is None:
+            return None
+        titles.append(supposed[0])
+        prefix = f"text_encoder_{component[2:] or 1}." if component.startswith("te") else "diffusion_model."
+        shapes |= {prefix + name: shape for name, shape in supposed[1].items()}
+    notes.append(f"taken for {' with '.join(titles)} by its names and shapes: give --model if it is another")
+    return Target(shapes)
 
 
 def _spelled(name: ModuleName, spelling) -> ModuleName:

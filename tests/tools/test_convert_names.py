@@ -147,3 +147,46 @@ def test_without_a_model_only_the_prefix_changes_where_that_is_enough():
     found = convert(updates_of(adapter), Conversion("lokr", "kohya"))
     assert [made.name.full for made in found.modules] == ["lora_unet_transformer_blocks_0_attn_to_q"]
     assert set(SPELLINGS) == {"kohya", "lycoris", "comfyui", "original", "diffusers", "peft"}
+
+
+def real_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    """Diffusers' modules of a tiny UNet, with the width of the real one's text encoder, which tells them apart."""
+    width = {"sd15": 768, "sd2": 1024, "sdxl": 2048}.get(architecture)
+    modules = {name: shape for name, shape in recorded(architecture)[0].items() if len(shape) > 1}
+    cross = {name: (shape[0], width) for name, shape in modules.items() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    return modules | (cross if width else {})
+
+
+@pytest.mark.every_value
+@pytest.mark.parametrize("names", ["comfyui", "diffusers", "original"])
+@pytest.mark.parametrize(
+    "architecture", ["sd15", "sd2", "flux", "flux2", "hunyuan_video", "auraflow", "mochi", "krea2"]
+)
+def test_without_a_model_the_names_and_shapes_of_the_file_tell_it(architecture, names):
+    shapes = real_shapes(architecture)
+    text = {"text_model.encoder.layers.0.mlp.fc1": (48, 32), "text_model.encoder.layers.0.self_attn.q_proj": (32, 32)}
+    modules = {f"lora_unet_{name.replace('.', '_')}": lokr(shape, "whole") for name, shape in shapes.items()}
+    modules |= {f"lora_te_{name.replace('.', '_')}": lokr(shape, "whole") for name, shape in text.items()}
+    adapter = file_of(modules, "")
+    model = {f"unet.{n}.weight": s for n, s in shapes.items()} | {
+        f"text_encoder.{n}.weight": s for n, s in text.items()
+    }
+    if architecture not in ("sd15", "sd2"):
+        model = {name.replace("unet.", "transformer."): shape for name, shape in model.items()}
+    conversion = Conversion("lora", names, Keep(error=0))
+    told = convert(updates_of(adapter), conversion, Target(model))
+    found = convert(updates_of(adapter), conversion)
+    wanted = {made.name.full: made for made in told.modules}
+    assert {made.name.full for made in found.modules} == wanted.keys()
+    for made in found.modules:
+        other = wanted[made.name.full].weights
+        assert made.weights.w2.b.shape == other.w2.b.shape
+        assert torch.allclose(made.weights.delta(), other.delta(), atol=1e-4)
+    assert any("by its names and shapes" in note for note in found.notes)
+
+
+def test_what_the_names_do_not_tell_is_asked_for():
+    adapter = file_of({"lora_unet_some_block_0_thing": lokr((8, 8), "whole")}, "")
+    with pytest.raises(LoKrValueError, match="its architecture is not known") as error:
+        convert(updates_of(adapter), Conversion("lora", "diffusers"))
+    assert "--model" in str(error.value)
