@@ -32,6 +32,8 @@ PREFIXES = (
     FilePrefix("lora_(?:prior_)?unet_", "unet", True, _KOHYA),  # with prior: Stable Cascade
     *(FilePrefix(f"lora_te{n}_", f"te{n}", True, _KOHYA) for n in range(1, 5)),  # four in HiDream
     FilePrefix("lora_(?:prior_)?te_", "te", True, _KOHYA),
+    FilePrefix("lokr_anima_", "unet", True, _KOHYA),  # networks.lokr_anima of sd-scripts-anima
+    *(FilePrefix(f"lokr_te{n}_", f"te{n + 1}", True, _KOHYA) for n in range(3)),
     FilePrefix("lora_transformer_", "unet", True, _ONETRAINER),
     FilePrefix("lycoris_", "", True, "LyCORIS standalone"),
     # Dotted ones name the modules of a pipeline, or are the wrapper that a trainer put around its model.

@@ -69,7 +69,7 @@ def parse_adapter(
             config = _config_of(module, configs)
             peft = bool(config or found.adapter_names or "networkType" in metadata) or PREFIX in module
             modules[module] = weights_of(module, parts, metadata, config, peft)
-    notes += _doubts(modules, metadata, configs)
+    notes += _doubts(modules, metadata, configs) + _rotated(found)
     notes += drop_duplicates(modules, names)
     who = _writer(configs, namings, metadata, every)
     adapter = Adapter(modules, names, found.foreign.named(every), metadata, who, notes=notes)
@@ -121,6 +121,17 @@ def _configs(
 def _config_of(module: str, configs: Iterable[StoredConfig]) -> StoredConfig | None:
     """The configuration with the longest prefix that the module has."""
     return max((c for c in configs if module.startswith(c.prefix)), key=lambda c: len(c.prefix), default=None)
+
+
+def _rotated(found: SortedKeys) -> list[str]:
+    """A note on modules that have an OFT rotation beside their LoKr (``use_dora_oft`` of musubi-tuner's LTX-2 fork)."""
+    modules = [m for m, each in found.foreign.modules.items() if m in found.lokr and "OFT" in each.kind]
+    if not modules:
+        return []
+    return [
+        f"{len(modules)} modules, such as {modules[0]}, were trained with an OFT rotation beside their LoKr: it is not "
+        "applied, so they differ from what was trained"
+    ]
 
 
 def _doubts(modules: Mapping[str, LoKrWeights], metadata: Mapping[str, str], configs: list[StoredConfig]) -> list[str]:

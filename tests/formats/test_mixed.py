@@ -92,3 +92,18 @@ def test_namings_of_every_producer_in_one_file():
     adapter = parse_adapter({key: t for module in modules for key, t in keyed(module, lokr(alpha=2, rank=2)).items()})
     assert {module: weights.scaling for module, weights in adapter.items()} == modules
     assert [name.path for name in adapter.names.values()] == ["a", "blocks_0_b", "c.d", "e.f", "g.h", "i"]
+
+
+def test_an_oft_rotation_beside_a_lokr_is_told_of():
+    """``use_dora_oft`` of musubi-tuner's LTX-2 fork: the LoKr alone is not what was trained."""
+    adapter = parse_adapter({**keyed("lora_unet_x"), "lora_unet_x.oft_R.weight": ONE, **keyed("lora_unet_y")})
+    assert adapter.other_kinds == {"lora_unet_x": "OFT"}
+    assert "1 modules, such as lora_unet_x, were trained with an OFT rotation" in adapter.notes[0]
+
+
+@pytest.mark.parametrize(
+    "module,component", [("lokr_anima_blocks_0_mlp_layer1", "unet"), ("lokr_te0_model_layers_0_mlp_up_proj", "te1")]
+)
+def test_prefixes_of_networks_lokr_anima(module, component):
+    name = parse_adapter(keyed(module)).names[module]
+    assert name.component == component and name.path == module.partition("_")[2].partition("_")[2]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,3 +155,5 @@ def test_malformed_metadata_count_as_missing(key, value):
 def test_every_rule_says_whose_it_is_and_where_it_is_from():
     assert all(rule.writers and rule.source for rule in RULES)
     assert len({rule.scaling for rule in RULES}) == len(RULES)
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8").replace("`", "")
+    assert [rule.source for rule in RULES if rule.source not in page] == []
