@@ -9,7 +9,7 @@ from itertools import combinations
 from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrFileError
 from ..kronecker import same_numbers
-from ._experts import EXPERTS
+from ._experts import EXPERTS, own_path
 
 
 def drop_duplicates(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> list[str]:
@@ -58,7 +58,9 @@ def _one_module(one: ModuleName, other: ModuleName) -> bool:
 
 
 def _forget_equal_experts(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> None:
-    """Take the experts out of ``names`` if both are the same, number by number: no choice is needed then."""
+    """Take the experts out of ``names`` if a pipeline's are the same, number by number: no choice is needed then."""
+    if not any(own_path(name).startswith("transformer.") for name in names.values()):
+        return
     high, low = ({n.path: modules[m] for m, n in names.items() if n.expert == expert} for expert in EXPERTS)
     if high and high.keys() == low.keys() and all(_same(high[path], low[path]) for path in high):
         names.update({module: replace(name, expert="") for module, name in names.items()})
