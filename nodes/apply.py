@@ -18,6 +18,7 @@ from ..lokr_core.kronecker import Factor
 from ..lokr_core.live import unsupported
 from ..lokr_core.matching import Match, Report, Target
 from .bridge import Plan, file_of, plan_of
+from .embeddings import with_embeddings
 from .live import Live
 from .loaded import Loaded, remember
 from .mode import LIVE, MERGE, How, choose
@@ -45,6 +46,8 @@ def apply_adapter(
         plan = plan_of(adapter, clip.cond_stage_model, comfy.lora.model_lora_keys_clip)
         parts["clip"] = _part(clip, plan, strength_clip, replace(how, blocks=None, schedule=None))
     report = Report.merged(adapter, [part.report for part in parts.values()])
+    tokenizer, used = with_embeddings(clip.tokenizer, adapter) if clip is not None and strength_clip else (None, ())
+    report.hand_over(used)
     report.raise_if_nothing_matched()
     report.modes = {name: part.mode for name, part in parts.items()}
     for part in parts.values():
@@ -57,6 +60,9 @@ def apply_adapter(
         for patches, strength in part.patches:
             part.patcher.add_patches(patches, strength)
     model, clip = (parts[name].owner if name in parts else None for name in ("model", "clip"))
+    if used:
+        clip = clip.clone() if parts["clip"].patcher is None else clip
+        clip.tokenizer = tokenizer
     return model, clip, report
 
 

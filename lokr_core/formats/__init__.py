@@ -1,6 +1,7 @@
 """Files of every producer, read into an ``Adapter``."""
 
 from ._base_model import BaseModel, base_model_of
+from ._embeddings import BundledEmbedding, bundled_embeddings
 from ._experts import EXPERTS, checked_expert, choose_expert, expert_called, experts_of, own_path
 from ._keys import SortedKeys, describe, split_keys
 from ._magnitude import magnitude_of
@@ -11,9 +12,11 @@ from ._sources import config_beside
 
 __all__ = [
     "BaseModel",
+    "BundledEmbedding",
     "EXPERTS",
     "SortedKeys",
     "base_model_of",
+    "bundled_embeddings",
     "checked_expert",
     "choose_expert",
     "config_beside",

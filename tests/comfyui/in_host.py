@@ -201,6 +201,29 @@ def mixed(model: str, lokr: str, parts: list[str], out: str) -> None:
     Path(out).write_text(json.dumps(found))
 
 
+def embeddings(lokr: str, prompts: dict[str, str], out: str) -> None:
+    """What a CLIP makes of prompts, with and without a file that has embeddings packed in, and the file's report."""
+    from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer
+    from comfy.supported_models_base import ClipTarget
+
+    torch.manual_seed(0)
+    folder = folder_paths.get_folder_paths("embeddings")
+    clip = comfy.sd.CLIP(ClipTarget(SD1Tokenizer, SD1ClipModel), embedding_directory=folder)
+    for parameter in clip.cond_stage_model.parameters():
+        parameter.normal_(std=0.02)
+    pack = sys.modules[nodes.NODE_CLASS_MAPPINGS["LoKrLoader"].__module__.removesuffix(".nodes.loader")]
+    adapter = pack.lokr_core.load_adapter(folder_paths.get_full_path_or_raise("loras", lokr))
+    result, found = {}, {}
+    for strength in (0.0, 1.0):
+        _, with_file, report = pack.nodes.apply.apply_adapter(None, clip, adapter, 1.0, strength)
+        found[strength] = report.as_dict()
+        for name, prompt in prompts.items():
+            result[f"{name}.{strength}"] = with_file.encode_from_tokens(with_file.tokenize(prompt))
+    result |= {f"{name}.after": clip.encode_from_tokens(clip.tokenize(prompt)) for name, prompt in prompts.items()}
+    save_file({name: tensor.contiguous() for name, tensor in result.items()}, out)
+    Path(out).with_suffix(".json").write_text(json.dumps(found))
+
+
 def schemas(out: str) -> None:
     """What ComfyUI tells its page of each of this project's nodes: {node id: its entry in /object_info}."""
 
@@ -212,7 +235,7 @@ def schemas(out: str) -> None:
     Path(out).write_text(json.dumps({name: node.GET_NODE_INFO_V1() for name, node in own.items()}))
 
 
-JOBS = {f.__name__: f for f in (names, through_loader, core_loader, cells, mixed, patch, schemas)}
+JOBS = {f.__name__: f for f in (names, through_loader, core_loader, cells, mixed, embeddings, patch, schemas)}
 
 
 def main() -> None:
