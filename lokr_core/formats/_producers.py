@@ -108,6 +108,7 @@ MARKS = (
     Mark("ACE-Step 1.5", "lokr_config", ""),
     Mark("SceneWorks", "networkType", "lokr"),
     Mark("kohya-ss sd-scripts", "ss_network_args", "network_reg_dims"),
+    Mark("musubi-tuner (LTX-2 fork)", "ss_base_model_version", "ltx2"),
     *(Mark(producer, "ss_network_module", "networks.lokr", paths) for producer, paths in _NETWORKS_LOKR),
     Mark("Anima-Standalone-Trainer", "ss_network_module", "networks.krona"),
     Mark("Anima-Standalone-Trainer", "ss_network_module", "networks.cdka"),

@@ -32,6 +32,7 @@ FILES = [
     ("lora_unet_layers_0_attention_to_q", LOKR, MUSUBI, None),
     ("lora_unet_model_transformer_blocks_0_attn1_to_q", LOKR, FORK, None),
     ("lora_unet_model_transformer_blocks_0_audio_ff_net_0_proj", LOKR, FORK, None),
+    ("lora_unet_x", {**LOKR, "ss_base_model_version": "ltx2_v1"}, FORK, ("ltx2_v1", False)),
     ("lora_unet_x", LOKR, f"{SD} or {MUSUBI}", ("", False)),
     ("lora_unet_x", {**LOKR, "ss_network_args": json.dumps({"network_reg_dims": ".*=4"})}, SD, None),
     ("lora_unet_x", {"ss_network_module": "networks.krona"}, "Anima-Standalone-Trainer", None),
