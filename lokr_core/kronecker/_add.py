@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._factor import Device, Factor, fit
-from ._numerics import LEAST_BLOCK, SHORT_RUN, compute_dtype, full_precision
+from ._numerics import HALF_BLOCK, LEAST_BLOCK, SHORT_RUN, compute_dtype, full_precision
 from ._tiles import add_block_, blocks, check_dtype, kron, kron_view
 
 
@@ -22,7 +22,7 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     w1: (l, m), w2: (k, n, *kernel), tensors or ``Factor``s, in any dtype, on any device
 
     Everything is computed in fp32 (fp64 for an fp64 weight), under autocast too, and each number of the weight is
-    rounded once. Extra memory is at most about 1/8 of the weight's. Not recorded by autograd.
+    rounded once. Extra memory is at most about 1/8 of the weight's, or 1 MiB. Not recorded by autograd.
 
     >>> w = torch.zeros(4, 4)
     >>> add_kron_(w, torch.tensor([[1., 2.], [0., 1.]]), torch.eye(2), scale=0.5)[:2]
@@ -86,7 +86,10 @@ def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     dtype, device = compute_dtype(view.dtype), view.device
     scratch = last = None
     w2_rows: Any = None
-    for i, j in blocks(view):
+    # A block passes three kernels, so few large blocks are best; a low-rank half takes its share of the memory too.
+    whole = w2.whole is not None
+    least = HALF_BLOCK if whole and view.numel() <= 8 * HALF_BLOCK else LEAST_BLOCK
+    for i, j in blocks(view, 12 if whole else 20, least):
         if j != last:  # a low-rank factor's rows are a product: computed once for all blocks that use them
             w2_rows = None  # free the last ones first
             w2_rows, last = w2.materialize_rows(j.start, j.stop, dtype, device), j

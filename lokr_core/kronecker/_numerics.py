@@ -19,8 +19,9 @@ FEW_RANKS = 8
 # faults; a few MiB is fastest for a Linear. A convolution repacks weight and input per call: use chunks of at least a
 # quarter of the output. GPU: launches dominate, so chunk as little as possible.
 LINEAR_CHUNK, CONV_CHUNK, GPU_CHUNK = 3 << 19, 1 << 20, 1 << 25
-# Merge: numbers of fp32 scratch that stay in the cores' caches, and the least that is worth a kernel call.
-CACHE, LEAST_BLOCK = 1 << 19, 1 << 15
+# Merge: numbers of fp32 scratch that stay in the cores' caches, those that a small weight in half precision passes
+# through at a time, and the least that is worth a kernel call.
+CACHE, HALF_BLOCK, LEAST_BLOCK = 1 << 19, 1 << 18, 1 << 15
 # Merge: numbers of a whole factor that are compared with their rounding at a time.
 COMPARED = 1 << 17
 # Merge: by item size, the contiguous run of a block below which the CPU's broadcasting kernels are slower (up to 10x

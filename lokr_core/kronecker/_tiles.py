@@ -45,15 +45,15 @@ def kron_view(weight: Tensor, w1: Sequence[int], w2: Sequence[int]) -> Tensor:
     return weight.unflatten(1, (m, n)).unflatten(0, (l, k))
 
 
-def blocks(view: Tensor, share: int = 20) -> Iterator[tuple[slice, slice]]:
+def blocks(view: Tensor, share: int = 20, least: int = LEAST_BLOCK) -> Iterator[tuple[slice, slice]]:
     """Slices of the first two axes (l, k) of a ``kron_view``, so that the blocks make up the weight.
 
-    A block in the computing dtype has at most 1/``share`` of the weight's bytes (a row at least); on a CPU no more
-    than stays in the cache. Blocks that use the same rows of w2 are yielded consecutively.
+    A block in the computing dtype has at most 1/``share`` of the weight's bytes, or ``least`` numbers (a row at least);
+    on a CPU no more than stays in the cache. Blocks that use the same rows of w2 are yielded consecutively.
     """
     l, k = view.shape[:2]
     row = prod(view.shape[2:])
-    budget = max(view.numel() * view.element_size() // (share * compute_dtype(view.dtype).itemsize), LEAST_BLOCK)
+    budget = max(view.numel() * view.element_size() // (share * compute_dtype(view.dtype).itemsize), least)
     if view.device.type == "cpu":
         budget = min(budget, CACHE)
     k_step = max(1, min(k, budget // row))

@@ -49,7 +49,11 @@ class LiveHook:
         if not active:
             return None
         if only_adds(active, x, output):
-            _add_planned(module, active, x, output)
+            conv, padding = convolution(module)
+            axis, x = -1 - kernel_axes(module), padded(x, padding)
+            for part, strength in active:
+                for piece, add in part.planned(x.device, x.dtype, conv):
+                    add(piece.of(output, axis), x, strength)
             return output
         if self.kind == EMBEDDING:
             return add_embedding(module, active, x, output)
@@ -93,15 +97,6 @@ class InputHook:
         if any(part.scales_input for part, _ in active):
             call.scaled = x * input_scale(module, active, x)
         return None if call.scaled is None else with_input(call.scaled, args, kwargs)
-
-
-def _add_planned(module: nn.Module, active: Active, x: Tensor, output: Tensor) -> None:
-    """Add the updates to ``output`` in place, if they are such as ``only_adds`` tells."""
-    conv, padding = convolution(module)
-    axis, x = -1 - kernel_axes(module), padded(x, padding)
-    for part, strength in active:
-        for piece, add in part.planned(x.device, x.dtype, conv):
-            add(piece.of(output, axis), x, strength)
 
 
 def _may_go_through(module: nn.Module, x: Tensor) -> bool:
