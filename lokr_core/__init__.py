@@ -15,6 +15,7 @@ from .live import LiveHandle, attach
 from .matching import Match, Report, Target, foreign_places, resolve, weight_name
 from .merge import MergeHandle, merge_adapter
 from .names import Slot
+from .pipelines import PipelineAdapters, load_lokr_weights
 from .saving import save_adapter
 
 other_places = foreign_places  # an alias: its name in 0.1.0
@@ -40,6 +41,7 @@ __all__ = [
     "Match",
     "MergeHandle",
     "ModuleName",
+    "PipelineAdapters",
     "Report",
     "Slot",
     "Target",
@@ -49,6 +51,7 @@ __all__ = [
     "get_lokr_model",
     "load_adapter",
     "load_lokr_model",
+    "load_lokr_weights",
     "merge_adapter",
     "other_places",
     "resolve",

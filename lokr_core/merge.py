@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable, Mapping, MutableMapping
+from collections.abc import Container, Hashable, Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .adapter import Adapter
-from .errors import LoKrValueError, blame
+from .errors import LoKrError, LoKrValueError, blame
 from .handle import Factors, WeightsHandle
 from .matching import Match, Report, Target, resolve, source_of
+from .models import is_pipeline, restored_from_copies, same_sample, sample, view_of
 
 __all__ = ["MergeHandle", "merge_adapter"]
 
@@ -25,6 +27,7 @@ class _Weight:
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
         self.base = tensor.detach().clone()
+        self.written = tensor.new_empty(0)
         self.layers: dict[int, tuple[MergeHandle, list[Match]]] = {}
 
     def refresh(self) -> None:
@@ -37,6 +40,20 @@ class _Weight:
                 for match in matches:
                     with blame(module=match.module, file=handle.report.adapter.path):
                         match.add_to_(data, handle.strength_of(match), self.base.to(data.device))
+            self.written = sample(data)
+
+    def check_written(self) -> None:
+        """Raises LoKrError if somebody else has changed the weight since ``refresh``: that change would be lost."""
+        if self.layers and not same_sample(self.written, sample(self.tensor)):
+            handle, matches = next(iter(self.layers.values()))
+            raise LoKrError(
+                "Somebody else has changed a weight since the adapter was merged into it",
+                file=handle.report.adapter.path,
+                module=matches[0].module,
+                expected="the weight as the merge left it",
+                found="other numbers",
+                hint="undo what was fused later (pipe.unfuse_lora()), or forget() leaves the weights as they are",
+            )
 
 
 # The weights that are merged into now; each is kept by the handles that hold it.
@@ -79,10 +96,19 @@ class MergeHandle(WeightsHandle):
     def __init__(self, report: Report, matches: Iterable[Match], strength: float, factors: Factors = None):
         super().__init__(report, matches, strength, factors)
         self._held: list[_Weight] = []
+        self.others_write = False
 
     def _refresh(self, matches: list[Match]) -> None:
-        for weight in self._weights_of(matches):
+        changed = self._weights_of(matches)
+        self._check_written(changed)
+        for weight in changed:
             weight.refresh()
+
+    def _check_written(self, weights: Iterable[_Weight]) -> None:
+        """Raises LoKrError if others write into the model's weights, and have written into one of ``weights``."""
+        if self.others_write:
+            for weight in weights:
+                weight.check_written()
 
     def _restore(self, matches: list[Match]) -> None:
         _refresh_all(self._weights_of(matches))
@@ -99,8 +125,10 @@ class MergeHandle(WeightsHandle):
     def remove(self) -> None:
         """Take the adapter out. Others merged into the same weights stay. Calling it again does nothing.
 
-        KeyboardInterrupt is raised after all weights are restored.
+        KeyboardInterrupt is raised after all weights are restored. Raises LoKrError, with everything as it was, if a
+        pipeline's weights were changed by others since: their change would be lost.
         """
+        self._check_written(self._held)
         self._let_go()
         # Restore in reverse order: if two weights overlap in memory, the later backup already contains the earlier
         # update.
@@ -122,6 +150,7 @@ class MergeHandle(WeightsHandle):
         try:
             for key, matches in by_key.items():
                 weight = known.get(key) or _Weight(tensors[key])
+                self._check_written([weight])
                 _weights.add(weight)
                 self._held.append(weight)
                 weight.layers[id(self)] = (self, matches)
@@ -132,7 +161,7 @@ class MergeHandle(WeightsHandle):
 
 
 def merge_adapter(
-    model: nn.Module | MutableMapping[str, Tensor],
+    model: Any,
     adapter: Adapter,
     strength: float = 1.0,
     *,
@@ -142,7 +171,8 @@ def merge_adapter(
 ) -> MergeHandle:
     """Merge ``adapter`` into the weights of ``model``, in place, and return the handle that can take it out again.
 
-    model: any ``nn.Module``, or a dict of weight name -> tensor such as a state dict; its tensors are changed
+    model: any ``nn.Module``, or a dict of weight name -> tensor such as a state dict; its tensors are changed; or a
+    diffusers pipeline: its UNet or transformers and its text encoders
     strength: a number that multiplies the update (with DoRA: W + strength · (W' - W)); ``handle.strength`` changes it
     target: names and shapes of the weights to change, if these are not all of the model's
     factors: multiplies the strength module by module; ``handle.set_factors`` says what it may be, and changes it
@@ -162,22 +192,27 @@ def merge_adapter(
     >>> torch.equal(model.weight, before)
     True
     """
-    # One tensor may be known by several names (tied weights), any of which an adapter may use.
-    named = model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else model.items()
-    tensors = {name: tensor for name, tensor in named if isinstance(tensor, Tensor)}
-    matches, report = resolve(adapter, target or Target.of(tensors, source_of(model)), expert)
+    view = view_of(model, adapter, expert)
+    matches, report = resolve(adapter, target or Target.of(view.tensors, source_of(model)), view.expert)
+    report.notes += view.notes
     report.raise_if_nothing_matched()
     handle = MergeHandle(report, matches, strength, factors)
+    handle.others_write = is_pipeline(model)
     by_key: dict[Hashable, list[Match]] = {}
     for match in matches:
-        by_key.setdefault(_key(tensors[match.weight]), []).append(match)
-    _check_memory(tensors, by_key, report)
-    handle._merge({key: tensors[found[0].weight] for key, found in by_key.items()}, by_key)
+        by_key.setdefault(_key(view.tensors[match.weight]), []).append(match)
+    _check_memory(view.tensors, by_key, restored_from_copies(view.modules.values()), report)
+    handle._merge({key: view.tensors[found[0].weight] for key, found in by_key.items()}, by_key)
     return handle
 
 
-def _check_memory(tensors: Mapping[str, Tensor], by_key: Mapping[Hashable, list[Match]], report: Report) -> None:
-    """Note the weights that have several names in ``report``. Raises LoKrValueError if one is on the meta device."""
+def _check_memory(
+    tensors: Mapping[str, Tensor], by_key: Mapping[Hashable, list[Match]], copied: Container[int], report: Report
+) -> None:
+    """Note the weights that have several names in ``report``.
+
+    Raises LoKrValueError if one is on the meta device, or its id in ``copied``: its numbers come back from a copy.
+    """
     names: dict[Hashable, list[str]] = {}
     for name, tensor in tensors.items():
         names.setdefault(_key(tensor), []).append(name)
@@ -189,12 +224,14 @@ def _check_memory(tensors: Mapping[str, Tensor], by_key: Mapping[Hashable, list[
         )
     for matches in by_key.values():
         tensor = tensors[matches[0].weight]
-        if tensor.is_meta:
+        if tensor.is_meta or id(tensor) in copied:
             raise LoKrValueError(
-                "A weight has no numbers: it is on the meta device",
+                "A weight has no numbers: it is on the meta device"
+                if tensor.is_meta
+                else "A weight is offloaded, and restored from a copy after each forward: a merge would be lost",
                 file=report.adapter.path,
                 module=matches[0].module,
                 expected="a loaded weight",
                 found=f"{matches[0].weight} {tuple(tensor.shape)} on {tensor.device}",
-                hint="load the model's weights, without offloading, before merging",
+                hint="load the model's weights, without offloading, before merging; or use attach",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..handle import Factors, Handle, Setting
 from ..matching import Match, Report, Target, resolve, source_of
+from ..models import View, view_of
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
 from ._scratch import release_scratch
@@ -103,7 +105,7 @@ class LiveHandle(Handle):
 
 
 def attach(
-    model: nn.Module,
+    model: Any,
     adapter: Adapter,
     strength: float | Callable = 1.0,
     *,
@@ -115,7 +117,8 @@ def attach(
     """Add ``adapter`` to what ``model``'s modules put out, and return the handle. No weight is touched.
 
     model: any ``nn.Module`` with Linears, convolutions (1d to 3d), embeddings or MultiheadAttention, of torch's classes
-    or a host's own, quantised or not: y = base(x) + strength · ΔW x, in x's dtype on x's device
+    or a host's own, quantised or not: y = base(x) + strength · ΔW x, in x's dtype on x's device; or a diffusers
+    pipeline: its UNet or transformers and its text encoders
     strength: a number or a callable (see ``LiveHandle``); ``handle.strength`` changes it
     target: names and shapes of the model's weights, if a host knows more of them than the model shows
     factors: multiplies the strength module by module; ``handle.set_factors`` says what it may be, and changes it
@@ -136,11 +139,13 @@ def attach(
     >>> torch.equal(model(x), model.forward(x))
     True
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    found = target or Target(_shapes(model, modules), source=source_of(model))
-    matches, report = resolve(adapter, found, expert)
+    view = view_of(model, adapter, expert)
+    modules = view.modules
+    found = target or Target(_shapes(view), source=source_of(model))
+    matches, report = resolve(adapter, found, view.expert)
+    report.notes += view.notes
     control = Control(strength, report, weight_of)
-    refused = unsupported(model, matches)
+    refused = _unsupported(modules, matches)
     report.refuse(refused)
     report.raise_if_nothing_matched()
     places = [(match, *_place(match, modules)) for match in matches if match.module not in refused]
@@ -157,7 +162,11 @@ def unsupported(model: nn.Module, matches: Iterable[Match]) -> dict[str, str]:
 
     matches: the file's, as ``resolve`` gives them
     """
-    modules, reasons = dict(model.named_modules(remove_duplicate=False)), {}
+    return _unsupported(dict(model.named_modules(remove_duplicate=False)), matches)
+
+
+def _unsupported(modules: Mapping[str, nn.Module], matches: Iterable[Match]) -> dict[str, str]:
+    reasons = {}
     for match in matches:
         try:
             _place(match, modules)
@@ -182,9 +191,9 @@ def _tell_compiler(fresh: bool) -> None:
         dynamo.reset()
 
 
-def _shapes(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, ...]]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters(remove_duplicate=False)}
-    by_attributes = {f"{name}.weight".lstrip("."): shape_of(module) for name, module in modules.items()}
+def _shapes(view: View) -> dict[str, tuple[int, ...]]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in view.tensors.items()}
+    by_attributes = {f"{name}.weight".lstrip("."): shape_of(module) for name, module in view.modules.items()}
     return shapes | {name: shape for name, shape in by_attributes.items() if shape is not None}
 
 

@@ -7,11 +7,12 @@ from ._supposed import supposed_shapes
 from ._text import TABLES as TEXT_ENCODERS
 from ._translate import aliases, spelled
 from ._unet import TABLES as UNETS
-from ._words import DIFFUSERS, ORIGINAL, WEIGHTS, Architecture, Slot, mask_numbers
+from ._words import DIFFUSERS, FUSIONS, ORIGINAL, WEIGHTS, Architecture, Slot, mask_numbers
 
 __all__ = [
     "Architecture",
     "DIFFUSERS",
+    "FUSIONS",
     "ORIGINAL",
     "Slot",
     "TEXT_ENCODERS",

@@ -1,0 +1,116 @@
+"""The models of a pipeline, and their modules by the names that files use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..adapter import Adapter
+from ..formats import checked_expert, expert_called, experts_of
+from ..names import FUSIONS
+
+# diffusers' names of the models in a pipeline that adapters are trained for.
+_PARTS = re.compile(r"(unet|transformer|prior|text_encoder)(_\d)?")
+# Of a model with two experts, as diffusers names them.
+_EXPERTS = {"high": "transformer", "low": "transformer_2"}
+
+
+@dataclass(frozen=True)
+class View:
+    """A model as an engine sees it.
+
+    modules: the modules by name, those of a pipeline behind the name of their part ("unet.", "text_encoder_2.")
+    tensors: their parameters by name, a tied one under each of its names; or those of a state dict
+    expert: the one of two that was asked for, "" for none; notes: for the report, what was assumed
+    """
+
+    modules: Mapping[str, nn.Module]
+    tensors: Mapping[str, Tensor]
+    expert: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def is_pipeline(model: object) -> bool:
+    """Whether ``model`` is a pipeline: no module itself, with modules among its ``components``."""
+    return not isinstance(model, (nn.Module, Mapping)) and isinstance(getattr(model, "components", None), Mapping)
+
+
+def parts_of(model: Any) -> dict[str, nn.Module]:
+    """The models of a pipeline that adapters may belong to, by name; {"": model} for a model.
+
+    >>> class Pipeline:
+    ...     components = {"scheduler": None, "transformer": nn.Linear(2, 2), "vae": nn.Linear(2, 2)}
+    >>> list(parts_of(Pipeline()))
+    ['transformer']
+    """
+    if not is_pipeline(model):
+        return {"": model}
+    parts = model.components.items()
+    return {name: part for name, part in parts if isinstance(part, nn.Module) and _PARTS.fullmatch(name)}
+
+
+def view_of(model: Any, adapter: Adapter, expert: str = "") -> View:
+    """What ``adapter`` may belong to in ``model``, a module, a pipeline or a state dict.
+
+    expert: "high" or "low", of a pipeline with two transformers: the one that takes the adapter; "": the one that the
+    adapter tells by its names or its file's name, else the first, as diffusers does
+
+    Where PEFT wraps a layer, the layer itself counts, under the wrapper's name. Where diffusers has fused projections,
+    the fused ones count. Raises LoKrValueError if ``expert`` is an unknown word.
+    """
+    if isinstance(model, Mapping):
+        return View({}, {name: tensor for name, tensor in model.items() if isinstance(tensor, Tensor)}, expert)
+    parts, notes = parts_of(model), []
+    if all(name in parts for name in _EXPERTS.values()):
+        expert = chosen = checked_expert(expert)
+        if not chosen and not experts_of(adapter):
+            chosen = expert_called(str(adapter.path or ""))
+            told = f"its name says {chosen} noise" if chosen else "expert=low puts it on transformer_2"
+            chosen = chosen or "high"
+            notes.append(f"the file does not hold two experts: it acts on {_EXPERTS[chosen]} alone; {told}")
+        parts = {name: part for name, part in parts.items() if not chosen or name not in _left_out(chosen)}
+        if not experts_of(adapter):
+            expert = ""
+    modules = {path: module for name, part in parts.items() for path, module in _walk(name, part)}
+    named = ((path, module._parameters) for path, module in modules.items())
+    tensors = {_join(path, name): p for path, own in named for name, p in own.items() if p is not None}
+    return View(modules, tensors, expert, notes)
+
+
+def _left_out(expert: str) -> set[str]:
+    return {name for which, name in _EXPERTS.items() if which != expert}
+
+
+def _walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules below ``path`` as ``named_modules`` has them, without wrappers and what does not run."""
+    inner = _wrapped(module)
+    if inner is not None:
+        yield from _walk(path, inner)
+        return
+    yield path, module
+    idle = _idle(module)
+    for name, child in module._modules.items():
+        if child is not None and name not in idle:
+            yield from _walk(_join(path, name), child)
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """The layer that PEFT wraps, or the model that torch.compile wraps; None if ``module`` is no wrapper."""
+    if hasattr(module, "merged_adapters"):
+        return module._modules.get("base_layer")
+    return module._modules.get("_orig_mod")
+
+
+def _idle(module: nn.Module) -> set[str]:
+    """The projections that do not run since diffusers' ``fuse_qkv_projections``."""
+    if not getattr(module, "fused_projections", False):
+        return set()
+    return {name for whole, members in FUSIONS if whole in module._modules for name in members}
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
