@@ -173,6 +173,11 @@ def test_tags():
     assert read_tags("  as it was  ") == ("  as it was  ", [])
 
 
+def test_a_tag_chooses_an_expert_by_one_word():
+    _, tags = read_tags("<lokr:x:0.5:expert=low> <lokr:x: Expert = High :1:2> <lokr:x>")
+    assert [(t.expert, t.te, t.unet) for t in tags] == [("low", 0.5, 0.5), ("high", 1.0, 2.0), ("", 1.0, 1.0)]
+
+
 @pytest.mark.parametrize("inside", ["", ":1", "x:y", "x:nan", "x:1:1:1", "x:q=1"])
 def test_a_bad_tag_is_shown(inside):
     tag = f"<lokr:{inside}>"

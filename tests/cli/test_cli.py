@@ -56,6 +56,30 @@ def test_apply(folder, capsys):
     assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
 
 
+def test_apply_and_check_take_the_expert_that_is_chosen(folder, capsys):
+    both = {f"transformer{n}.a": lokr() for n in ("", "_2")}
+    save_adapter(Adapter(both), "both.safetensors")
+    assert main(["check", "model.safetensors", "both.safetensors"]) == 1
+    assert "two experts" in capsys.readouterr().out
+    assert main(["apply", "model.safetensors", "both.safetensors", "-o", "out.safetensors"]) == 2
+    assert "expert=high or expert=low" in capsys.readouterr().err
+    for expert, update in zip(("high", "low"), both.values(), strict=True):
+        assert main(["check", "model.safetensors", "both.safetensors", "--expert", expert]) == 0
+        arguments = [
+            "apply",
+            "model.safetensors",
+            "both.safetensors",
+            "-o",
+            f"{expert}.safetensors",
+            "--expert",
+            expert,
+        ]
+        assert main(arguments) == 0
+        expected = load_file("model.safetensors")
+        merge_adapter(expected, Adapter({"a": update}))
+        assert torch.equal(load_file(f"{expert}.safetensors")["a.weight"], expected["a.weight"])
+
+
 @pytest.mark.parametrize("name, dtype", [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_apply_with_a_dtype(folder, capsys, name, dtype):
     arguments = ["apply", "model.safetensors", "style.safetensors", "-o", "out.safetensors", "--dtype", name, "--json"]

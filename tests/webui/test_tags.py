@@ -35,6 +35,11 @@ def test_named_arguments():
     assert (request.schedule.start, request.schedule.end, request.mode) == (0.1, 0.9, LIVE)
 
 
+def test_an_expert_is_chosen_by_one_word():
+    assert request_of(["style", "0.8", "expert=low", "mode=merge"]).tag.expert == "low"
+    assert request_of(["style"]).tag.expert == ""
+
+
 def test_the_users_mode_holds_for_tags_that_say_none():
     assert request_of(["style"], MERGE).mode == MERGE
     assert request_of(["style", "mode=live"], MERGE).mode == LIVE
