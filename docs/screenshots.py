@@ -150,7 +150,48 @@ def scenes() -> list[Scene]:
             "lokr_merge_into_one_file",
             {20: (400, 330), 21: (400, 330), 40: (420, 320)},
         ),
+        *_writers(model_only),
     ]
+
+
+def _writers(model_only: dict) -> list[Scene]:
+    """LoKr Convert, LoKr Extract and LoKr Resize, each with its template."""
+    parts = {"model": ["1", 0], "clip": ["1", 1]}
+    convert = {"lokr_name": "style.safetensors", "to": "lora", "names": "diffusers", "rank": 0, "energy": 0.99}
+    extract = {"base": ["1", 0], "tuned": ["20", 0], "factor": "8", "second_factor": "whole", "rank": 0, "energy": 0.99}
+    resize = {"lokr_name": "style.safetensors", "rank": 2, "energy": 0.99}
+    places, size = {1: (0, 0), 20: (400, 0), 40: (860, 0)}, {40: (620, 760)}
+    return [
+        Scene(
+            {**CHECKPOINT, "40": _node("LoKrConvert", "converted", **convert, **parts)},
+            places,
+            {HELP / "LoKrConvert.png": [40]},
+            "lokr_convert",
+            size,
+        ),
+        Scene(
+            _with(
+                {**CHECKPOINT, "20": model_only, "40": _node("LoKrExtract", "extracted", **extract)},
+                "20",
+                model=["1", 0],
+            ),
+            places,
+            {HELP / "LoKrExtract.png": [20, 40]},
+            "lokr_extract",
+            {20: (400, 300), **size},
+        ),
+        Scene(
+            {"40": _node("LoKrResize", "resized", **resize)},
+            places,
+            {HELP / "LoKrResize.png": [40]},
+            "lokr_resize",
+            size,
+        ),
+    ]
+
+
+def _node(name: str, prefix: str, **inputs) -> dict:
+    return {"class_type": name, "inputs": {**inputs, "filename_prefix": f"loras/{prefix}"}}
 
 
 def show(front: Front, scene: Scene) -> None:

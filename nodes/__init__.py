@@ -5,10 +5,13 @@ from server import PromptServer
 
 from . import routes
 from .blocks import LoKrBlockStrengths
+from .convert import LoKrConvert
+from .extract import LoKrExtract
 from .grid import LoKrGridImage, LoKrStrengthGrid
 from .inspect import LoKrInspect
 from .loader import LoKrLoader, LoKrLoaderModelOnly
 from .prompt import LoKrPromptLoader
+from .resize import LoKrResize
 from .save import LoKrSave
 from .schedule import LoKrSchedule
 from .stack import LoKrStack
@@ -33,4 +36,7 @@ class LoKrExtension(ComfyExtension):
             LoKrStrengthGrid,
             LoKrGridImage,
             LoKrSave,
+            LoKrConvert,
+            LoKrExtract,
+            LoKrResize,
         ]

@@ -41,6 +41,15 @@ class Stored:
     name: str
     info: TensorInfo
 
+    @property
+    def path(self) -> Path:
+        """The file that it is in."""
+        return self.part.path
+
+    def beside(self, end: str) -> bool:
+        """Whether the file has a tensor of this one's name and a dot and ``end``."""
+        return f"{self.name}.{end}" in self.part.header.tensors
+
     def read(self) -> Tensor:
         """The tensor. Read, not mapped: mapped pages of a large file would count as memory of this process."""
         data = torch.empty(self.info.stop - self.info.start, dtype=torch.uint8)

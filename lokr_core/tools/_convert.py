@@ -89,7 +89,7 @@ def convert_file(
     out: str | os.PathLike,
     conversion: Conversion,
     dtype: torch.dtype | None = None,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Target | None = None,
     base: str | os.PathLike | None = None,
     lossy: bool = False,
     progress: Progress | None = None,
@@ -97,7 +97,7 @@ def convert_file(
     """Write the adapter ``path`` as another one to ``out``, and report how near each module of it is.
 
     dtype: of the tensors in ``out``; None for that of the file
-    model: file or folder of the model, of which the headers are read; it tells names, rows and kernels
+    model: file or folder of the model, of which the headers are read, or its target; it tells names, rows and kernels
     base: file or folder of the model itself, which DoRA needs where the target program applies it differently
     lossy: whether a file that keeps under ``ENOUGH`` of the energy is written; without it ``written`` is False
 
@@ -105,8 +105,11 @@ def convert_file(
     """
     updates = read_updates(path)
     source = Checkpoint.of(base) if base is not None else None
-    known = Checkpoint.of(model) if model is not None else source
-    target = None if known is None else Target(known.shapes)
+    if isinstance(model, Target):
+        target: Target | None = model
+    else:
+        known = source if model is None else Checkpoint.of(model)
+        target = None if known is None else Target(known.shapes)
     with blame(file=path):
         found = convert(updates, conversion, target, source, dtype, progress)
     found.before = Path(path).stat().st_size if Path(path).is_file() else found.before

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import ModuleName
-from ..checkpoints import Checkpoint, Stored
+from ..checkpoints import Checkpoint, Held, HeldCheckpoint, Stored
 from ..conversion import (
     LOKR,
     LORA,
@@ -40,6 +40,9 @@ AS_LORA, LEAVE = "lora", "leave out"
 OTHERWISE = (AS_LORA, LEAVE)
 """What becomes of a layer whose nearest LoKr keeps less than ``min_energy``."""
 EXTRACT_FACTORS = (-1, 4, 8, 16)
+
+Source = Checkpoint | HeldCheckpoint
+Weight = Stored | Held
 
 _SCALES = ("scale_weight", "weight_scale", "weight_scale_2", "absmax")
 _VAE = re.compile(r"(first_stage_model|vae)\.")
@@ -80,8 +83,8 @@ class Extraction:
 
 
 def extract(
-    base: str | os.PathLike,
-    tuned: str | os.PathLike,
+    base: str | os.PathLike | HeldCheckpoint,
+    tuned: str | os.PathLike | HeldCheckpoint,
     out: str | os.PathLike,
     extraction: Extraction | None = None,
     dtype: torch.dtype | None = None,
@@ -89,7 +92,7 @@ def extract(
 ) -> Converted:
     """Write an adapter that turns the checkpoint ``base`` into ``tuned`` as nearly as it can.
 
-    base, tuned: files, shards or folders, of the same names and shapes; two tensors at a time are in memory
+    base, tuned: files, shards, folders or models in memory, of the same names and shapes; read two tensors at a time
     out: a ``.safetensors`` file, written atomically; dtype: of its tensors, None for fp32
     progress: called with (bytes read, total bytes)
 
@@ -97,7 +100,7 @@ def extract(
     different models or equal, LoKrValueError if a tensor holds NaN or Inf or is quantized.
     """
     extraction = extraction or Extraction()
-    olds, news = Checkpoint.of(base), Checkpoint.of(tuned)
+    olds, news = (x if isinstance(x, HeldCheckpoint) else Checkpoint.of(x) for x in (base, tuned))
     pairs = _pairs(olds, news)
     book = Book.of(Target(olds.shapes), extraction.names)
     found = Converted([], extraction.names, itemsize=(dtype or torch.float32).itemsize)
@@ -129,7 +132,7 @@ def extract(
     return found
 
 
-def _pairs(olds: Checkpoint, news: Checkpoint) -> dict[str, tuple[Stored, Stored]]:
+def _pairs(olds: Source, news: Source) -> dict[str, tuple[Weight, Weight]]:
     """The tensors of both checkpoints, by name. Raises LoKrFileError or LoKrShapeError if they are of other models."""
     old, new = olds.tensors, news.tensors
     common = [name for name in old if name in new]
@@ -154,7 +157,7 @@ def _pairs(olds: Checkpoint, news: Checkpoint) -> dict[str, tuple[Stored, Stored
     return {name: (old[name], new[name]) for name in common}
 
 
-def _unmatched(olds: Checkpoint, news: Checkpoint) -> list[str]:
+def _unmatched(olds: Source, news: Source) -> list[str]:
     old, new = olds.tensors.keys(), news.tensors.keys()
     missing, added = [n for n in old if n not in new], [n for n in new if n not in old]
     notes = []
@@ -165,13 +168,13 @@ def _unmatched(olds: Checkpoint, news: Checkpoint) -> list[str]:
     return notes
 
 
-def _extract_one(name: str, old: Stored, new: Stored, extraction: Extraction, book: Book, found: Converted) -> bool:
+def _extract_one(name: str, old: Weight, new: Weight, extraction: Extraction, book: Book, found: Converted) -> bool:
     """Add what became of one tensor to ``found``. Returns whether it has changed."""
     if old.info.dtype not in _FLOATS or new.info.dtype not in _FLOATS:
         if old.info.dtype.itemsize == 1 and old.info.dtype.is_floating_point or _scaled(old):
             raise LoKrValueError(
                 "A weight is quantized",
-                file=old.part.path,
+                file=old.path,
                 module=name,
                 expected="fp32, fp16 or bf16",
                 found=str(old.info.dtype),
@@ -182,7 +185,7 @@ def _extract_one(name: str, old: Stored, new: Stored, extraction: Extraction, bo
     for tensor, stored in ((w, old), (t, new)):
         if not is_finite(tensor):
             raise LoKrValueError(
-                "A tensor holds NaN or Inf", file=stored.part.path, module=name, expected="finite numbers",
+                "A tensor holds NaN or Inf", file=stored.path, module=name, expected="finite numbers",
                 hint="get the file again, or an earlier checkpoint of the training",
             )  # fmt: skip
     if torch.equal(w.to(t.dtype), t) or torch.equal(w, t.to(w.dtype)):
@@ -198,8 +201,8 @@ def _extract_one(name: str, old: Stored, new: Stored, extraction: Extraction, bo
     return True
 
 
-def _scaled(stored: Stored) -> bool:
-    return any(f"{stored.name}.{scale}" in stored.part.header.tensors for scale in _SCALES)
+def _scaled(stored: Weight) -> bool:
+    return any(map(stored.beside, _SCALES))
 
 
 def _keep_difference(
