@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ..adapter import ModuleName
+from ..formats import holds_prefix
 from ..names import roots
 from ._match import UNKNOWN, FileModule, Match, Place, Refusal, place
 from ._target import Target
@@ -104,9 +105,11 @@ def _without_prefix(one: FileModule, target: Target) -> tuple[str, Place]:
     else:
         return "", UNKNOWN
     prefix, rest = sign.join((*pieces[:count], "")), sign.join(pieces[count:])
+    if not prefix or holds_prefix(prefix):
+        return "", UNKNOWN
     # A prefix names no text encoder, and a file for a denoiser may be tried on a text encoder.
     bare = replace(name, path=rest, full=rest, component=name.component or "unet")
-    return prefix, _only_place(one, bare, target) if prefix else UNKNOWN
+    return prefix, _only_place(one, bare, target)
 
 
 def _accept(groups: Mapping[str, Mapping[FileModule, list[Match]]], places: dict[FileModule, Place]) -> None:
