@@ -261,4 +261,5 @@ def _delta(parts: dict[str, Tensor], ratio: float | None) -> Tensor:
     alpha = float(parts["alpha"]) if "alpha" in parts else 0.0
     own = alpha / rank if rank and alpha else 1.0
     scaling = own if ratio is None or alpha else ratio
-    return torch.kron(w1.reshape(*w1.shape, *[1] * (w2.ndim - w1.ndim)), w2.contiguous()) * scaling
+    grid = torch.einsum("im,kn...->ikmn...", w1, w2)  # (l, k, m, n, *kernel)
+    return grid.flatten(2, 3).flatten(0, 1) * scaling
