@@ -131,7 +131,14 @@ class PipelineAdapters:
                 hint=f"choose another name, or call delete_adapters({name!r}) first",
             )
         self._projections.check()
-        self._loaded[name] = _Loaded(adapter, expert, attach(self._pipe, adapter, expert=expert))
+        one = _Loaded(adapter, expert, attach(self._pipe, adapter, expert=expert))
+        try:
+            for other in self._loaded.values():
+                self._set(other, other.weights, False)
+        except BaseException:
+            one.handle.remove()
+            raise
+        self._loaded[name] = one
         self._projections.watch()
 
     def _known(self, names: str | Iterable[str]) -> list[str]:
@@ -192,6 +199,8 @@ def load_lokr_weights(
     expert: str = "",
 ) -> PipelineAdapters:
     """Load a LoKr file into a diffusers pipeline, live, and return the pipeline's adapters.
+
+    As in diffusers, the adapter loaded last is the only one in force until ``set_adapters`` chooses.
 
     pipe: the pipeline; its UNet or transformers and its text encoders take the adapter
     path: the file, or a folder that holds it; weight_name: the file's name in the folder, if it holds several
