@@ -62,11 +62,8 @@ class LoKrWeights:
                 found=tuple(self.dora_scale.shape),
             )
         if self.dora_norm is not None and (self.dora_axis != "out" or self.dora_norm.numel() != self.shape[0]):
-            raise LoKrShapeError(
-                "The norms that dora_scale stands over do not fit it",
-                expected=f"{self.shape[0]} norms, and dora_scale as many",
-                found=f"initial_norm {tuple(self.dora_norm.shape)}, DoRA on axis {self.dora_axis}",
-            )
+            found = f"initial_norm {tuple(self.dora_norm.shape)}, DoRA on axis {self.dora_axis}"
+            raise LoKrShapeError("dora_scale's norms do not fit it", expected=f"{self.shape[0]} norms", found=found)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -163,11 +160,8 @@ class LoKrWeights:
         Raises LoKrShapeError if they are out of range, or for DoRA on the input axis, whose norms need all rows.
         """
         if start < 0 or length < 1 or start + length > self.shape[0]:
-            raise LoKrShapeError(
-                "These rows of the update are out of range",
-                expected=f"rows within 0 to {self.shape[0]}",
-                found=f"rows {start} to {start + length}",
-            )
+            expected, found = f"rows within 0 to {self.shape[0]}", f"rows {start} to {start + length}"
+            raise LoKrShapeError("These rows of the update are out of range", expected=expected, found=found)
         if self.dora_axis == "in" and (start, length) != (0, self.shape[0]):
             raise LoKrShapeError(
                 "DoRA on the input axis needs all rows of the weight",
