@@ -10,6 +10,7 @@ from modules import errors, patches, script_callbacks, sd_models
 from torch import Tensor, nn
 
 from lokr_core.adapter import Adapter
+from lokr_core.formats import BundledEmbedding
 from lokr_core.handle import Handle
 from lokr_core.merge import merge_adapter
 
@@ -36,6 +37,14 @@ class A1111:
 
     def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> Handle:
         return merge_adapter(model.root, adapter, target=model.target, factors=factors)
+
+    def lend_embeddings(
+        self, model: HostModel, embeddings: Iterable[BundledEmbedding]
+    ) -> tuple[set[str], Callable[[], None]]:
+        # Not imported above: Forge, which is an A1111 too, keeps embeddings in another place.
+        from .a1111_embeddings import lend
+
+        return lend(model.owner, embeddings)
 
     def give_back_weights(self, modules: Iterable[nn.Module]) -> None:
         # The built-in extension is a module of this name, unless the user has disabled it.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lokr_core.adapter import Adapter
+from lokr_core.formats import bundled_embeddings
 from lokr_core.handle import Handle
 from lokr_core.live import LiveHandle, attach
 from lokr_core.matching import Report
@@ -46,10 +47,14 @@ class Use:
 @dataclass(eq=False)
 class Applied:
     """An adapter on the model, and the tag that it is for now. Its handle's strength stays 1: a tag gives the denoiser
-    and the text encoders, which one handle changes, strengths of their own, so they are the handle's factors."""
+    and the text encoders, which one handle changes, strengths of their own, so they are the handle's factors.
+
+    take_back: takes the file's embeddings from the prompts again
+    """
 
     use: Use
     handle: Handle
+    take_back: Callable[[], None] = lambda: None
 
     @property
     def merged(self) -> bool:
@@ -87,15 +92,19 @@ class AppliedAdapters:
             applied = staying[number] if number < len(staying) else None
             try:
                 applied = self._apply(use) if applied is None else self._adjust(applied, use)
+                self._lend(applied)
                 self._applied.append(applied)
+                if number >= len(staying) and not applied.handle.report.complete:
+                    self._incomplete(use, applied.handle.report)
             except Exception as error:
                 self._failed(use, error)
                 if applied is not None:
                     self._remove([applied])
 
     def pause(self) -> None:
-        """Disable the hooks until the next ``put_on``. Merges stay."""
+        """Disable the hooks until the next ``put_on``, and take back the words of embeddings. Merges stay."""
         for applied in self._applied:
+            applied.take_back()
             if not applied.merged:
                 applied.handle.enabled = False
 
@@ -114,6 +123,7 @@ class AppliedAdapters:
         if weights_replaced:
             for applied in self._applied:
                 applied.handle.forget()
+                applied.take_back()
             self._applied = []
         self._remove(self._applied)
         self._applied, self.model = [], None
@@ -145,9 +155,13 @@ class AppliedAdapters:
         else:
             weight_of = self.host.weight_of
             handle = attach(model.root, use.adapter, target=model.target, factors=factors, weight_of=weight_of)
-        if not handle.report.complete:
-            self._incomplete(use, handle.report)
         return Applied(use, handle)
+
+    def _lend(self, applied: Applied) -> None:
+        """Have prompts know the embeddings of the file until ``pause``."""
+        applied.take_back()
+        used, applied.take_back = self.host.lend_embeddings(self.model, bundled_embeddings(applied.use.adapter))
+        applied.handle.report.hand_over(used)
 
     def _adjust(self, applied: Applied, use: Use) -> Applied:
         if not applied.merged:
@@ -164,3 +178,4 @@ class AppliedAdapters:
             self.host.give_back_weights(self.model.root.modules())
         for applied in gone:
             applied.handle.remove()
+            applied.take_back()

@@ -16,6 +16,7 @@ from modules import patches, script_callbacks, sd_models
 from torch import Tensor, nn
 
 from lokr_core.adapter import Adapter
+from lokr_core.formats import BundledEmbedding
 from lokr_core.handle import Handle
 from lokr_core.matching import Target, resolve
 
@@ -106,6 +107,12 @@ class Forge(A1111):
             inside, prefix = (unet, _UNET) if match.weight.startswith(_UNET) else (text, _TEXT)
             inside[match.weight.removeprefix(prefix)].append(match)
         return ForgeMergeHandle(model.owner, report, unet, text, factors=factors)
+
+    def lend_embeddings(
+        self, model: HostModel, embeddings: Iterable[BundledEmbedding]
+    ) -> tuple[set[str], Callable[[], None]]:
+        """Forge's text engines have embeddings of their own, which its built-in does not fill from files either."""
+        return set(), lambda: None
 
     def give_back_weights(self, modules: Iterable[nn.Module]) -> None:
         """Forge patches weights for us as for others, and knows which are whose."""

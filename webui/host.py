@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lokr_core.adapter import Adapter
+from lokr_core.formats import BundledEmbedding
 from lokr_core.handle import Handle
 from lokr_core.matching import Target
 
@@ -88,6 +89,14 @@ class Host(Protocol):
     def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> Handle:
         """Merge ``adapter`` into the model's weights; ``factors``: a function from a module of the model to its
         strength. Raises LoKrMatchError if no module belongs to the model.
+        """
+
+    def lend_embeddings(
+        self, model: HostModel, embeddings: Iterable[BundledEmbedding]
+    ) -> tuple[set[str], Callable[[], None]]:
+        """Have prompts for ``model`` know ``embeddings``; a word for which the user has an embedding stays the user's.
+
+        Returns the modules of the file that are in use, and a function that takes the words back.
         """
 
     def give_back_weights(self, modules: Iterable[nn.Module]) -> None:

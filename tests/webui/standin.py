@@ -107,6 +107,7 @@ class StandIn:
 
     def __init__(self):
         self.loaded, self.gave_back = Model(), 0
+        self.words = {}
 
     def model(self, owner=None):
         owner = self.loaded if owner is None else owner
@@ -117,6 +118,16 @@ class StandIn:
 
     def merge(self, model, adapter, factors):
         return merge_adapter(model.root, adapter, target=model.target, factors=factors)
+
+    def lend_embeddings(self, model, embeddings):
+        lent = {each.word: each for each in embeddings if each.word not in self.words}
+        self.words |= lent
+
+        def take_back():
+            for word in lent:
+                self.words.pop(word, None)
+
+        return {key for each in lent.values() for key in each.modules.values()}, take_back
 
     def give_back_weights(self, modules):
         self.gave_back += 1
