@@ -150,13 +150,15 @@ def scenes() -> list[Scene]:
             "lokr_merge_into_one_file",
             {20: (400, 330), 21: (400, 330), 40: (420, 320)},
         ),
-        *_writers(model_only),
+        *_writers(),
     ]
 
 
-def _writers(model_only: dict) -> list[Scene]:
+def _writers() -> list[Scene]:
     """LoKr Convert, LoKr Extract and LoKr Resize, each with its template."""
     parts = {"model": ["1", 0], "clip": ["1", 1]}
+    tuned = loader("style.safetensors", 0.8, mode="merge")
+    tuned["inputs"] |= parts
     convert = {"lokr_name": "style.safetensors", "to": "lora", "names": "diffusers", "rank": 0, "energy": 0.99}
     extract = {"base": ["1", 0], "tuned": ["20", 0], "factor": "8", "second_factor": "whole", "rank": 0, "energy": 0.99}
     resize = {"lokr_name": "style.safetensors", "rank": 2, "energy": 0.99}
@@ -170,15 +172,11 @@ def _writers(model_only: dict) -> list[Scene]:
             size,
         ),
         Scene(
-            _with(
-                {**CHECKPOINT, "20": model_only, "40": _node("LoKrExtract", "extracted", **extract)},
-                "20",
-                model=["1", 0],
-            ),
+            {**CHECKPOINT, "20": tuned, "40": _node("LoKrExtract", "extracted", **extract)},
             places,
             {HELP / "LoKrExtract.png": [20, 40]},
             "lokr_extract",
-            {20: (400, 300), **size},
+            {20: (400, 330), **size},
         ),
         Scene(
             {"40": _node("LoKrResize", "resized", **resize)},

@@ -13,6 +13,7 @@ from ..lokr_core.errors import LoKrValueError
 from ..lokr_core.live import dequantized
 from ..lokr_core.tools import EXTRACT_FACTORS, OTHERWISE, Extraction, extract
 from .inputs import CATEGORY
+from .loaded import loaded_on
 from .written import KEPT, REPORT, energy_input, keep_of, path_for, prefix_input, progress_on_node, rank_input, written
 
 NONE, ALL, WHOLE = "none", "all", "whole"
@@ -117,6 +118,12 @@ class LoKrExtract(io.ComfyNode):
 
 def _tuned(tuned, tuned_file: str) -> HeldCheckpoint:
     if tuned is not None:
+        if loaded_on(tuned) and not tuned.patches:
+            raise LoKrValueError(
+                "The adapters on the tuned model are live: they are not in its weights",
+                expected="adapters that are merged",
+                hint="choose merge as the mode of the loaders before this node",
+            )
         return _held(tuned, "tuned")
     if tuned_file == NONE:
         raise LoKrValueError("There is no tuned model", expected="a model at tuned, or a file at tuned_file")

@@ -130,7 +130,7 @@ class Book:
             names = {p: s for p, s in names.items() if p == s[0].module or s[0].module not in cut or s[0].rows}
         for path, slots in names.items():
             slots = tuple(replace(slot, module=prefix + slot.module) for slot in slots)
-            name = ModuleName(self._spelling.spell(component, path, split), path)
+            name = ModuleName(self._spelling.spell(component, path, split), path, component)
             if self.names.setdefault(slots, name) is name and not split:
                 for module in dict.fromkeys(slot.module for slot in slots):
                     self._covering[module].append((name, slots))

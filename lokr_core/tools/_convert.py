@@ -254,7 +254,9 @@ def _shared(groups: list[Regrouped], conversion: Conversion, format: str, itemsi
         raise LoKrValueError("Only ranks of LoRA can be shared by a size", expected="--to lora", found=conversion.to)
     spectra = [KronSvd.of(_exact(group)).values for group in groups]
     costs = [(group.shape[0] + prod(group.shape[1:])) * itemsize for group in groups]
-    return shared_ranks(spectra, costs, conversion.keep.size)
+    # A file has three entries of its header for each module: a key and about 100 letters.
+    header = sum(3 * (len(group.name.full) + 100) for group in groups)
+    return shared_ranks(spectra, costs, conversion.keep.size - header)
 
 
 def _made(
