@@ -51,8 +51,9 @@ def mode_input() -> io.Combo.Input:
         optional=True,
         advanced=True,
         tooltip="merge: into the weights; costs some seconds at every change, nothing per step. "
-        "live: beside the weights; a change costs nothing, each step about a tenth more; exact on quantised models. "
-        "auto: live for quantised or offloaded models and once a strength was changed, else merge.",
+        "live: beside the weights; a change costs nothing, each step some percent more; exact on quantised models. "
+        "auto: live for quantised or offloaded models, once a strength was changed, and for models whose steps live costs "
+        "under 2 %; else merge.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -9,10 +10,14 @@ import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ..lokr_core.live import IMAGE, VIDEO, step_share
+from ..lokr_core.matching import Match
 from ..lokr_core.strengths import BlockStrengths, Schedule
 
 AUTO, MERGE, LIVE = "auto", "merge", "live"
 MODES = (AUTO, MERGE, LIVE)
+CHEAP = 0.02
+"""The share of a step up to which live is worth more than a merge: a changed strength then costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class How:
     schedule: Schedule | None = None
 
 
-def choose(how: How, patcher: ModelPatcher) -> tuple[str, str]:
+def choose(how: How, patcher: ModelPatcher, matches: Sequence[Match]) -> tuple[str, str]:
     """(``MERGE`` or ``LIVE``, the reason in words).
 
-    ``auto`` is live if merging would lose precision or would be repeated, else merge, which costs some seconds once and
-    then nothing per step (live: about a tenth of each step).
+    matches: the adapter's updates, as ``resolve`` gives them
+
+    ``auto`` is live if merging would lose precision or would be repeated, or if live costs next to nothing; else merge,
+    which costs some seconds once and then nothing per step.
     """
     if how.schedule is not None:
         return LIVE, "a schedule changes the strength while sampling"
@@ -41,7 +48,19 @@ def choose(how: How, patcher: ModelPatcher) -> tuple[str, str]:
         return LIVE, "the model does not fit the device, and a merge would be done again at every step"
     if how.changed:
         return LIVE, "the strength was changed since the last run"
+    share = step_share(matches, patcher.load_device, _dtype(patcher.model), _positions(patcher.model))
+    if share < CHEAP:
+        return LIVE, f"it is estimated to cost {share:.1%} of a step, and a changed strength costs nothing"
     return MERGE, "nothing was changed since the last run, and merged weights cost nothing per step"
+
+
+def _dtype(model: torch.nn.Module) -> torch.dtype:
+    return next((weight.dtype for weight in model.parameters() if weight.ndim > 1), torch.float32)
+
+
+def _positions(model: torch.nn.Module) -> int:
+    """The usual number of a step's positions, by whether the model makes images or videos."""
+    return VIDEO if getattr(getattr(model, "latent_format", None), "latent_dimensions", 2) == 3 else IMAGE
 
 
 _known_quantised: WeakKeyDictionary = WeakKeyDictionary()

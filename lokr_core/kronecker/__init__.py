@@ -9,7 +9,7 @@ from ._add import add_kron_, materialize
 from ._apply import PlannedConv, PlannedLinear, accumulate_kron_, apply_kron, embed_kron
 from ._autograd import followed, linear_plus_kron, plain_autograd, plus_kron
 from ._chain import Plan, linear_plan, planned
-from ._costs import CPU, GPU, Rates, chain_work
+from ._costs import CPU, GPU, Rates, update_costs
 from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
@@ -35,7 +35,6 @@ __all__ = [
     "add_kron_",
     "apply_kron",
     "autocast_dtype",
-    "chain_work",
     "compute_dtype",
     "core_name",
     "dora_ratio",
@@ -61,6 +60,7 @@ __all__ = [
     "same_numbers",
     "short_run",
     "split_rows",
+    "update_costs",
     "updated_weight",
 ]
 

@@ -7,6 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from ._chain import Plan
+from ._factor import Factor
 from ._order import Shape
 
 
@@ -29,8 +30,8 @@ class Rates(NamedTuple):
 # Fitted to the layers of SD1.5's UNet and to single Linears (320 to 12288 wide, 64 to 4,096 positions) in fp32, on two
 # cores of a shared x86 server (docs/benchmarks.md).
 CPU = Rates(8e-12, 2e-11, 2.7e-11, 5.5e-5, 1.4e-4, 5e-5)
-# By the data sheet of an H100 in half precision, and ten microseconds a kernel: not measured.
-GPU = Rates(5e-15, 4e-13, 4e-13, 4e-5, 6e-5, 2e-5)
+# By the data sheet of an H100 in half precision, and what Python takes for a call on a CPU: not measured.
+GPU = Rates(5e-15, 4e-13, 4e-13, 4e-5, 8e-5, 4e-5)
 
 
 def chain_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> tuple[int, int]:
@@ -51,3 +52,29 @@ def chain_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> t
             multiplications, cols = multiplications + p * q * prod(kernel) * rows, p
         moved += rows * cols
     return multiplications, moved + rows * cols  # the last step reads the output that it adds to
+
+
+def update_costs(
+    plan: Plan,
+    w1: Factor,
+    w2: Factor,
+    positions: float,
+    itemsize: int,
+    rates: Rates,
+    has_dora: bool = False,
+) -> tuple[float, float]:
+    """(factored, through the weight): the estimated seconds that an update takes in a layer's forward.
+
+    plan: of the factors; positions: the layer's output positions, of all samples; itemsize: of a number, in bytes
+    """
+    multiplications, moved = chain_work(plan, [m.shape for m in w1.matrices], [m.shape for m in w2.matrices])
+    weight_bytes = prod(w1.shape) * prod(w2.shape) * itemsize
+    each = multiplications * rates.multiplication + moved * itemsize * rates.byte
+    factored = positions * max(1, plan.groups) * each + (rates.convolution if plan.groups else rates.linear)
+    through = rates.through + 2 * weight_bytes * rates.weight_byte
+    if w2.rank is not None:
+        through += prod(w2.shape) * w2.rank * rates.multiplication
+    if has_dora:  # a second pass over what is in the cache by then, and three over the output
+        through += weight_bytes * rates.weight_byte
+        factored += 3 * positions * w1.shape[0] * w2.shape[0] * itemsize * rates.byte + 2 * rates.linear
+    return factored, through

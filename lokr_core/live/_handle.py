@@ -143,6 +143,7 @@ def attach(
     modules = view.modules
     found = target or Target(_shapes(view), source=source_of(model))
     matches, report = resolve(adapter, found, view.expert)
+    matches = view.running(matches)
     report.notes += view.notes
     control = Control(strength, report, weight_of)
     refused = _unsupported(modules, matches)
@@ -192,8 +193,9 @@ def _tell_compiler(fresh: bool) -> None:
 
 
 def _shapes(view: View) -> dict[str, tuple[int, ...]]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in view.tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in view.known().items()}
     by_attributes = {f"{name}.weight".lstrip("."): shape_of(module) for name, module in view.modules.items()}
+    by_attributes = view.known(by_attributes)
     return shapes | {name: shape for name, shape in by_attributes.items() if shape is not None}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from .._layers import convolution, kernel_axes, shape_of
-from ..kronecker import CPU, GPU, chain_work, planned, short_run
+from ..kronecker import CPU, GPU, Rates, planned, short_run, update_costs
 from ._update import LayerUpdate
 
 FACTORED, THROUGH = "factored", "through the weight"
@@ -77,30 +77,21 @@ class Ways:
         return Ways, ()
 
 
-def estimate(parts: Sequence[LayerUpdate], module: nn.Module, x: Tensor) -> Estimate:
-    """What the parts cost for the input ``x``: (..., in) or (batch, in, *size)."""
-    conv, axes, size = convolution(module)[0], kernel_axes(module), x.element_size()
-    rates = CPU if x.is_cpu else GPU
-    positions, numbers = _positions(module, x, axes), prod(shape_of(module) or ())
-    factored, through = 0.0, 2 * numbers * size * rates.weight_byte
-    for index, part in enumerate(parts):
+def estimate(parts: Sequence[LayerUpdate], module: nn.Module, x: Tensor, rates: Rates | None = None) -> Estimate:
+    """What the parts cost for the input ``x``, (..., in) or (batch, in, *size), by the ``rates`` of x's device."""
+    conv, size, rates = convolution(module)[0], x.element_size(), rates or (CPU if x.is_cpu else GPU)
+    positions = _positions(module, x, kernel_axes(module))
+    factored = through = covered = 0.0
+    for part in parts:
         for w1, w2 in part.factors(x.device, x.dtype):
             plan, _ = planned(w1.matrices, w2.matrices, conv)
-            multiplications, moved = chain_work(plan, [m.shape for m in w1.matrices], [m.shape for m in w2.matrices])
-            each = multiplications * rates.multiplication + moved * size * rates.byte
-            factored += positions * max(1, plan.groups) * each + (rates.convolution if axes else rates.linear)
-            through += rates.through
-            here = prod(w1.shape) * prod(w2.shape) * size  # bytes of the weight that the update is for
-            if index:
-                through += 2 * here * rates.weight_byte
-            if w2.rank is not None:
-                through += prod(w2.shape) * w2.rank * rates.multiplication
-            if part.has_dora:  # a second pass over what is in the cache by then, and one over the output
-                through += here * rates.weight_byte
-                factored += 3 * positions * w1.shape[0] * w2.shape[0] * size * rates.byte + 2 * rates.linear
+            ways = update_costs(plan, w1, w2, positions, size, rates, part.has_dora)
+            factored, through = factored + ways[0], through + ways[1]
+            covered += prod(w1.shape) * prod(w2.shape)
             if x.is_cpu and short_run(w2.shape, size):
                 through = inf
-    return Estimate(factored, through)
+    copied = max(0.0, prod(shape_of(module) or ()) - covered)  # the rows that no update is for
+    return Estimate(factored, through + 2 * copied * size * rates.weight_byte)
 
 
 def _positions(module: nn.Module, x: Tensor, axes: int) -> float:
