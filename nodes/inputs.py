@@ -52,8 +52,8 @@ def mode_input() -> io.Combo.Input:
         advanced=True,
         tooltip="merge: into the weights; costs some seconds at every change, nothing per step. "
         "live: beside the weights; a change costs nothing, each step some percent more; exact on quantised models. "
-        "auto: live for quantised or offloaded models, once a strength was changed, and for models whose steps live costs "
-        "under 2 %; else merge.",
+        "auto: live for quantised or offloaded models, once a strength was changed, and for models whose steps live "
+        "costs under 2 %; else merge.",
     )
 
 
