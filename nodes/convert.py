@@ -26,6 +26,29 @@ AS_IN_THE_FILE = "as in the file"
 NAMES = (AS_IN_THE_FILE, "kohya", "lycoris", "comfyui", "diffusers", "original")
 
 
+def _advanced() -> list[io.Input]:
+    """The inputs that few need."""
+    return [
+        io.Combo.Input(
+            "inexact",
+            options=list(INEXACT),
+            default=INEXACT[0],
+            optional=True,
+            advanced=True,
+            tooltip="For rows of a fused layer that are no LoKr of the same factors: refuse with the sizes, or "
+            "write a LoRA, the nearest LoKr or the full difference.",
+        ),
+        io.Boolean.Input(
+            "lossy",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Write the file even if under 0.9 of the energy is kept.",
+        ),
+        dtype_input(),
+    ]
+
+
 class LoKrConvert(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -58,23 +81,7 @@ class LoKrConvert(io.ComfyNode):
                     tooltip="The model that the file is for: it tells names and rows. Without it the file's names do.",
                 ),
                 clip_input(),
-                io.Combo.Input(
-                    "inexact",
-                    options=list(INEXACT),
-                    default=INEXACT[0],
-                    optional=True,
-                    advanced=True,
-                    tooltip="For rows of a fused layer that are no LoKr of the same factors: refuse with the sizes, or "
-                    "write a LoRA, the nearest LoKr or the full difference.",
-                ),
-                io.Boolean.Input(
-                    "lossy",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Write the file even if under 0.9 of the energy is kept.",
-                ),
-                dtype_input(),
+                *_advanced(),
             ],
             outputs=[REPORT, KEPT],
             hidden=[io.Hidden.unique_id],

@@ -27,6 +27,54 @@ def tuned_names() -> list[str]:
     return [NONE, *(f"{folder}/{name}" for folder in FOLDERS for name in folder_paths.get_filename_list(folder))]
 
 
+def _factors() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "factor",
+            options=list(_FACTORS),
+            default=ALL,
+            tooltip="Of the first factor. all: the one with the fewest numbers that keeps 0.99 of the best.",
+        ),
+        io.Combo.Input(
+            "second_factor",
+            options=[WHOLE, "low-rank"],
+            default=WHOLE,
+            tooltip="whole: all of it. low-rank: as rank or energy say.",
+        ),
+    ]
+
+
+def _advanced() -> list[io.Input]:
+    """The inputs that few need."""
+    return [
+        io.Boolean.Input(
+            "dora",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Look for DoRA: row norms that were trained apart.",
+        ),
+        io.Float.Input(
+            "min_energy",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="A layer of which a LoKr keeps less is written as otherwise says.",
+        ),
+        io.Combo.Input(
+            "otherwise",
+            options=list(OTHERWISE),
+            default=OTHERWISE[0],
+            optional=True,
+            advanced=True,
+            tooltip="What becomes of layers below min_energy: a LoRA, or nothing.",
+        ),
+    ]
+
+
 class LoKrExtract(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -48,46 +96,11 @@ class LoKrExtract(io.ComfyNode):
                     optional=True,
                     tooltip="A file of the model after training, if tuned is not connected.",
                 ),
-                io.Combo.Input(
-                    "factor",
-                    options=list(_FACTORS),
-                    default=ALL,
-                    tooltip="Of the first factor. all: the one with the fewest numbers that keeps 0.99 of the best.",
-                ),
-                io.Combo.Input(
-                    "second_factor",
-                    options=[WHOLE, "low-rank"],
-                    default=WHOLE,
-                    tooltip="whole: all of it. low-rank: as rank or energy say.",
-                ),
+                *_factors(),
                 rank_input("the second factor, if it is low-rank"),
                 energy_input(),
                 prefix_input("loras/extracted"),
-                io.Boolean.Input(
-                    "dora",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Look for DoRA: row norms that were trained apart.",
-                ),
-                io.Float.Input(
-                    "min_energy",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="A layer of which a LoKr keeps less is written as otherwise says.",
-                ),
-                io.Combo.Input(
-                    "otherwise",
-                    options=list(OTHERWISE),
-                    default=OTHERWISE[0],
-                    optional=True,
-                    advanced=True,
-                    tooltip="What becomes of layers below min_energy: a LoRA, or nothing.",
-                ),
+                *_advanced(),
             ],
             outputs=[REPORT, KEPT],
             hidden=[io.Hidden.unique_id],

@@ -7,7 +7,7 @@ import argparse
 from ..display import progress_bar
 from ..errors import LoKrValueError
 from ..saving import SPELLINGS
-from ..tools import CHECKS, INEXACT, TO, Conversion, apply_all, check_with, convert_file
+from ..tools import CHECKS, INEXACT, TO, Conversion, apply_all, check_with, convert_file, read_updates
 from ._command import DTYPES, Commands, Result, add_keep, add_output, check_not_input, check_output, keep_of
 
 MERGED = "merged"
@@ -54,7 +54,8 @@ def _convert(options: argparse.Namespace) -> Result:
         if model is None:
             raise LoKrValueError("The model to merge into is missing", expected="--model MODEL")
         with progress_bar("merging") as progress:
-            return apply_all(model, [(options.file, 1.0)], options.output, dtype, progress)
+            adapter = read_updates(options.file).adapter
+            return apply_all(model, [(adapter, 1.0)], options.output, dtype, progress, options.overwrite)
     kinds = {} if options.factor is None else {"factors": tuple(options.factor)}
     keep = keep_of(options)
     conversion = Conversion(options.to, options.names, keep, options.min_energy, options.inexact, **kinds)

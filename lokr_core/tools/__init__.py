@@ -3,9 +3,10 @@
 from ._check import CHECKS, check_with
 from ._checkpoint import Applied, apply_all, apply_to_file, check_file
 from ._combine import EXACT, OVERLAPS, Term, combine
-from ._convert import INEXACT, TO, Conversion, convert, convert_file
+from ._convert import convert, convert_file
 from ._converted import Converted, Made
 from ._extract import EXTRACT_FACTORS, OTHERWISE, Extraction, extract
+from ._make import INEXACT, TO, Conversion
 from ._resize import resize_file
 from ._split import PARTS, Parts, join_files, split_file
 from ._updates import Updates, read_updates, updates_of

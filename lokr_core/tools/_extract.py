@@ -33,8 +33,8 @@ from ..kronecker import is_finite
 from ..matching import Target
 from ..names import Slot
 from ..saving import Book, NamedModule, save_named
-from ._convert import as_lora
 from ._converted import Converted, Made
+from ._make import as_lora
 
 AS_LORA, LEAVE = "lora", "leave out"
 OTHERWISE = (AS_LORA, LEAVE)

@@ -170,3 +170,12 @@ def test_what_cannot_be_done_is_told_with_what_to_do(folder, capsys, arguments, 
     before = files(folder)
     assert main([*arguments, "-o", "out.safetensors"]) == 2
     assert said in capsys.readouterr().err and files(folder) == before
+
+
+def test_a_lora_is_merged_as_well(folder):
+    up, down = torch.randn(32, 2), torch.randn(2, 32)
+    save_file({"a.lora_up.weight": up, "a.lora_down.weight": down}, "lora.safetensors")
+    arguments = ["convert", "lora.safetensors", "-o", "m.safetensors", "--to", "merged", "--model", "model.safetensors"]
+    assert main(arguments) == 0
+    expected = load_file("model.safetensors")["a.weight"] + up @ down
+    assert torch.allclose(load_file("m.safetensors")["a.weight"], expected, atol=1e-5)
