@@ -17,7 +17,7 @@ from ..demo import run_demo
 from ..display import progress_bar
 from ..errors import LoKrError
 from ..tools import version
-from . import _convert, _extract, _files, _look, _merge
+from . import _completion, _convert, _extract, _files, _look, _merge
 from ._command import Commands, Result
 from ._train import add_train_arguments, train_on_pictures
 from ._training import add_arguments, run
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         ("", "--out my-demo"),
     )
     demo.add_argument("--out", metavar="DIR", default="lokr-demo", help="folder for its files (default: %(default)s)")
+    _completion.add_commands(commands, _parser)
     return parser
 
 

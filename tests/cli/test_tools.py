@@ -12,7 +12,20 @@ from safetensors.torch import load_file, save_file
 from lokr_core import Adapter, Factor, LoKrWeights, load_adapter, merge_adapter, save_adapter
 from lokr_core.cli import main
 
-COMMANDS = ("apply", "check", "combine", "convert", "demo", "extract", "inspect", "join", "resize", "split", "train")
+COMMANDS = (
+    "apply",
+    "check",
+    "combine",
+    "completion",
+    "convert",
+    "demo",
+    "extract",
+    "inspect",
+    "join",
+    "resize",
+    "split",
+    "train",
+)
 
 
 @pytest.fixture
@@ -179,3 +192,10 @@ def test_a_lora_is_merged_as_well(folder):
     assert main(arguments) == 0
     expected = load_file("model.safetensors")["a.weight"] + up @ down
     assert torch.allclose(load_file("m.safetensors")["a.weight"], expected, atol=1e-5)
+
+
+def test_a_shell_completes_commands_and_options(capsys):
+    pytest.importorskip("shtab", reason="it writes the script")
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "--inexact" in script and "extract" in script
