@@ -1,5 +1,7 @@
 """``python -m benchmarks [--out FOLDER] [--only PART]``: a table, a JSON file and a plot.
 
+The part "gpu" runs where an accelerator is. ``--only gpu --device cpu --tiny`` is its dry run, which keeps nothing.
+
 The results lie in ``benchmarks/results``, each part with the machine and the day it was measured; a run puts its own in
 the place of those.
 """
@@ -19,14 +21,18 @@ import torch
 
 from tests.hosts import base_directory, find_comfyui
 
-from . import in_a1111, in_forge, kron, live, names, training
+from . import gpu, gpu_table, in_a1111, in_forge, kron, live, names, training
+from .devices import accelerator, card
 
-PARTS = ("kron", "names", "live", "training", "comfyui", "comfyui-live", "a1111", "forge")
+PARTS = ("kron", "names", "live", "training", "gpu", "comfyui", "comfyui-live", "a1111", "forge")
 
 
-def machine() -> dict:
+def machine(part: str = "", device: str | None = None) -> dict:
+    """Where a part was measured; of the part "gpu" its card too."""
     names = [line.split(":", 1)[1].strip() for line in _cpu() if line.startswith("model name")]
-    return {
+    used = torch.device(device) if device else accelerator()
+    on = {"card": card(used)} if part == "gpu" and used is not None else {}
+    return on | {
         "processor": names[0] if names else platform.processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -69,6 +75,7 @@ def show(results: dict) -> None:
     if "live" in results:
         print("\n".join(live.lines(results["live"])))
     print("\n".join(training.lines(results.get("training", []))))
+    print("\n".join(gpu_table.lines(results.get("gpu", {}))))
     for row in results.get("comfyui", []):
         print(row["case"])
         for what in ("first patch", "change"):
@@ -98,6 +105,8 @@ def plot(results: dict, path: Path) -> None:
     rows = [row for part in results.get("live", {}).values() for row in part if "ms" in row]
     panels += [(row["case"], row["ms"], "ms") for row in rows]
     panels += [(row["case"], row["ms"], "ms, a training step") for row in results.get("training", [])]
+    steps = [row for row in results.get("gpu", {}).get("steps", []) if row.get("ms")]
+    panels += [(f"{row['case']}, {row['form']}", row["ms"], "ms") for row in steps]
     panels += [(row["case"], row["change s"], "s, strength changed") for row in results.get("comfyui", [])]
     switched = results.get("comfyui-live", [])
     panels += [(row["case"], row["over an unchanged run s"], "s, strength changed") for row in switched]
@@ -118,10 +127,11 @@ def plot(results: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def measured(out: Path, only: str | None) -> dict[str, dict]:
+def measured(out: Path, only: str | None, device: str | None = None) -> dict[str, dict]:
     """{part: {"machine", "date", "rows"}}: those in ``out``, updated with the new measurements."""
     parts = {"kron": kron.run, "names": names.run, "live": live.run, "training": training.run, "comfyui": comfyui}
     parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
+    parts["gpu"] = lambda: gpu.run(device)
     parts |= {"a1111": in_a1111.run, "forge": in_forge.run}
     file = out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
@@ -129,7 +139,7 @@ def measured(out: Path, only: str | None) -> dict[str, dict]:
         if only in (None, name):
             rows = part()
             if rows:
-                results[name] = {"machine": machine(), "date": date.today().isoformat(), "rows": rows}
+                results[name] = {"machine": machine(name, device), "date": date.today().isoformat(), "rows": rows}
                 out.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(results, indent=1) + "\n")
     return results
@@ -140,8 +150,15 @@ def main() -> None:
     here = Path(__file__).with_name("results")
     parser.add_argument("--out", type=Path, default=here, help="folder of results.json and results.png")
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--device", help='of the part "gpu", such as cuda:1 (default: the accelerator that is here)')
+    parser.add_argument("--tiny", action="store_true", help='a dry run of the part "gpu": small models')
     arguments = parser.parse_args()
-    results = measured(arguments.out, arguments.only)
+    if arguments.tiny:
+        if arguments.only != "gpu":
+            parser.error("--tiny needs --only gpu")
+        show({"gpu": gpu.run(arguments.device, tiny=True)})
+        return
+    results = measured(arguments.out, arguments.only, arguments.device)
     rows = {name: part["rows"] for name, part in results.items()}
     show({name: found for name, found in rows.items() if arguments.only in (None, name)})
     plot(rows, arguments.out / "results.png")

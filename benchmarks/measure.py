@@ -5,11 +5,28 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["median_times", "peak_allocated", "peak_extra"]
+__all__ = ["Run", "Timing", "median_times", "paired_times", "peak_allocated", "peak_extra"]
+
+
+class Run(NamedTuple):
+    """What is timed, and what it is timed within: entered and left outside of the time."""
+
+    call: Callable[[], object]
+    within: Callable[[], AbstractContextManager] = nullcontext
+
+
+class Timing(NamedTuple):
+    """Medians over ``turns``: of the seconds, and of each turn's ratio to its base."""
+
+    seconds: float
+    of_base: float
+    turns: int
 
 
 def median_times(runs: dict[str, Callable[[], object]], repeats: int = 15) -> dict[str, float]:
@@ -56,3 +73,37 @@ def peak_allocated(run: Callable[[], object]) -> int:
         now += event.nbytes()
         most = max(most, now)
     return most
+
+
+def paired_times(
+    runs: dict[str, Run], seconds: float, *, most: int = 15, warm: bool = True, wait: Callable[[], object] = int
+) -> dict[str, Timing]:
+    """The timing of each run; turns go round all runs, so that other load on the machine affects all alike.
+
+    runs: the first is the base that each turn's others are compared with
+    seconds: no turn begins that is not expected to end by then; one is measured in any case
+    most: turns; warm: whether the first turn is not counted
+    wait: returns when the device is done, such as ``torch.cuda.synchronize``; ``int`` does nothing
+    """
+    start, turns = time.perf_counter(), []
+    while True:
+        before = time.perf_counter()
+        turns.append({name: _timed(run, wait) for name, run in runs.items()})
+        counted, now = len(turns) - warm, time.perf_counter()
+        if counted >= most or (counted >= 1 and now + (now - before) > start + seconds):
+            break
+    turns, base = turns[warm:], next(iter(runs))
+    found = {}
+    for name in runs:
+        ratio = statistics.median(turn[name] / turn[base] for turn in turns)
+        found[name] = Timing(statistics.median(turn[name] for turn in turns), ratio, len(turns))
+    return found
+
+
+def _timed(run: Run, wait: Callable[[], object]) -> float:
+    with run.within():
+        wait()
+        start = time.perf_counter()
+        run.call()
+        wait()
+        return time.perf_counter() - start
