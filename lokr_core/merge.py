@@ -193,7 +193,8 @@ def merge_adapter(
     True
     """
     view = view_of(model, adapter, expert)
-    matches, report = resolve(adapter, target or Target.of(view.tensors, source_of(model)), view.expert)
+    matches, report = resolve(adapter, target or Target.of(view.known(), source_of(model)), view.expert)
+    matches = view.running(matches)
     report.notes += view.notes
     report.raise_if_nothing_matched()
     handle = MergeHandle(report, matches, strength, factors)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from .._layers import shape_of
 from ..adapter import Adapter
 from ..formats import checked_expert, expert_called, experts_of
+from ..matching import Match
 from ..names import FUSIONS
 
 # diffusers' names of the models in a pipeline that adapters are trained for.
@@ -26,12 +28,30 @@ class View:
     modules: the modules by name, those of a pipeline behind the name of their part ("unet.", "text_encoder_2.")
     tensors: their parameters by name, a tied one under each of its names; or those of a state dict
     expert: the one of two that was asked for, "" for none; notes: for the report, what was assumed
+    fused: projection's name -> (name of the module that runs in its place, its first row there)
     """
 
     modules: Mapping[str, nn.Module]
     tensors: Mapping[str, Tensor]
     expert: str = ""
     notes: list[str] = field(default_factory=list)
+    fused: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    def known(self, named: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """``tensors``, or others ``named`` so, without those of the modules that run in others' place."""
+        instead = tuple(f"{module}." for module, _ in self.fused.values())
+        named = self.tensors if named is None else named
+        return {name: each for name, each in named.items() if not (instead and name.startswith(instead))}
+
+    def running(self, matches: Iterable[Match]) -> list[Match]:
+        """``matches`` at the modules that run: those of fused projections at their rows of the fused module."""
+        return [self._running(match) if match.slot.module in self.fused else match for match in matches]
+
+    def _running(self, match: Match) -> Match:
+        module, start = self.fused[match.slot.module]
+        pieces = tuple((start + row, update) for row, update in match.pieces)
+        first, count = match.slot.rows or (0, len(self.tensors[match.weight]))
+        return replace(match, slot=replace(match.slot, module=module, rows=(start + first, count)), pieces=pieces)
 
 
 def is_pipeline(model: object) -> bool:
@@ -59,8 +79,8 @@ def view_of(model: Any, adapter: Adapter, expert: str = "") -> View:
     expert: "high" or "low", of a pipeline with two transformers: the one that takes the adapter; "": the one that the
     adapter tells by its names or its file's name, else the first, as diffusers does
 
-    Where PEFT wraps a layer, the layer itself counts, under the wrapper's name. Where diffusers has fused projections,
-    the fused ones count. Raises LoKrValueError if ``expert`` is an unknown word.
+    Where PEFT wraps a layer, the layer itself counts, under the wrapper's name. Raises LoKrValueError if ``expert`` is
+    an unknown word.
     """
     if isinstance(model, Mapping):
         return View({}, {name: tensor for name, tensor in model.items() if isinstance(tensor, Tensor)}, expert)
@@ -78,7 +98,7 @@ def view_of(model: Any, adapter: Adapter, expert: str = "") -> View:
     modules = {path: module for name, part in parts.items() for path, module in _walk(name, part)}
     named = ((path, module._parameters) for path, module in modules.items())
     tensors = {_join(path, name): p for path, own in named for name, p in own.items() if p is not None}
-    return View(modules, tensors, expert, notes)
+    return View(modules, tensors, expert, notes, _fused(modules))
 
 
 def _left_out(expert: str) -> set[str]:
@@ -86,15 +106,14 @@ def _left_out(expert: str) -> set[str]:
 
 
 def _walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules below ``path`` as ``named_modules`` has them, without wrappers and what does not run."""
+    """The modules below ``path`` as ``named_modules`` has them, without wrappers."""
     inner = _wrapped(module)
     if inner is not None:
         yield from _walk(path, inner)
         return
     yield path, module
-    idle = _idle(module)
     for name, child in module._modules.items():
-        if child is not None and name not in idle:
+        if child is not None:
             yield from _walk(_join(path, name), child)
 
 
@@ -105,11 +124,27 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
     return module._modules.get("_orig_mod")
 
 
-def _idle(module: nn.Module) -> set[str]:
-    """The projections that do not run since diffusers' ``fuse_qkv_projections``."""
+def _fused(modules: Mapping[str, nn.Module]) -> dict[str, tuple[str, int]]:
+    """The projections in whose place others run since diffusers' ``fuse_qkv_projections``, see ``View.fused``."""
+    found: dict[str, tuple[str, int]] = {}
+    for path, module in modules.items():
+        for whole, members in FUSIONS if runs_fused(module) else ():
+            if all(isinstance(module._modules.get(name), nn.Module) for name in (whole, *members)):
+                start = 0
+                for name in members:
+                    found[_join(path, name)] = (_join(path, whole), start)
+                    start += (shape_of(modules[_join(path, name)]) or (0,))[0]
+    return found
+
+
+def runs_fused(module: nn.Module) -> bool:
+    """Whether an attention's projections run fused.
+
+    diffusers' older class keeps its mark when they are split again, so its processor tells.
+    """
     if not getattr(module, "fused_projections", False):
-        return set()
-    return {name for whole, members in FUSIONS if whole in module._modules for name in members}
+        return False
+    return hasattr(module, "_supports_qkv_fusion") or "Fused" in type(getattr(module, "processor", None)).__name__
 
 
 def _join(path: str, name: str) -> str:

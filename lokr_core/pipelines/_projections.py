@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..models import runs_fused
+
 
 class Projections:
     """Calls ``changed`` before a forward of ``parts`` if projections were fused or split since ``watch``."""
@@ -31,7 +33,7 @@ class Projections:
         self._hooks = []
 
     def _now(self) -> list[bool]:
-        return [bool(attention.fused_projections) for attention in self._attentions]
+        return [runs_fused(attention) for attention in self._attentions]
 
     def check(self, *_: object) -> None:
         """Call ``changed`` if projections were fused or split since."""

@@ -76,9 +76,8 @@ def _unet_blocks(weights: Mapping[str, Any], unet: nn.Module) -> dict[str, float
     found = {match.groups() for name in names if (match := _ATTENTION.match(name))}
     layers = Counter((side, int(block)) for side, block, _ in found)
     _check_known("group of blocks", weights, ("down", "mid", "up"))
-    middle = weights.get("mid")
-    single = isinstance(middle, list) and len(middle) == 1
-    blocks = {"mid_block.attentions.0": _number(middle[0] if single else middle)}
+    middle: Any = weights.get("mid")
+    blocks = {"mid_block.attentions.0": _number(middle[0] if isinstance(middle, list) and len(middle) == 1 else middle)}
     for side in ("down", "up"):
         given = weights.get(side)
         here = {f"block_{block}": (block, n) for (kind, block), n in sorted(layers.items()) if kind == side}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lokr_core import factorization
 from lokr_core._files import save_tensors
 from lokr_core.names import aliases
 from tests.names.twins import _places as places_of
@@ -101,7 +102,7 @@ def _modules(arch: str | None, names: str, model: nn.Module) -> Iterator[tuple[s
 def _lokr(shape: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
     """A random LoKr of that shape: its tensors, and ΔW."""
     out, into, *kernel = shape
-    a, b = (next(n for n in (4, 2, 3, 1) if size % n == 0) for size in (out, into))
+    (a, _), (b, _) = factorization(out, 4), factorization(into, 4)
     w1, w2 = torch.randn(a, b), torch.randn(out // a, into // b, *kernel)
     w1 *= UPDATE * (w2[0].numel() * b) ** -0.5  # of a row: the weights' rows have norm 1
     change = torch.kron(w1.reshape(a, b, *(1 for _ in kernel)), w2)

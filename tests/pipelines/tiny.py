@@ -82,7 +82,9 @@ def build(name: str, seed: int = 0) -> Any:
         for parameter in model.parameters():  # some are zero by default
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    scheduler = diffusers.DDIMScheduler() if "unet" in row.denoisers else diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    if "unet" in row.denoisers:
+        scheduler = diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)
     missing = {part.replace("text_encoder", "tokenizer"): None for part in row.texts}
     if name == "SD1.5":
         missing |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
