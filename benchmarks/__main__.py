@@ -9,6 +9,7 @@ the place of those.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -38,8 +39,13 @@ def machine(part: str = "", device: str | None = None) -> dict:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
-        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "memory GiB": _memory(),
     }
+
+
+def _memory() -> int | None:
+    """The machine's memory in GiB. Returns None on Windows, which does not tell Python."""
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) if hasattr(os, "sysconf") else None
 
 
 def _cpu() -> list[str]:
@@ -161,8 +167,13 @@ def main() -> None:
     results = measured(arguments.out, arguments.only, arguments.device)
     rows = {name: part["rows"] for name, part in results.items()}
     show({name: found for name, found in rows.items() if arguments.only in (None, name)})
-    plot(rows, arguments.out / "results.png")
-    print(f"written to {arguments.out}/results.json and results.png")
+    if not rows:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no matplotlib here: the plot is left out")
+    else:
+        plot(rows, arguments.out / "results.png")
+    print(f"written to {arguments.out}")
 
 
 if __name__ == "__main__":

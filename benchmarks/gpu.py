@@ -6,7 +6,6 @@ models on the CPU, which shows that everything runs; its figures mean nothing an
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import itertools
 import time
@@ -23,7 +22,7 @@ from .devices import accelerator, allocated, free, peak, waiter
 from .gpu_fit import constants, layers_of, sums
 from .gpu_models import CASES, Case
 from .measure import Run, Timing, paired_times
-from .updates import DORA_OUT, RANK16, WHOLE, Form, adapter_for
+from .updates import DORA_OUT, RANK16, WHOLE, Form, adapter_for, twin
 
 __all__ = ["run"]
 
@@ -84,12 +83,6 @@ def _made(case: Case, device: torch.device) -> tuple[nn.Module, tuple[Tensor, ..
             return model, case.inputs(model)
     finally:
         torch.set_default_dtype(before)
-
-
-def twin(model: nn.Module) -> nn.Module:
-    """A model of its own modules on the same weights."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
 
 
 def _row(

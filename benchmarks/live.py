@@ -1,12 +1,13 @@
-"""Live application: its cost relative to a layer's own forward, and to ComfyUI's and LyCORIS' bypass.
+"""Live application: whole layers and SD1.5's UNet, each way and as planned, against the base and other bypasses.
 
-A script as well: ``live.py OUT.json`` inside ComfyUI's interpreter times ComfyUI's ``h()`` and ours in one run.
+``LOKR_MINUTES`` (6) is about what the part takes on two cores. More of them give more turns, and in the UNet both ways
+of every form. A script as well: ``live.py OUT.json PEER SECONDS`` times a peer's bypass, and inside ComfyUI's
+interpreter ComfyUI's.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import itertools
 import json
 import os
@@ -14,98 +15,162 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
-from torch import nn  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
-from benchmarks.measure import median_times, peak_extra  # noqa: E402
-from lokr_core import Adapter, Factor, LiveHandle, LoKrWeights, attach, factorization
-from lokr_core.live import LiveHook, hook_of
+from benchmarks.measure import Run, paired_times, peak_extra  # noqa: E402
+from benchmarks.updates import FORMS, RANK16, WHOLE, Form, twin, update_of  # noqa: E402
+from lokr_core import Adapter, LiveHandle, LoKrWeights, attach  # noqa: E402
+from lokr_core.live import FACTORED, THROUGH, forced  # noqa: E402
 
-__all__ = ["run"]
+__all__ = ["lines", "run"]
 
-RANK, FACTOR = 16, 8
-FORMS = {"whole": None, f"low-rank r {RANK}": RANK}
-_MMAP_THRESHOLD, _libc = -3, ctypes.CDLL(None)  # glibc's mallopt
-KINDS = ("attentions", "resnets", "downsamplers", "upsamplers")  # the modules that LyCORIS' preset "full" trains
-LAYERS = {
-    "Linear 3072→3072, 1024 tokens": lambda: (nn.Linear(3072, 3072), torch.randn(1, 1024, 3072)),
-    "Linear 3072→12288, 512 tokens": lambda: (nn.Linear(3072, 12288), torch.randn(1, 512, 3072)),
-    "Conv 3×3 320→320, 2 × 64×64": lambda: (nn.Conv2d(320, 320, 3, padding=1), torch.randn(2, 320, 64, 64)),
-    "Conv 3×3 320→320, 2 × 32×32": lambda: (nn.Conv2d(320, 320, 3, padding=1), torch.randn(2, 320, 32, 32)),
-    "Conv 3×3 1280→1280, 2 × 16×16": lambda: (nn.Conv2d(1280, 1280, 3, padding=1), torch.randn(2, 1280, 16, 16)),
-    "Conv 3×3 1280→1280, 2 × 8×8": lambda: (nn.Conv2d(1280, 1280, 3, padding=1), torch.randn(2, 1280, 8, 8)),
-}
+MINUTES = float(os.environ.get("LOKR_MINUTES", "6"))
+LAYERS, PEERS = 0.2, 0.05  # of the time: all layers, one peer; the UNet has the rest
+NOISE = 0.005  # of the base: an update that costs less counts as this, when costs are compared
+_MMAP_THRESHOLD, _libc = -3, ctypes.CDLL(None) if sys.platform == "linux" else None  # glibc's mallopt
+
+Bypass = Callable[[Tensor, Tensor], Tensor]
+
+
+class Layer(NamedTuple):
+    """A layer and its input: positions, or sides of 2 images; kernel: () for a Linear"""
+
+    columns: int
+    out: int
+    positions: int
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        if not self.kernel:
+            return f"Linear {self.columns}→{self.out}, {self.positions:,} positions"
+        return (
+            f"Conv {'×'.join(map(str, self.kernel))} {self.columns}→{self.out}, 2 × {self.positions}×{self.positions}"
+        )
+
+    @property
+    def work(self) -> int:
+        """Multiplications."""
+        positions = 2 * self.positions**2 if self.kernel else self.positions
+        return self.columns * self.out * prod(self.kernel) * positions
+
+    def make(self) -> tuple[nn.Module, Tensor]:
+        torch.manual_seed(0)
+        if not self.kernel:
+            return nn.Linear(self.columns, self.out), torch.randn(1, self.positions, self.columns)
+        layer = nn.Conv2d(self.columns, self.out, self.kernel, padding=1)
+        return layer, torch.randn(2, self.columns, self.positions, self.positions)
+
+
+CONVOLUTIONS = tuple(Layer(size, size, side, (3, 3)) for size, side in ((320, 64), (640, 32), (1280, 16), (1280, 8)))
+SIZES = ((3072, 3072), (3072, 9216), (3072, 12288), (12288, 3072), (320, 320))
+LINEARS = tuple(Layer(*size, positions) for size in SIZES for positions in (64, 256, 1024, 4096))
+COMPARED = (*(linear for linear in LINEARS if linear.positions == 1024), *CONVOLUTIONS)
+FURTHER = (Layer(3072, 3072, 1024), Layer(320, 320, 1024), Layer(640, 640, 32, (3, 3)))
+CASES = (
+    *((layer, WHOLE) for layer in (*LINEARS, *CONVOLUTIONS)),
+    *((layer, form) for layer in FURTHER for form in FORMS if form != WHOLE),
+)
 
 
 def run() -> dict[str, list[dict]]:
-    return {"layers": [*layers("LyCORIS", lycoris_bypass), *comfyui_layers()], "unet": unet()}
+    from benchmarks.live_unet import unet  # needs diffusers, which ComfyUI's interpreter has not
 
-
-def lokr(shape: tuple[int, ...], rank: int | None, factor: int = FACTOR) -> LoKrWeights:
-    """A random update for a weight of ``shape``: w1 whole, w2 whole or of ``rank``."""
-    out, columns, *kernel = shape
-    (l, k), (m, n) = factorization(out, factor, "lycoris"), factorization(columns, factor, "lycoris")
-    if rank is None:
-        return LoKrWeights(Factor(torch.randn(l, m) * 0.1), Factor(torch.randn(k, n, *kernel) * 0.1))
-    w2 = Factor(a=torch.randn(k, rank) * 0.1, b=torch.randn(rank, n, *kernel) * 0.1)
-    return LoKrWeights(Factor(torch.randn(l, m) * 0.1), w2)
+    end = time.perf_counter() + 60 * MINUTES
+    found = {"layers": layers(LAYERS * 60 * MINUTES)}
+    found["peers"] = [*_elsewhere("LyCORIS", sys.executable, {**os.environ}), *_comfyui()]
+    return {**found, "unet": unet(end - time.perf_counter())}
 
 
 @torch.no_grad()
-def layers(peer: str, bypass) -> list[dict]:
-    """``bypass(layer, weights)`` gives the peer's (x, base output) -> output; None if it has none."""
-    rows = [_layer(peer, bypass, *case) for case in itertools.product(LAYERS, FORMS)]
-    # Last, because it slows down all allocations: freed memory must leave the process to be measured again.
-    _libc.mallopt(_MMAP_THRESHOLD, 1 << 16)
-    for row, case in zip(rows, itertools.product(LAYERS, FORMS), strict=True):
-        if "error" not in row:
-            row["peak MiB"] = _layer(peer, bypass, *case, peaks=True)
+def layers(seconds: float, cases: Sequence[tuple[Layer, Form]] = CASES) -> list[dict]:
+    """A row for each layer: the whole layer's time without an update, and with it each way and as planned."""
+    rows, total = [], sum(case.work for case, _ in cases)
+    for case, form in cases:
+        layer, x = case.make()
+        ours = nn.Sequential(twin(layer))
+        with attach(ours, Adapter({"0": update_of(layer.weight, form)}), 0.5) as handle:
+            ours(x)
+            way = handle.plan()[0].way
+            runs = {"base": Run(lambda: layer(x)), **ways(lambda: ours(x))}  # noqa: B023
+            times = paired_times(runs, seconds * (0.5 / len(cases) + 0.5 * case.work / total))
+        rows.append({"case": f"{case.name}, {form.name}", "way": way, **figures(times)})
     return rows
 
 
-def _layer(peer: str, bypass, name: str, form: str, peaks: bool = False) -> dict:
-    torch.manual_seed(0)
-    layer, x = LAYERS[name]()
-    weights = lokr(tuple(layer.weight.shape), FORMS[form])
-    theirs, base = bypass(layer, weights), layer(x)
-    row = {"case": f"{name}, {form}", "peer": peer}
+def ways(call: Callable[[], object]) -> dict[str, Run]:
+    """``call`` each way and as planned."""
+    both = {"factored": FACTORED, "through": THROUGH}
+    return {**{name: Run(call, lambda way=way: forced(way)) for name, way in both.items()}, "as planned": Run(call)}
+
+
+def figures(times: dict) -> dict[str, dict]:
+    return {
+        "ms": {name: timing.seconds * 1e3 for name, timing in times.items()},
+        "of the base": {name: timing.of_base for name, timing in times.items()},
+        "turns": min(timing.turns for timing in times.values()),
+    }
+
+
+@torch.no_grad()
+def peers(
+    peer: str,
+    bypass: Callable[[nn.Module, LoKrWeights], Bypass],
+    seconds: float,
+    cases: Sequence[Layer] = COMPARED,
+    forms: Sequence[Form] = (WHOLE, RANK16),
+) -> list[dict]:
+    """Rows of whole layers with a peer's bypass and with ours. ``bypass`` gives its (x, base output) -> output."""
+    every = list(itertools.product(cases, forms))
+    rows = [_against(peer, bypass, *each, seconds / len(every)) for each in every]
+    # Last, because it slows down all allocations: freed memory must leave the process to be measured again.
+    _libc.mallopt(_MMAP_THRESHOLD, 1 << 16)
+    for row, each in zip(rows, every, strict=True):
+        if "error" not in row:
+            row["peak MiB"] = _against(peer, bypass, *each)
+    return rows
+
+
+def _against(
+    peer: str, bypass: Callable[[nn.Module, LoKrWeights], Bypass], case: Layer, form: Form, seconds: float | None = None
+) -> dict:
+    """The times of one layer; without ``seconds``, its peaks."""
+    layer, x = case.make()
+    weights = update_of(layer.weight, form)
+    theirs, ours = bypass(layer, weights), nn.Sequential(twin(layer))
+    row = {"case": f"{case.name}, {form.name}", "peer": peer}
     try:
-        expected = theirs(x, base)
+        expected = theirs(x, layer(x))
     except Exception as error:
         return {**row, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-    with attach(nn.Sequential(layer), Adapter({"0": weights})):
-        hook = hook_of(layer)
-        found = hook(layer, (x,), {}, base.clone())
-        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-        del found, expected
-        runs = {peer: lambda: theirs(x, base), "ours": lambda: hook(layer, (x,), {}, base)}
-        if peaks:
-            return {name: min(_peak(run) for _ in range(3)) / 2**20 for name, run in runs.items()}
-        alone = {"the layer alone": lambda: layer(x), "w2's product alone": lambda: product(layer, x, weights.w2)}
-        times = median_times({**alone, **runs})
-    ms = {name: seconds * 1e3 for name, seconds in times.items()}
-    return {**row, "ms": ms, "times faster": times[peer] / times["ours"]}
+    with attach(ours, Adapter({"0": weights})) as handle:
+        assert torch.allclose(ours(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        del expected
+        runs = {"base": lambda: layer(x), peer: lambda: theirs(x, layer(x)), "ours": lambda: ours(x)}
+        if seconds is None:
+            return {name: min(_peak(run, handle) for _ in range(2)) / 2**20 for name, run in runs.items()}
+        times = paired_times({name: Run(call) for name, call in runs.items()}, seconds)
+    costs = {name: times[name].of_base - 1 for name in (peer, "ours")}
+    faster = max(costs[peer], NOISE) / max(costs["ours"], NOISE)
+    return {**row, **figures(times), "cost": costs, "times faster": faster}
 
 
-def product(layer: nn.Module, x: torch.Tensor, w2: Factor) -> torch.Tensor:
-    """x's product with w2, or with its b: the work that no implementation can avoid."""
-    matrix = w2.b if w2.whole is None else w2.whole
-    if isinstance(layer, nn.Linear):
-        return nn.functional.linear(x.view(-1, matrix.shape[1]), matrix)
-    return nn.functional.conv2d(x.view(-1, matrix.shape[1], *x.shape[2:]), matrix, padding=layer.padding)
-
-
-def _peak(run) -> int:
+def _peak(call: Callable[[], object], handle: LiveHandle) -> int:
+    handle.enabled = False  # frees the scratch memory, which counts
+    handle.enabled = True
     _libc.malloc_trim(0)
-    return peak_extra(run)
+    return peak_extra(call)
 
 
-def lycoris_bypass(layer: nn.Module, weights: LoKrWeights):
+def lycoris_bypass(layer: nn.Module, weights: LoKrWeights) -> Bypass:
     from lycoris.functional.lokr import bypass_forward_diff
 
     w1, w2 = weights.w1.whole, weights.w2
@@ -115,7 +180,7 @@ def lycoris_bypass(layer: nn.Module, weights: LoKrWeights):
     return lambda x, base: base + bypass_forward_diff(x, base, *tensors, gamma=gamma, extra_args=arguments)
 
 
-def comfyui_bypass(layer: nn.Module, weights: LoKrWeights):
+def comfyui_bypass(layer: nn.Module, weights: LoKrWeights) -> Bypass:
     """ComfyUI's ``h()`` as its ``BypassForwardHook`` calls it."""
     from comfy.weight_adapter.bypass import BypassForwardHook
     from comfy.weight_adapter.lokr import LoKrAdapter
@@ -128,114 +193,56 @@ def comfyui_bypass(layer: nn.Module, weights: LoKrWeights):
     return lambda x, base: adapter.g(base + adapter.h(x, base))
 
 
-def comfyui_layers() -> list[dict]:
+def _comfyui() -> list[dict]:
     from tests.hosts import find_comfyui
 
     host = find_comfyui()
     if host is None:
         print("no ComfyUI here (COMFYUI_PATH, COMFYUI_PYTHON): its part is left out")
         return []
+    return _elsewhere("ComfyUI", host.python, host.environment)
+
+
+def _elsewhere(peer: str, python: str | Path, environment: dict[str, str]) -> list[dict]:
+    """The rows of ``peers`` from a process of their own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        environment = {**host.environment, "LOKR_THREADS": str(torch.get_num_threads())}
-        subprocess.run([host.python, __file__, out], env=environment, check=True)
+        environment = {**environment, "LOKR_THREADS": str(torch.get_num_threads())}
+        command = [python, __file__, out, peer, str(PEERS * 60 * MINUTES)]
+        subprocess.run(command, env=environment, check=True)
         return json.loads(out.read_text())
-
-
-@torch.no_grad()
-def unet() -> list[dict]:
-    """SD1.5's UNet with random weights, LoKr on every Linear and convolution of ``KINDS``."""
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).eval()
-    kinds = (nn.Linear, nn.Conv2d)
-    named = {n: m for n, m in model.named_modules() if isinstance(m, kinds) and any(kind in n for kind in KINDS)}
-    before = digest(model)
-    rows = []
-    for form, factor, rank in (("low-rank r 16", 8, 16), ("whole", 8, None), ("whole, balanced", -1, None)):
-        adapter = Adapter({name: lokr(tuple(m.weight.shape), rank, factor) for name, m in named.items()})
-        start = time.perf_counter()
-        handle = attach(model, adapter, 0.5)
-        seconds = time.perf_counter() - start
-        for size, repeats in ((32, 5), (64, 3)):
-            x, text = torch.randn(2, 4, size, size), torch.randn(2, 77, 768)
-
-            def forward(on: bool, x=x, text=text, handle=handle):
-                handle.enabled = on
-                return model(x, 10, text).sample
-
-            times = median_times({"base": lambda f=forward: f(False), "ours": lambda f=forward: f(True)}, repeats)
-            rows.append(
-                {
-                    "case": f"SD1.5 UNet fp32, 2 × {size}×{size}, {len(adapter)} modules, factor {factor}, {form}",
-                    "ms": {name: value * 1e3 for name, value in times.items()},
-                    "of the base": times["ours"] / times["base"],
-                    "attach s": seconds,
-                    "where the rest goes": where(handle, lambda f=forward: f(True), times["base"]),
-                }
-            )
-        handle.remove()
-    assert digest(model) == before, "the weights are not what they were"
-    return rows
-
-
-def where(handle: LiveHandle, forward, base: float) -> dict[str, float]:
-    """Kind of layer -> the time of its adapters as a share of the base's."""
-    seconds: dict[str, float] = defaultdict(float)
-    plain = LiveHook.__call__
-
-    def timed(self, module, *arguments):
-        start = time.perf_counter()
-        result = plain(self, module, *arguments)
-        kernel = getattr(module, "kernel_size", None)
-        kind = "Linear" if kernel is None else f"Conv {'×'.join(map(str, kernel))}"
-        channels = module.weight.shape[0]
-        seconds[f"{kind} to {channels}"] += time.perf_counter() - start
-        return result
-
-    LiveHook.__call__ = timed
-    try:
-        forward()
-    finally:
-        LiveHook.__call__ = plain
-    return {name: value / base for name, value in sorted(seconds.items(), key=lambda item: -item[1])}
-
-
-def digest(model: nn.Module) -> str:
-    state = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        state.update(tensor.contiguous().numpy().data)
-    return state.hexdigest()
 
 
 def lines(results: dict[str, list[dict]]) -> list[str]:
     """The results as a text table."""
-    out = []
-    for row in results["layers"]:
+    out = ["Whole layers and models: a step, of the base's"]
+    for row in (*results["layers"], *results["unet"]):
+        ratios = ", ".join(f"{name} {value:.3f}" for name, value in row["of the base"].items() if name != "base")
+        way = row["way"] if "way" in row else f"{row['share through the weight']:.0%} of the layers through the weight"
+        out.append(f"{row['case']}: base {row['ms']['base']:.1f} ms, {ratios}; {way}; {row['turns']} turns")
+    out.append("What an update costs, of the base; peak MiB of the whole layer")
+    for row in results["peers"]:
         if "error" in row:
             out.append(f"{row['case']}: {row['peer']} fails: {row['error']}")
             continue
-        ms, peak = (", ".join(f"{name} {value:.2f}" for name, value in row[k].items()) for k in ("ms", "peak MiB"))
-        out.append(f"{row['case']}\n    ms: {ms}: {row['times faster']:.2f}x faster\n    peak MiB: {peak}")
-    for row in results["unet"]:
-        out.append(
-            f"{row['case']}\n    base {row['ms']['base']:.0f} ms, live {row['ms']['ours']:.0f} ms: "
-            f"{row['of the base']:.3f}x; attached in {row['attach s']:.3f} s"
-        )
-        parts = [f"{name} {share:.1%}" for name, share in row["where the rest goes"].items() if share >= 0.001]
-        out.append("    " + ", ".join(parts))
+        costs = ", ".join(f"{name} {value:.3f}" for name, value in row["cost"].items())
+        peak = ", ".join(f"{name} {value:.1f}" for name, value in row["peak MiB"].items())
+        out.append(f"{row['case']}: {costs}: {row['times faster']:.2f}x; peak MiB {peak}; {row['turns']} turns")
     return out
 
 
-if __name__ == "__main__":  # inside ComfyUI's interpreter
-    destination = Path(sys.argv[1])
-    sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    sys.argv = [sys.argv[0], "--cpu"]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.cli_args  # noqa: F401
-
+def _main(out: str, peer: str, seconds: str) -> None:
     torch.set_num_threads(int(os.environ["LOKR_THREADS"]))
-    destination.write_text(json.dumps(layers("ComfyUI", comfyui_bypass)))
+    if peer == "ComfyUI":  # inside its interpreter
+        sys.path.insert(0, os.environ["COMFYUI_PATH"])
+        sys.argv = [sys.argv[0], "--cpu"]
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.cli_args  # noqa: F401
+    bypass = comfyui_bypass if peer == "ComfyUI" else lycoris_bypass
+    Path(out).write_text(json.dumps(peers(peer, bypass, float(seconds))))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

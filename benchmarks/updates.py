@@ -1,7 +1,8 @@
-"""Random updates of a weight, in the forms that the benchmarks compare."""
+"""Random updates of a weight in the forms that the benchmarks compare, and models that share their weights."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +11,19 @@ from torch import Tensor, nn
 
 from lokr_core import Adapter, Factor, LoKrWeights, factorization
 
-__all__ = ["BALANCED", "DORA_IN", "DORA_OUT", "FORMS", "KINDS", "RANK16", "WHOLE", "Form", "adapter_for", "update_of"]
+__all__ = [
+    "BALANCED",
+    "DORA_IN",
+    "DORA_OUT",
+    "FORMS",
+    "KINDS",
+    "RANK16",
+    "WHOLE",
+    "Form",
+    "adapter_for",
+    "twin",
+    "update_of",
+]
 
 KINDS = ("attentions", "resnets", "downsamplers", "upsamplers")  # the modules that LyCORIS' preset "full" trains
 
@@ -59,3 +72,9 @@ def adapter_for(model: nn.Module, form: Form, kinds: tuple[str, ...] = ()) -> Ad
     layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
     named = {name: module for name, module in layers.items() if not kinds or any(kind in name for kind in kinds)}
     return Adapter({name: update_of(module.weight, form) for name, module in named.items()})
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A model of its own modules on the same weights."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_fit, gpu_models, gpu_table
+from benchmarks import gpu, gpu_fit, gpu_models, gpu_table, live, live_unet
 from benchmarks.measure import Run, paired_times
+from benchmarks.updates import FORMS, WHOLE
 from lokr_core.kronecker import GPU, Rates
+from lokr_core.live import FACTORED, THROUGH
 
 STEPS = {"base", "merged", "live, factored", "live, through the weight", "live, as planned"}
 
@@ -96,3 +100,39 @@ def test_paired_times_compare_within_a_turn_and_end_in_time():
     assert seen == ["base", "ours"] * 2, "a turn that warms up, and one that counts"
     assert times["base"].of_base == 1 and times["ours"].turns == 1
     assert paired_times(runs, seconds=60, most=3)["ours"].turns == 3
+
+
+WAYS = {"base", "factored", "through", "as planned"}
+SMALL = (live.Layer(64, 96, 40), live.Layer(32, 32, 8, (3, 3)))
+
+
+def test_live_is_timed_as_whole_layers_each_way():
+    rows = live.layers(0, [(layer, form) for layer in SMALL for form in FORMS])
+    assert len(rows) == len(SMALL) * len(FORMS)
+    for row in rows:
+        assert set(row["ms"]) == set(row["of the base"]) == WAYS and row["way"] in (FACTORED, THROUGH)
+        assert all(map(math.isfinite, numbers(row))) and row["of the base"]["base"] == 1
+
+
+def test_live_is_timed_in_a_whole_unet_each_way_if_there_is_time(monkeypatch):
+    pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: pip install diffusers")
+    planned = live_unet.unet(0, [(8, 1)], gpu_models.small_unet)
+    assert [set(row["ms"]) for row in planned] == [{"base", "as planned"}] * len(FORMS)
+    monkeypatch.setattr(live_unet, "MOST", 1)
+    rows = live_unet.unet(600, [(8, 2)], gpu_models.small_unet)
+    assert all(set(row["ms"]) == WAYS and 0 <= row["share through the weight"] <= 1 for row in rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_live_is_compared_with_another_bypass(monkeypatch):
+    pytest.importorskip("lycoris", reason="NO LYCORIS HERE: pip install lycoris-lora")
+    quiet = SimpleNamespace(
+        mallopt=lambda *_: 1, malloc_trim=lambda _: 1
+    )  # it would slow down the tests after this one
+    monkeypatch.setattr(live, "_libc", quiet)
+    rows = live.peers("LyCORIS", live.lycoris_bypass, 0, SMALL, (WHOLE,))
+    for row in rows:
+        runs = {"base", "LyCORIS", "ours"}
+        assert set(row["ms"]) == set(row["peak MiB"]) == runs and row["times faster"] > 0
+    text = "\n".join(live.lines({"layers": [], "unet": [], "peers": rows}))
+    assert all(row["case"] in text for row in rows)
