@@ -1,6 +1,6 @@
 """An ``Adapter`` written to a file, in the names and the form of a format."""
 
-from ._named import UP_DOWN, Named, module_tensors, save_named
+from ._named import UP_DOWN, Named, module_tensors, named, save_named
 from ._peft_form import peft_layout
 from ._regroup import Regrouped, regroup
 from ._rename import Book, NamedModule, component_of, rename
@@ -17,6 +17,7 @@ __all__ = [
     "UP_DOWN",
     "component_of",
     "module_tensors",
+    "named",
     "peft_layout",
     "regroup",
     "rename",

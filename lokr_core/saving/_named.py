@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ..conversion import FULL, LOKR, LORA, lora_halves
 from ..errors import LoKrValueError, blame
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
 from ._peft_form import peft_layout
-from ._write import all_cast, keyed
+from ._tensors import all_cast, keyed
 
 UP_DOWN = ("kohya", "lycoris", "comfyui")
 """Formats whose LoRA is lora_up, lora_down and alpha, and which hold full differences; others have lora_B, lora_A."""
@@ -29,6 +29,24 @@ class Named(NamedTuple):
     name: ModuleName
     weights: LoKrWeights
     form: str
+
+
+class Made(Protocol):
+    """Anything that tells these three of a module."""
+
+    @property
+    def name(self) -> ModuleName: ...
+
+    @property
+    def weights(self) -> LoKrWeights: ...
+
+    @property
+    def form(self) -> str: ...
+
+
+def named(modules: Iterable[Made]) -> list[Named]:
+    """The modules of a conversion as ``save_named`` takes them."""
+    return [Named(each.name, each.weights, each.form) for each in modules]
 
 
 _DORA = {True: "dora_scale", False: "lora_magnitude_vector"}

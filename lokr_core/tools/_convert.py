@@ -18,15 +18,12 @@ from ..display import Progress
 from ..errors import LoKrValueError, blame
 from ..matching import Target
 from ..names import DIFFUSERS, supposed_shapes
-from ..saving import SPELLINGS, UP_DOWN, Regrouped, component_of, regroup, save_named
+from ..saving import SPELLINGS, UP_DOWN, Regrouped, component_of, named, regroup, save_named
+from ._about import CONVERSION_KEY, dtype_of, format_of, note_of
 from ._converted import Converted
 from ._dora_rules import settle_dora
 from ._make import Conversion, made, shared
 from ._updates import Updates, read_updates
-from ._version import version
-
-CONVERSION_KEY = "lokr.converted"
-"""The key of ``__metadata__`` that says, as JSON, what a file was converted from and how near it is."""
 
 _SAMPLES = {"lora": "networks.lora", "full": "lycoris.kohya", "lokr": "lycoris.kohya"}
 
@@ -62,9 +59,8 @@ def convert_file(
     found.before = Path(path).stat().st_size if Path(path).is_file() else found.before
     found.written = found.enough or lossy
     if found.written:
-        save_named(
-            found.named(), Path(out), found.format, dtype or dtype_of(updates.adapter), found.metadata, found.other
-        )
+        dtype = dtype or dtype_of(updates.adapter)
+        save_named(named(found.modules), Path(out), found.format, dtype, found.metadata, found.other)
     return found
 
 
@@ -100,22 +96,6 @@ def convert(
     if conversion.to == "lokr" and 1 in conversion.factors and len(conversion.factors) == 1:
         found.notes.append("factor 1: W1 is the number 1, which makes a LoRA or a difference of the same size")
     return found
-
-
-def format_of(adapter: Adapter) -> str:
-    """The format whose names a file has, "kohya" if they are like none."""
-    first = next(iter(adapter.names.values()), ModuleName("", ""))
-    prefix = first.full[: len(first.full) - len(first.path)]
-    starts = {"lora_": "kohya", "lycoris_": "lycoris", "diffusion_model.": "comfyui", "base_model.": "peft"}
-    starts |= {"unet.": "diffusers", "transformer.": "diffusers", "text_encoder": "diffusers"}
-    return next((format for start, format in starts.items() if prefix.startswith(start)), "kohya")
-
-
-def dtype_of(adapter: Adapter) -> torch.dtype:
-    """The dtype of the most tensors of a file."""
-    dtypes = [t.dtype for weights in adapter.values() for f in (weights.w1, weights.w2) for t in f.tensors.values()]
-    dtypes = [dtype for dtype in dtypes if dtype.is_floating_point]
-    return max(dict.fromkeys(dtypes), key=dtypes.count) if dtypes else torch.float32
 
 
 def _groups(
@@ -210,9 +190,3 @@ def _metadata(adapter: Adapter, conversion: Conversion, found: Converted) -> dic
         if conversion.to != "lora":
             metadata["ss_network_args"] = json.dumps({"algo": conversion.to})
     return {**metadata, CONVERSION_KEY: note_of(adapter, conversion.to, found.energy)}
-
-
-def note_of(adapter: Adapter, to: str, energy: float) -> str:
-    """The value of ``CONVERSION_KEY``."""
-    note = {"from": adapter.path.name if adapter.path else None, "to": to, "energy": round(energy, 6)}
-    return json.dumps({**note, "version": version()})

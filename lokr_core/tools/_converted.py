@@ -11,7 +11,6 @@ from torch import Tensor
 from ..adapter import LoKrWeights, ModuleName
 from ..display import human_bytes
 from ..names import mask_numbers
-from ..saving import Named
 
 ENOUGH = 0.9
 """The share of ‖ΔW‖² below which a converted file is unlike the original."""
@@ -76,10 +75,6 @@ class Converted:
     def bytes(self) -> int:
         others = sum(tensor.numel() * tensor.element_size() for tensor in self.other.values())
         return sum(made.numel for made in self.modules) * self.itemsize + others
-
-    def named(self) -> list[Named]:
-        """The modules as ``save_named`` takes them."""
-        return [Named(made.name, made.weights, made.form) for made in self.modules]
 
     def kept(self) -> list[tuple[ModuleName, tuple[int, ...], float, float]]:
         """(name, shape, ‖ΔW‖², the share of it that is kept) of each module, for a picture."""

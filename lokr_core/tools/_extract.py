@@ -32,7 +32,7 @@ from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError
 from ..kronecker import is_finite
 from ..matching import Target
 from ..names import Slot
-from ..saving import Book, NamedModule, save_named
+from ..saving import Book, NamedModule, named, save_named
 from ._converted import Converted, Made
 from ._make import as_lora
 
@@ -128,7 +128,7 @@ def extract(
             hint="keep biases, norms and embeddings as differences: --differences",
         )
     found.metadata = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "lokr"}'}
-    save_named(found.named(), Path(out), extraction.names, dtype, found.metadata, found.other)
+    save_named(named(found.modules), Path(out), extraction.names, dtype, found.metadata, found.other)
     return found
 
 

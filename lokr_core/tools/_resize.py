@@ -15,7 +15,7 @@ from ..errors import LoKrValueError, blame
 from ..formats import load_adapter
 from ..kronecker import kron_norm
 from ..saving import save_adapter
-from ._convert import CONVERSION_KEY, dtype_of, format_of, note_of
+from ._about import CONVERSION_KEY, dtype_of, format_of, note_of
 from ._converted import Converted, Made
 
 

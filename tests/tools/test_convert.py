@@ -12,7 +12,7 @@ from lokr_core import Adapter, Factor, LoKrValueError, LoKrWeights, load_adapter
 from lokr_core._files import read_header
 from lokr_core.conversion import Keep
 from lokr_core.tools import Conversion, apply_to_file, convert_file, read_updates
-from lokr_core.tools._convert import CONVERSION_KEY
+from lokr_core.tools._about import CONVERSION_KEY
 from tests.interchange.adapters import LOW, WHOLE, lokr
 
 

@@ -10,7 +10,7 @@ import torch
 from lokr_core import Adapter, Factor, LoKrValueError, LoKrWeights, Target
 from lokr_core.conversion import Keep
 from lokr_core.formats import parse_adapter
-from lokr_core.saving import SPELLINGS, save_named
+from lokr_core.saving import SPELLINGS, named, save_named
 from lokr_core.tools import Conversion, Converted, convert, read_updates, updates_of
 from tests.interchange.adapters import assert_same, deltas, lokr
 from tests.matching.cells import FURTHER, TABLE, recorded
@@ -49,7 +49,7 @@ def trained(architecture: str) -> tuple[Adapter, dict[str, dict[str, tuple]], di
 
 
 def written(found: Converted, path) -> Adapter:
-    save_named(found.named(), path, found.format, torch.float32, found.metadata, found.other)
+    save_named(named(found.modules), path, found.format, torch.float32, found.metadata, found.other)
     return read_updates(path).adapter
 
 
