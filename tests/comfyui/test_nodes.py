@@ -72,14 +72,20 @@ BLOCKS, SCHEDULE = {"blocks": ["50", 0]}, {"schedule": ["51", 0]}
 
 
 def test_auto_merges_first_and_goes_live_once_the_strength_was_changed(server):  # noqa: F811
-    auto = [loader(STYLE, s, mode="auto") for s in (0.61, 0.62, 0.62, 0.61)]
+    file = "few-positions.safetensors"
+    auto = [loader(file, s, mode="auto") for s in (0.61, 0.62, 0.62, 0.61)]
     seen = [run(server, prompt_of(one)) for one in auto]
     assert "merge: nothing was changed" in seen[0][1]
     assert "live: the strength was changed since the last run" in seen[1][1]
     assert near(seen[3][0], seen[0][0])
-    assert near(seen[1][0], image(server, loader(STYLE, 0.62)))
-    other = run(server, prompt_of(loader(OTHER, 0.6, mode="auto")))[1]
-    assert "merge: nothing was changed" in other
+    assert near(seen[1][0], image(server, loader(file, 0.62)))
+    assert not near(seen[1][0], image(server))
+
+
+def test_auto_is_live_at_once_where_that_costs_next_to_nothing(server):  # noqa: F811
+    live, report, _ = run(server, prompt_of(loader(STYLE, 0.63, mode="auto")))
+    assert "live: it is estimated to cost" in report
+    assert near(live, image(server, loader(STYLE, 0.63)))
 
 
 def test_live_gives_the_merged_image_on_model_and_clip(server):  # noqa: F811

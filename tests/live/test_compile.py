@@ -43,6 +43,23 @@ def test_compiled_in_one_graph(make_lokr, backend, kind):
             assert relative(compiled(x), merged_output(model, adapter, x, 0.5)) <= 1e-5, "attached after compilation"
 
 
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_thirteen_strengths_compile_twice_at_most(make_lokr, kind):
+    """The first change of strength makes it a number of the graph; no other one compiles anything."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch.compiler.reset()
+    layer = nn.Linear(8, 12) if kind == "linear" else nn.Conv2d(8, 12, 3, padding=1)
+    model, x = nn.Sequential(layer), torch.randn(2, 8, *([] if kind == "linear" else [5, 5]))
+    adapter, counter = Adapter({"0": make_lokr(tuple(layer.weight.shape))}), CompileCounter()
+    with attach(model, adapter, 0.05) as handle, torch.no_grad():
+        compiled = torch.compile(model, backend=counter)
+        for step in range(13):
+            handle.strength = 0.05 + step / 10
+            assert relative(compiled(x), merged_output(model, adapter, x, handle.strength)) <= 1e-5
+    assert counter.frame_count <= 2
+
+
 @pytest.mark.parametrize("dora", ["out", "in"])
 def test_compiled_with_dora(make_lokr, dora):
     torch.compiler.reset()

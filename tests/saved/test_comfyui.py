@@ -6,6 +6,7 @@ Without a ComfyUI: that the nodes have the widgets, inputs and outputs, in the o
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -140,7 +141,16 @@ def test_a_saved_prompt_runs_and_reports_what_it_did(results, name: str):
             node: {key: value for key, value in entry.items() if key != "pictures"} for node, entry in found.items()
         }
 
-    assert without_pictures(results[name]) == without_pictures(RESULTS[name])
+    found, saved = without_pictures(results[name]), without_pictures(RESULTS[name])
+    assert _without_auto(found) == _without_auto(saved)
+
+
+def _without_auto(found: dict) -> dict:
+    """Without what *auto* chose, which goes by the costs of today."""
+    return json.loads(_AUTO.sub("as auto chose", json.dumps(found, ensure_ascii=False)))
+
+
+_AUTO = re.compile(r"merge: nothing was changed [^\\\"]*|live: it is estimated [^\\\"]*")
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
