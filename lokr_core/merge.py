@@ -212,7 +212,7 @@ def _check_memory(
 ) -> None:
     """Note the weights that have several names in ``report``.
 
-    Raises LoKrValueError if one is on the meta device, or its id in ``copied``: its numbers come back from a copy.
+    Raises LoKrValueError if one cannot be changed; ``copied``: ids of those whose numbers come back from a copy.
     """
     names: dict[Hashable, list[str]] = {}
     for name, tensor in tensors.items():
@@ -225,14 +225,24 @@ def _check_memory(
         )
     for matches in by_key.values():
         tensor = tensors[matches[0].weight]
-        if tensor.is_meta or id(tensor) in copied:
+        problem = _unwritable(tensor, id(tensor) in copied)
+        if problem:
             raise LoKrValueError(
-                "A weight has no numbers: it is on the meta device"
-                if tensor.is_meta
-                else "A weight is offloaded, and restored from a copy after each forward: a merge would be lost",
+                problem,
                 file=report.adapter.path,
                 module=matches[0].module,
                 expected="a loaded weight",
                 found=f"{matches[0].weight} {tuple(tensor.shape)} on {tensor.device}",
                 hint="load the model's weights, without offloading, before merging; or use attach",
             )
+
+
+def _unwritable(tensor: Tensor, copied: bool) -> str:
+    """Why a merge into ``tensor`` would be lost, "" if it would not; ``copied``: its numbers come back from a copy."""
+    if tensor.is_meta:
+        return "A weight has no numbers: it is on the meta device"
+    if copied:
+        return "A weight is offloaded, and restored from a copy after each forward: a merge would be lost"
+    if type(tensor).dequantize is not Tensor.dequantize:  # torchao's, quanto's
+        return f"A weight is quantised, a {type(tensor).__name__}, and cannot be changed in place"
+    return ""

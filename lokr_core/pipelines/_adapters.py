@@ -168,6 +168,7 @@ class PipelineAdapters:
             self._pipe, one.adapter, 1.0 if fused is None else fused, factors=factors, expert=one.expert
         )
         try:
+            _check_complete(one.handle.report, handle.report)
             one.handle.remove()
         except BaseException:
             handle.remove()
@@ -188,6 +189,21 @@ class PipelineAdapters:
             )
         for one in self._loaded.values():
             self._replace(one, None)
+
+
+def _check_complete(before: Report, now: Report) -> None:
+    """Raises LoKrValueError if a module that was applied before is not now: a quantised weight cannot be merged into."""
+    lost = {entry.module for entry in before.applied} - {entry.module for entry in now.applied}
+    refused = [entry for entry in now.refused if entry.module in lost]
+    if refused:
+        raise LoKrValueError(
+            f"{len(refused)} modules that act live would not be fused",
+            file=now.adapter.path,
+            module=refused[0].module,
+            expected="plain weights",
+            found=": ".join(part for part in (refused[0].reason, refused[0].detail) if part),
+            hint="keep the adapter live: quantised weights cannot be merged into",
+        )
 
 
 def load_lokr_weights(
