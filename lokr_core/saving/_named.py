@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..adapter import LoKrWeights, ModuleName
 from ..conversion import FULL, LOKR, LORA, lora_halves
 from ..errors import LoKrValueError, blame
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
-from ._peft_form import peft_layout
+from ._peft_form import pattern, peft_layout
 from ._tensors import all_cast, keyed
 
 UP_DOWN = ("kohya", "lycoris", "comfyui")
@@ -103,7 +104,9 @@ def _lora_tensors(weights: LoKrWeights, up_down: bool) -> dict[str, Tensor]:
     else:
         found = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(float(down.shape[0]))}
     if weights.dora_scale is not None:
-        found[_DORA[up_down]] = weights.dora_scale if up_down else weights.dora_scale.flatten()
+        # PEFT's magnitudes of a convolution have its output on their second axis.
+        shape = (-1,) if down.ndim == 2 else (1, -1, *[1] * (down.ndim - 2))
+        found[_DORA[up_down]] = weights.dora_scale if up_down else weights.dora_scale.reshape(shape)
     return found
 
 
@@ -143,18 +146,18 @@ def _with_config(modules: Sequence[Named], path: Path, format: str, metadata: di
 def _lora_layout(modules: Mapping[str, LoKrWeights]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """LoRAs in PEFT's layout, and the fields of its ``LoraConfig``."""
     tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
+    ranks: dict[str, float] = {}
     for module, weights in modules.items():
         tensors |= {f"{module}.{name}": tensor for name, tensor in _lora_tensors(weights, False).items()}
         ranks[module] = weights.w2.rank or 1
-    common = max(set(ranks.values()), key=list(ranks.values()).count)
-    others = {module: rank for module, rank in ranks.items() if rank != common}
+    common, others = pattern(ranks)
     return tensors, {
         "r": common,
         "lora_alpha": common,
         "rank_pattern": others,
         "alpha_pattern": others,
-        "target_modules": list(modules),
+        # PEFT matches entries of a list as suffixes, which may name other modules of the model too.
+        "target_modules": "|".join(map(re.escape, modules)),
         "use_dora": any(weights.dora_scale is not None for weights in modules.values()),
         "peft_type": "LORA",
     }

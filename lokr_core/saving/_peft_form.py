@@ -64,8 +64,8 @@ def peft_layout(
         ranks[module] = r
         alpha = weights.alpha
         alphas[module] = _plain(alpha if alpha is not None and alpha / r == weights.scaling else weights.scaling * r)
-    common_r, rank_pattern = _pattern(ranks)
-    common_alpha, alpha_pattern = _pattern(alphas)
+    common_r, rank_pattern = pattern(ranks)
+    common_alpha, alpha_pattern = pattern(alphas)
     return tensors, {
         "r": common_r,
         "alpha": common_alpha,
@@ -184,7 +184,7 @@ def _plain(number: float) -> int | float:
     return int(number) if float(number).is_integer() else number
 
 
-def _pattern(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+def pattern(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
     """(the most common value, {regular expression of a module's whole name: its value} for the others)."""
     common = Counter(values.values()).most_common(1)[0][0]
     return common, {f"^{re.escape(module)}": value for module, value in values.items() if value != common}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lokr_core import Adapter, load_adapter, save_adapter
+from lokr_core import Adapter, Factor, LoKrWeights, load_adapter, merge_adapter, save_adapter
 from lokr_core.adapter import ModuleName
+from lokr_core.cli import main
 from lokr_core.conversion import Keep
 from lokr_core.tools import Conversion, convert_file, read_updates
-from tests.interchange.adapters import WHOLE, deltas, lokr
+from tests.interchange.adapters import LOW, WHOLE, deltas, lokr
 from tests.names.tiny_models import build_diffusers
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers' own loader reads what is converted")
@@ -145,3 +146,41 @@ def test_peft_reads_a_converted_lora(folders, tmp_path):
     assert set(changed) == set(expected) and len(changed) == len(found.modules)
     for n in changed:
         assert (merged[n] - base[n] - expected[n]).norm() <= 1e-5 * base[n].norm(), n
+
+
+def test_diffusers_makes_the_trained_weight_of_a_lora_with_dora_on_rows(tmp_path):
+    pipe = pipeline("sd15")
+    base = {f"unet.{n}": t.clone() for n, t in pipe.unet.state_dict().items()}
+    pipe.unet.save_pretrained(tmp_path / "model" / "unet")
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    modules, names = {}, {}
+    for name in ("mid_block.attentions.0.proj_out", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"):
+        weight = base[f"unet.{name}.weight"]
+        flat = f"lora_unet_{name.replace('.', '_')}"
+        w1, w2 = Factor(a=torch.randn(4, 1), b=torch.randn(1, 4)), lokr(tuple(weight.shape), LOW, factor=4).w2
+        scale = weight.flatten(1).norm(dim=1) * (1 + 0.2 * torch.rand(len(weight)))
+        modules[flat] = LoKrWeights(w1, w2, 0.02, scale.reshape(-1, *[1] * (weight.ndim - 1)))
+        names[flat] = ModuleName(flat, flat.removeprefix("lora_unet_"), "unet", True)
+    save_adapter(Adapter(modules, names), tmp_path / "dora.safetensors")
+    out = tmp_path / "lora.safetensors"
+    convert_file(tmp_path / "dora.safetensors", out, Conversion("lora", "diffusers"), torch.float32, tmp_path / "model")
+    pipe.load_lora_weights(out)
+    pipe.fuse_lora(components=["unet"])
+    pipe.unload_lora_weights()
+    expected = {n: t.clone() for n, t in base.items()}
+    assert merge_adapter(expected, load_adapter(tmp_path / "dora.safetensors")).report.complete
+    for n, tensor in pipe.unet.state_dict().items():
+        assert torch.allclose(tensor, expected[f"unet.{n}"], atol=1e-4), n
+
+
+@pytest.mark.parametrize("program", ["diffusers", "peft"])
+def test_the_command_checks_its_file_with_the_program(folders, tmp_path, capsys, program):
+    folder, _ = folders["flux"]
+    adapter = load_adapter(folder / "style.safetensors")
+    only = {m: w for m, w in adapter.items() if m.startswith("lora_transformer")}
+    save_adapter(Adapter(only, {m: adapter.names[m] for m in only}), tmp_path / "style.safetensors")
+    out = "lora.safetensors" if program == "diffusers" else "folder"
+    arguments = ["convert", str(tmp_path / "style.safetensors"), "-o", str(tmp_path / out), "--to", "lora"]
+    arguments += ["--names", program, "--model", str(folder / "model"), "--check", program]
+    assert main(arguments) == 0
+    assert f"{program} loads it: {len(only)} of {len(only)} modules" in capsys.readouterr().out
