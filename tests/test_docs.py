@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +64,7 @@ def folder(tmp_path, monkeypatch):
 def test_python_runs_as_it_stands_there(page, code, folder, tmp_path):
     (tmp_path / "example.py").write_text(code, encoding="utf-8")
     names = {"torch": torch, "lokr_core": lokr_core, "model": folder, "unet": folder, "latent": torch.randn(1, 8)}
+    names["pipe"] = SimpleNamespace(components={"scheduler": None, "transformer": folder})
     runpy.run_path(str(tmp_path / "example.py"), names)
 
 

@@ -192,7 +192,7 @@ class PipelineAdapters:
 
 
 def _check_complete(before: Report, now: Report) -> None:
-    """Raises LoKrValueError if a module that was applied before is not now: a quantised weight cannot be merged into."""
+    """Raises LoKrValueError if a module that was applied before is not now: its weight may be quantised."""
     lost = {entry.module for entry in before.applied} - {entry.module for entry in now.applied}
     refused = [entry for entry in now.refused if entry.module in lost]
     if refused:

@@ -223,6 +223,8 @@ def test_layerwise_casting(first, pipe, made):
     if first == "adapter":
         cast(pipe.transformer)
     assert difference(outputs("Flux.1", pipe), expected) <= 1e-5
+    adapters.fuse()  # the weights are rounded to fp8 once more
+    assert 1e-4 < difference(outputs("Flux.1", pipe), expected) < 0.2
     adapters.delete_adapters("default_0")
     assert difference(outputs("Flux.1", pipe), base) == 0
 
@@ -232,6 +234,8 @@ def test_compiled_blocks_and_wrapped_models_take_the_adapter(pipe, made):
     pipe.transformer = torch.compile(pipe.transformer, backend="eager", disable=True)
     adapters = lokr_core.load_lokr_weights(pipe, made[1])
     assert adapters.reports["default_0"].complete
+    assert difference(outputs("Flux.1", pipe), reference(made, made[2])) <= 1e-5
+    adapters.fuse()
     assert difference(outputs("Flux.1", pipe), reference(made, made[2])) <= 1e-5
     adapters.set_adapters("default_0", 0)
     assert difference(outputs("Flux.1", pipe), reference(made)) <= 1e-5
