@@ -34,6 +34,7 @@ __all__ = ["lines", "run"]
 
 MINUTES = float(os.environ.get("LOKR_MINUTES", "6"))
 LAYERS, PEERS = 0.2, 0.05  # of the time: all layers, one peer; the UNet has the rest
+MOST = 50  # turns of a layer
 NOISE = 0.005  # of the base: an update that costs less counts as this, when costs are compared
 _MMAP_THRESHOLD, _libc = -3, ctypes.CDLL(None) if sys.platform == "linux" else None  # glibc's mallopt
 
@@ -101,7 +102,8 @@ def layers(seconds: float, cases: Sequence[tuple[Layer, Form]] = CASES) -> list[
             ours(x)
             way = handle.plan()[0].way
             runs = {"base": Run(lambda: layer(x)), **ways(lambda: ours(x))}  # noqa: B023
-            times = paired_times(runs, seconds * (0.5 / len(cases) + 0.5 * case.work / total))
+            share = 0.5 / len(cases) + 0.5 * case.work / total
+            times = paired_times(runs, seconds * share, most=MOST)
         rows.append({"case": f"{case.name}, {form.name}", "way": way, **figures(times)})
     return rows
 
@@ -157,7 +159,7 @@ def _against(
         runs = {"base": lambda: layer(x), peer: lambda: theirs(x, layer(x)), "ours": lambda: ours(x)}
         if seconds is None:
             return {name: min(_peak(run, handle) for _ in range(2)) / 2**20 for name, run in runs.items()}
-        times = paired_times({name: Run(call) for name, call in runs.items()}, seconds)
+        times = paired_times({name: Run(call) for name, call in runs.items()}, seconds, most=MOST)
     costs = {name: times[name].of_base - 1 for name in (peer, "ours")}
     faster = max(costs[peer], NOISE) / max(costs["ours"], NOISE)
     return {**row, **figures(times), "cost": costs, "times faster": faster}
