@@ -192,7 +192,7 @@ def merge_adapter(
     >>> torch.equal(model.weight, before)
     True
     """
-    view = view_of(model, adapter, expert)
+    view = view_of(model, adapter, expert, wrappers=target is not None)
     matches, report = resolve(adapter, target or Target.of(view.known(), source_of(model)), view.expert)
     matches = view.running(matches)
     report.notes += view.notes

@@ -139,7 +139,7 @@ def attach(
     >>> torch.equal(model(x), model.forward(x))
     True
     """
-    view = view_of(model, adapter, expert)
+    view = view_of(model, adapter, expert, wrappers=target is not None)
     modules = view.modules
     found = target or Target(_shapes(view), source=source_of(model))
     matches, report = resolve(adapter, found, view.expert)

@@ -73,14 +73,16 @@ def parts_of(model: Any) -> dict[str, nn.Module]:
     return {name: part for name, part in parts if isinstance(part, nn.Module) and _PARTS.fullmatch(name)}
 
 
-def view_of(model: Any, adapter: Adapter, expert: str = "") -> View:
+def view_of(model: Any, adapter: Adapter, expert: str = "", wrappers: bool = False) -> View:
     """What ``adapter`` may belong to in ``model``, a module, a pipeline or a state dict.
 
     expert: "high" or "low", of a pipeline with two transformers: the one that takes the adapter; "": the one that the
     adapter tells by its names or its file's name, else the first, as diffusers does
 
-    Where PEFT wraps a layer, the layer itself counts, under the wrapper's name. Raises LoKrValueError if ``expert`` is
-    an unknown word.
+    wrappers: whether they are modules too, as in ``named_modules``: for a host's target, which has those names
+
+    Else, where PEFT wraps a layer, the layer itself counts, under the wrapper's name. Raises LoKrValueError if
+    ``expert`` is an unknown word.
     """
     if isinstance(model, Mapping):
         return View({}, {name: tensor for name, tensor in model.items() if isinstance(tensor, Tensor)}, expert)
@@ -96,6 +98,8 @@ def view_of(model: Any, adapter: Adapter, expert: str = "") -> View:
         if not experts_of(adapter):
             expert = ""
     modules = {path: module for name, part in parts.items() for path, module in _walk(name, part)}
+    if wrappers and not is_pipeline(model):
+        modules = dict(model.named_modules(remove_duplicate=False))
     named = ((path, module._parameters) for path, module in modules.items())
     tensors = {_join(path, name): p for path, own in named for name, p in own.items() if p is not None}
     return View(modules, tensors, expert, notes, _fused(modules))

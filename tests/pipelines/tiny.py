@@ -83,11 +83,15 @@ def build(name: str, seed: int = 0) -> Any:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    if "unet" in row.denoisers:
+    if "unet" in row.denoisers or name == "PixArt":
         scheduler = diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)
-    missing = {part.replace("text_encoder", "tokenizer"): None for part in row.texts}
+    missing: dict[str, Any] = {part.replace("text_encoder", "tokenizer"): None for part in row.texts}
     if name == "SD1.5":
         missing |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if name == "SDXL":
+        models["text_encoder_2"].config.projection_dim = 20  # what the tiny UNet takes
+    if name == "Wan 2.2":
+        missing |= {"boundary_ratio": 0.7}
     pipe = getattr(diffusers, row.pipeline)(scheduler=scheduler, vae=None, **missing, **models)
     for part in models:
         getattr(pipe, part).eval().requires_grad_(False)
