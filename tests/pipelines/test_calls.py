@@ -22,7 +22,7 @@ def _noise(*shape: int) -> torch.Tensor:
 _SIZE = dict(height=64, width=64)
 _TEXT = dict(prompt_embeds=_noise(1, 9, 40), negative_prompt_embeds=_noise(1, 9, 40) * 0.5)
 _POOLED = dict(pooled_prompt_embeds=_noise(1, 24), negative_pooled_prompt_embeds=_noise(1, 24) * 0.5)
-_MASKS = dict(prompt_attention_mask=torch.ones(1, 9).long(), negative_prompt_attention_mask=torch.ones(1, 9).long())
+_MASKS = dict(prompt_attention_mask=torch.ones(1, 9).bool(), negative_prompt_attention_mask=torch.ones(1, 9).bool())
 _SDXL = dict(pooled_prompt_embeds=_noise(1, 20), negative_pooled_prompt_embeds=_noise(1, 20) * 0.5)
 _ONE = dict(prompt_embeds=_noise(1, 9, 40))
 CALLS: dict[str, dict] = {
