@@ -16,6 +16,7 @@ from ..conversion import (
 )
 from ..display import Progress
 from ..errors import LoKrValueError, blame
+from ..formats import experts_of
 from ..matching import Target
 from ..names import DIFFUSERS, supposed_shapes
 from ..saving import SPELLINGS, UP_DOWN, Regrouped, component_of, named, regroup, save_named
@@ -91,6 +92,7 @@ def convert(
             found.modules.append(made(group, updates.kinds, conversion, format, keep, found.itemsize))
         if progress:
             progress(number + 1, len(groups))
+    found.note_rank_above(conversion.keep)
     _keep_others(adapter, foreign, format, found)
     found.metadata = _metadata(adapter, conversion, found)
     if conversion.to == "lokr" and 1 in conversion.factors and len(conversion.factors) == 1:
@@ -102,6 +104,13 @@ def _groups(
     adapter: Adapter, conversion: Conversion, format: str, target: Target | None, found: Converted
 ) -> tuple[list[Regrouped], dict[str, str]]:
     """The modules of the new file with the rows that they are made of, and new names of the foreign modules."""
+    if experts_of(adapter) and (conversion.names is not None or target is not None):
+        raise LoKrValueError(
+            "The file holds an expert of a model of two, whose names other programs do not have",
+            expected="a file of one model",
+            found=" and ".join(f"{expert} noise" for expert in experts_of(adapter)),
+            hint="cut it first, which takes the expert out of the names: lokr split FILE",
+        )
     if conversion.names is not None and target is None:
         target = _supposed_target(adapter, found.notes)
     if conversion.names is None and target is None:

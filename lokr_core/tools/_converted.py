@@ -9,6 +9,7 @@ from math import sqrt
 from torch import Tensor
 
 from ..adapter import LoKrWeights, ModuleName
+from ..conversion import Keep
 from ..display import human_bytes
 from ..names import mask_numbers
 
@@ -75,6 +76,14 @@ class Converted:
     def bytes(self) -> int:
         others = sum(tensor.numel() * tensor.element_size() for tensor in self.other.values())
         return sum(made.numel for made in self.modules) * self.itemsize + others
+
+    def note_rank_above(self, keep: Keep) -> None:
+        """Note a rank that was asked for and is above that of every module."""
+        largest = max((made.rank or 0 for made in self.modules), default=0)
+        if keep.rank is not None and keep.rank > largest:
+            self.notes.append(
+                f"rank {keep.rank} is above that of every module, {largest} at most: a lower one is as near"
+            )
 
     def kept(self) -> list[tuple[ModuleName, tuple[int, ...], float, float]]:
         """(name, shape, ‖ΔW‖², the share of it that is kept) of each module, for a picture."""

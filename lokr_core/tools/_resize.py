@@ -50,6 +50,7 @@ def resize_file(
             progress(number + 1, len(adapter))
     if all(made.energy == 1 for made in found.modules):
         found.notes.append("nothing is lost: each module has that rank already, or fewer numbers as it is")
+    found.note_rank_above(keep)
     save_adapter(adapter, out, dtype, {CONVERSION_KEY: note_of(adapter, "resized", found.energy)})
     return found
 

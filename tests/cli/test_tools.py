@@ -199,3 +199,10 @@ def test_a_shell_completes_commands_and_options(capsys):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
     assert "--inexact" in script and "extract" in script
+
+
+def test_a_rank_above_the_limit_is_told(folder, capsys):
+    for command in (["convert", "--to", "lora"], ["resize"]):
+        arguments = [command[0], "style.safetensors", "-o", f"{command[0]}.safetensors", *command[1:], "--rank", "900"]
+        assert main(arguments) == 0
+        assert "rank 900 is above that of every module" in capsys.readouterr().out

@@ -162,3 +162,16 @@ def test_a_lokr_keeps_its_dora_under_other_names(tmp_path):
         apply_to_file(model, file, tmp_path / f"{file.stem}-merged.safetensors")
     one, other = (load_file(tmp_path / f"{name}-merged.safetensors") for name in ("dora", "out"))
     assert all(torch.allclose(one[name], other[name]) for name in one)
+
+
+def test_a_file_of_two_experts_keeps_its_names_or_is_to_be_split(tmp_path):
+    tensors = {}
+    for expert in ("transformer_1", "transformer_2"):
+        tensors |= {f"diffusion_model.{expert}.blocks.0.ffn.0.lokr_w{i}": torch.randn(4, 4) for i in (1, 2)}
+    found, before, after = converted(tmp_path, tensors, Conversion("lora", keep=Keep(error=0)))
+    assert before.keys() == after.keys() and len(found.modules) == 2
+    for module, weights in before.items():
+        assert torch.dist(after[module].delta(), weights.delta()) <= 1e-5 * weights.delta().norm()
+    with pytest.raises(LoKrValueError, match="an expert of a model of two") as error:
+        converted(tmp_path, tensors, Conversion("lora", "kohya"))
+    assert "lokr split" in str(error.value)
