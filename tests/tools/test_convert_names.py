@@ -192,3 +192,25 @@ def test_what_the_names_do_not_tell_is_asked_for():
     with pytest.raises(LoKrValueError, match="its architecture is not known") as error:
         convert(updates_of(adapter), Conversion("lora", "diffusers"))
     assert "--model" in str(error.value)
+
+
+@pytest.mark.every_value
+@pytest.mark.parametrize("way", ["lora", "full", "nearest"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architectures_cuts_by_each_way_are_what_is_told(architecture, way):
+    """From its authors' names to diffusers', with factors that a third or a half seldom meets."""
+    own = {n.removesuffix(".weight"): s for n, s in recorded(architecture)[1].items() if n.endswith(".weight")}
+    modules = {n: lokr(s, "whole", factor=8, scaling=1.0) for n, s in own.items() if len(s) > 1}
+    adapter = file_of(modules, "diffusion_model.")
+    shapes = {f"diffusion_model.{name}": shape for name, shape in recorded(architecture)[1].items()}
+    keep = Keep() if way == "nearest" else Keep(error=0)
+    found = convert(updates_of(adapter), Conversion("lokr", "diffusers", keep, inexact=way), Target(shapes))
+    assert not found.left_out
+    moved = Adapter({m.name.full: m.weights for m in found.modules}, {m.name.full: m.name for m in found.modules})
+    new, old = deltas(moved, shapes), deltas(adapter, shapes)
+    assert new.keys() == old.keys()
+    if way != "nearest":
+        assert_same(new, old, 1e-5)
+    lost = sum(float((new[name] - tensor).square().sum()) for name, tensor in old.items())
+    total = sum(float(tensor.square().sum()) for tensor in old.values())
+    assert 1 - found.energy == pytest.approx(lost / total, abs=1e-5)
