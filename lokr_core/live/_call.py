@@ -29,21 +29,28 @@ class Call(TorchFunctionMode):
     owner: the hook it is for; module: what is called; active: the updates in force, each with its strength
     before: the input; scaled: the input that the forward was given instead, scaled for DoRA, or None
     answered: the weight in whose place an operation was given W', or None
+    outputs: of the operations that used the weight itself, if the call was entered with no ``update``
     """
 
     def __init__(self, owner: Any, module: nn.Module, active: list, x: Tensor):
         self.owner, self.module, self.active, self.before = owner, module, active, x
         self.scaled: Tensor | None = None
         self.answered: Tensor | None = None
+        self.outputs: list[Tensor] = []
         self.entered = self.done = False
         self.key: tuple = ()
         self._frame = sys._getframe(2)  # of the module's call
 
-    def enter(self, shape: tuple[int, ...], update: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Give the operation that gets a weight of ``shape`` what ``update(weight, out)`` returns instead."""
+    def enter(self, shape: tuple[int, ...], update: Callable[[Tensor, Tensor], Tensor] | None) -> None:
+        """Give the operation that gets a weight of ``shape`` what ``update(weight, out)`` returns instead; None: only
+        keep its output."""
         self._shape, self._update = shape, update
         self.entered = True
         self.__enter__()
+
+    @property
+    def goes_through(self) -> bool:
+        return self.entered and self._update is not None
 
     def leave(self) -> None:
         self.done = True
@@ -66,6 +73,9 @@ class Call(TorchFunctionMode):
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         if not self._takes(x, weight) or not self.runs():
             return func(*args, **kwargs)
+        if self._update is None:
+            self.outputs.append(output := func(*args, **kwargs))
+            return output
         self.answered = weight
         out, buffer = take(weight)
         try:

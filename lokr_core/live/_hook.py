@@ -44,7 +44,7 @@ class LiveHook:
             x = call.before if scaled else x
             if call.answered is not None:
                 active = [pair for pair in active if pair[0].parameter != "weight"]
-            elif call.entered:
+            elif call.goes_through:
                 self.ways.unseen(call.key)
         if not active:
             return None
@@ -69,7 +69,8 @@ class LiveHook:
             # Another pre-hook replaced the input that ours had scaled, or ours left it to the compiler's graph, which
             # drops the first run: scale (again) and re-run the layer.
             output = run_layer(x * input_scale(module, active, x))
-        return add_all(module, active, x, output, run_layer)
+        own = call.outputs if call is not None and not scaled else []
+        return add_all(module, active, x, output, run_layer, own[0] if len(own) == 1 else output)
 
 
 class InputHook:
@@ -94,6 +95,8 @@ class InputHook:
             if parts and estimate.way == THROUGH:
                 call.enter(cast(tuple, shape_of(module)), lambda weight, out: _updated(module, active, weight, out))
                 return None
+            if any(part.scales_rows for part in parts):  # W x, without what the layer's forward may add to it
+                call.enter(cast(tuple, shape_of(module)), None)
         if any(part.scales_input for part, _ in active):
             call.scaled = x * input_scale(module, active, x)
         return None if call.scaled is None else with_input(call.scaled, args, kwargs)

@@ -63,11 +63,12 @@ def _writable(x: Tensor, output: Tensor) -> bool:
     return not recorded and output.data_ptr() != x.data_ptr()
 
 
-def add_all(module: nn.Module, active: Active, x: Tensor, output: Tensor, run_layer: Callable) -> Tensor:
+def add_all(module: nn.Module, active: Active, x: Tensor, output: Tensor, run_layer: Callable, own: Tensor) -> Tensor:
     """``output`` with the updates added.
 
     output: the layer's for ``x``, which was scaled if a part ``scales_input``
     run_layer: the layer's own forward for any input
+    own: W x + b, ``output`` without what others add to it in the layer's forward
     """
     mixed = autocast_dtype(x.device) is not None
     dtype = output.dtype if mixed or x.dtype not in FLOATS else x.dtype
@@ -76,7 +77,7 @@ def add_all(module: nn.Module, active: Active, x: Tensor, output: Tensor, run_la
         if any(part.scales_rows for part, _ in active):
             # If the input was scaled, the output is not W x.
             scaled = any(part.scales_input for part, _ in active)
-            adder.base = _without_bias(module, run_layer(x) if scaled else output)
+            adder.base = _without_bias(module, run_layer(x) if scaled else own)
         for part, strength in active:
             adder.add_part(part, strength)
     return adder.output

@@ -156,6 +156,25 @@ def test_nested_calls_of_equal_layers(make_lokr, x):
         assert relative(outer(x), F.linear(y, weights["0"], outer.bias)) <= 1e-12
 
 
+@pytest.mark.parametrize("dora", ["out", "in"])
+def test_what_another_adds_in_the_layers_forward_is_left_alone_either_way(layer, make_lokr, x, dora):
+    """ComfyUI's bypass adds to the output within the layer's forward; DoRA scales W and ΔW, not that."""
+
+    class Bypass(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, self.weight, self.bias) + x.sin().sum(-1, keepdim=True)
+
+    from tests.live.merged import merged_output
+
+    adapter, model = Adapter({"0": make_lokr((12, 8), dora=dora)}), nn.Sequential(layer)
+    layer.__class__ = Bypass
+    expect = merged_output(model, adapter, x, 0.5)
+    with attach(model, adapter, 0.5), torch.no_grad():
+        for way in (FACTORED, THROUGH) if dora == "out" else (THROUGH,):
+            with forced(way):
+                assert relative(layer(x), expect) <= 1e-10, way
+
+
 class _Failed(Exception):
     pass
 
