@@ -7,11 +7,11 @@ from collections.abc import Container, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adapter import Adapter
 from .errors import LoKrError, LoKrValueError, blame
-from .handle import Factors, WeightsHandle
+from .handle import Factors, Setting, WeightsHandle
 from .matching import Match, Report, Target, resolve, source_of
 from .models import is_pipeline, restored_from_copies, same_sample, sample, view_of
 
@@ -44,15 +44,15 @@ class _Weight:
 
     def check_written(self) -> None:
         """Raises LoKrError if somebody else has changed the weight since ``refresh``: that change would be lost."""
-        if self.layers and not same_sample(self.written, sample(self.tensor)):
+        if self.layers and (self.tensor.is_meta or not same_sample(self.written, sample(self.tensor))):
             handle, matches = next(iter(self.layers.values()))
             raise LoKrError(
                 "Somebody else has changed a weight since the adapter was merged into it",
                 file=handle.report.adapter.path,
                 module=matches[0].module,
                 expected="the weight as the merge left it",
-                found="other numbers",
-                hint="undo what was fused later (pipe.unfuse_lora()), or forget() leaves the weights as they are",
+                found="no numbers, offloaded to meta" if self.tensor.is_meta else "other numbers",
+                hint="undo what was done later: pipe.unfuse_lora(), pipe.remove_all_hooks()",
             )
 
 
@@ -96,19 +96,24 @@ class MergeHandle(WeightsHandle):
     def __init__(self, report: Report, matches: Iterable[Match], strength: float, factors: Factors = None):
         super().__init__(report, matches, strength, factors)
         self._held: list[_Weight] = []
-        self.others_write = False
+        # Of a pipeline, whose weights others change and replace too.
+        self._modules: Mapping[str, nn.Module] = {}
+
+    def _change(self, setting: Setting, factors: dict[Any, float]) -> None:
+        self._check_written()
+        super()._change(setting, factors)
 
     def _refresh(self, matches: list[Match]) -> None:
-        changed = self._weights_of(matches)
-        self._check_written(changed)
-        for weight in changed:
+        for weight in self._weights_of(matches):
             weight.refresh()
 
-    def _check_written(self, weights: Iterable[_Weight]) -> None:
-        """Raises LoKrError if others write into the model's weights, and have written into one of ``weights``."""
-        if self.others_write:
-            for weight in weights:
-                weight.check_written()
+    def _check_written(self) -> None:
+        """Find a pipeline's weights where others have put them. Raises LoKrError if they have other numbers now."""
+        for weight in self._held if self._modules else ():
+            slot = weight.layers[id(self)][1][0].slot
+            found = self._modules[slot.module]._parameters.get(slot.parameter)
+            weight.tensor = weight.tensor if found is None else found
+            weight.check_written()
 
     def _restore(self, matches: list[Match]) -> None:
         _refresh_all(self._weights_of(matches))
@@ -128,7 +133,7 @@ class MergeHandle(WeightsHandle):
         KeyboardInterrupt is raised after all weights are restored. Raises LoKrError, with everything as it was, if a
         pipeline's weights were changed by others since: their change would be lost.
         """
-        self._check_written(self._held)
+        self._check_written()
         self._let_go()
         # Restore in reverse order: if two weights overlap in memory, the later backup already contains the earlier
         # update.
@@ -150,7 +155,8 @@ class MergeHandle(WeightsHandle):
         try:
             for key, matches in by_key.items():
                 weight = known.get(key) or _Weight(tensors[key])
-                self._check_written([weight])
+                if self._modules:
+                    weight.check_written()
                 _weights.add(weight)
                 self._held.append(weight)
                 weight.layers[id(self)] = (self, matches)
@@ -198,7 +204,7 @@ def merge_adapter(
     report.notes += view.notes
     report.raise_if_nothing_matched()
     handle = MergeHandle(report, matches, strength, factors)
-    handle.others_write = is_pipeline(model)
+    handle._modules = view.modules if is_pipeline(model) else {}
     by_key: dict[Hashable, list[Match]] = {}
     for match in matches:
         by_key.setdefault(_key(view.tensors[match.weight]), []).append(match)

@@ -195,6 +195,52 @@ def test_weights_offloaded_to_the_disk_are_live_only(pipe, made, tmp_path):
     assert difference(outputs("Flux.1", pipe), expected) <= 1e-5
 
 
+@pytest.mark.parametrize("first", ["offloading", "adapter"])
+def test_weights_that_accelerate_offloads_are_live_only(first, pipe, made):
+    """What enable_sequential_cpu_offload does, with the CPU as the device: the weights are on meta between forwards."""
+    accelerate = pytest.importorskip("accelerate", reason="NO ACCELERATE HERE: pip install accelerate")
+    if first == "offloading":
+        accelerate.cpu_offload(pipe.transformer, torch.device("cpu"))
+    adapters = lokr_core.load_lokr_weights(pipe, made[1])
+    if first == "adapter":
+        accelerate.cpu_offload(pipe.transformer, torch.device("cpu"))
+    expected = reference(made, made[2])
+    assert adapters.reports["default_0"].complete
+    assert difference(outputs("Flux.1", pipe), expected) <= 1e-5
+    with pytest.raises(LoKrValueError, match="meta device"):
+        adapters.fuse()
+    assert difference(outputs("Flux.1", pipe), expected) <= 1e-5
+    adapters.delete_adapters("default_0")
+    assert difference(outputs("Flux.1", pipe), reference(made)) == 0
+
+
+def test_what_was_fused_before_it_was_offloaded_is_not_lost(pipe, made):
+    accelerate = pytest.importorskip("accelerate", reason="NO ACCELERATE HERE: pip install accelerate")
+    adapters = lokr_core.load_lokr_weights(pipe, made[1])
+    adapters.fuse()
+    accelerate.cpu_offload(pipe.transformer, torch.device("cpu"))
+    expected = reference(made, made[2])
+    for call in (adapters.unfuse, lambda: adapters.set_adapters("default_0", 0), adapters.delete_adapters):
+        with pytest.raises(LoKrError, match="Somebody else has changed"):
+            call(*(["default_0"] if call == adapters.delete_adapters else []))
+        assert difference(outputs("Flux.1", pipe), expected) <= 1e-5
+    accelerate.hooks.remove_hook_from_module(pipe.transformer, recurse=True)
+    adapters.delete_adapters("default_0")
+    assert difference(outputs("Flux.1", pipe), reference(made)) == 0
+
+
+def test_whole_models_that_accelerate_moves_are_fused(pipe, made):
+    """What enable_model_cpu_offload does, with the CPU as the device."""
+    accelerate = pytest.importorskip("accelerate", reason="NO ACCELERATE HERE: pip install accelerate")
+    pipe.transformer, hook = accelerate.cpu_offload_with_hook(pipe.transformer, torch.device("cpu"))
+    adapters = lokr_core.load_lokr_weights(pipe, made[1])
+    adapters.fuse()
+    hook.offload()
+    assert difference(outputs("Flux.1", pipe), reference(made, made[2])) <= 1e-5
+    adapters.delete_adapters("default_0")
+    assert difference(outputs("Flux.1", pipe), reference(made)) == 0
+
+
 def test_weights_on_the_meta_device_are_not_fused(pipe, made):
     adapters = lokr_core.load_lokr_weights(pipe, made[1])
     pipe.transformer.to("meta")
