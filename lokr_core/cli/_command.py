@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from ..conversion import ENERGY, Keep
-from ..errors import LoKrFileError, LoKrValueError
+from ..errors import LoKrFileError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EXPERT_HELP = "of an adapter for a model of two experts (Wan 2.2): which one MODEL is (default: as its name tells)"
@@ -124,10 +124,3 @@ def check_not_input(options: argparse.Namespace, inputs: Iterable[str]) -> None:
         raise LoKrFileError(
             "The output is one of the files that are read", file=out, hint="choose another name, or use --overwrite"
         )
-
-
-def check_number(name: str, value: float, least: float, most: float) -> float:
-    """``value`` if it lies in the range. Raises LoKrValueError if not."""
-    if not least <= value <= most:
-        raise LoKrValueError(f"--{name} is out of range", expected=f"{least:g} to {most:g}", found=value)
-    return value
