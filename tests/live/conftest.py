@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lokr_core import Adapter, Factor, LoKrWeights, factorization
+from lokr_core.live import THROUGH, forced
 
 
 class Everything(nn.Module):
@@ -79,3 +80,25 @@ def make_adapter(everything, make_lokr):
         )
 
     return make
+
+
+@pytest.fixture
+def through():
+    with forced(THROUGH), torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(8, 12).double()
+
+
+@pytest.fixture
+def x(layer) -> torch.Tensor:
+    return torch.randn(5, 8).double()
+
+
+@pytest.fixture
+def adapter(make_lokr) -> Adapter:
+    return Adapter({"0": make_lokr((12, 8))})
