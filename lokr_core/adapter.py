@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from . import kronecker
 from .errors import LoKrShapeError, LoKrValueError
 from .kronecker import Factor
+from .modules import Foreign, ForeignModule, ModuleName, check_held, checked_expert, experts_among, two_experts
 
 __all__ = ["Adapter", "Foreign", "ForeignModule", "LoKrWeights", "ModuleName"]
 
@@ -192,69 +193,6 @@ class LoKrWeights:
             yield from ((row + offset, update) for offset, update in self.rows(start, half))
 
 
-@dataclass(frozen=True)
-class ModuleName:
-    """A module's name in a file, taken apart.
-
-    full: as in the file; path: the name behind the prefix; flattened: whether ``path`` has "_" in place of dots
-    component: the part of a pipeline that the prefix names: "unet" (any denoiser), "te", "te1" to "te4", "" if unknown
-    expert: "high" or "low", of a denoiser with an expert for high noise and one for low; "" for any other
-    """
-
-    full: str
-    path: str
-    component: str = ""
-    flattened: bool = False
-    expert: str = ""
-
-
-@dataclass(frozen=True)
-class ForeignModule:
-    """A module of a file that is not LoKr.
-
-    kind: "LoRA", "full difference", ..., "unknown"; name: taken apart
-    keys: key in the file -> the tensor's name, without the adapter's name that PEFT may put in; "" if unknown
-    """
-
-    kind: str
-    name: ModuleName
-    keys: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class Foreign:
-    """What a file holds besides LoKr: the tensors by key, and their modules by name."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    modules: dict[str, ForeignModule] = field(default_factory=dict)
-
-    def named(self, names: Mapping[str, ModuleName]) -> Foreign:
-        """The same with ``names`` for the modules that are in it."""
-        return Foreign(self.tensors, {m: replace(x, name=names.get(m, x.name)) for m, x in self.modules.items()})
-
-    def of(self, module: str) -> dict[str, Tensor]:
-        """A module's tensors by their names, as far as these are known."""
-        return {name: self.tensors[key] for key, name in self.modules[module].keys.items() if name}
-
-    def select(self, modules: Container[str]) -> Foreign:
-        """The same with these modules alone."""
-        kept = {module: each for module, each in self.modules.items() if module in modules}
-        return Foreign({key: self.tensors[key] for each in kept.values() for key in each.keys}, kept)
-
-    def renamed(self, names: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """All tensors under "NAME.tensor name", NAME being their module's in ``names``, or else under their keys.
-
-        names: module -> new name; None: the modules' own
-        >>> lora = ForeignModule("LoRA", ModuleName("a", "a"), {"a.lora_A.default.weight": "lora_A.weight"})
-        >>> foreign = Foreign({"a.lora_A.default.weight": torch.ones(2, 3), "b": torch.ones(1)}, {"a": lora})
-        >>> list(foreign.renamed({"a": "unet.a"}))
-        ['unet.a.lora_A.weight', 'b']
-        """
-        names = {module: module for module in self.modules} if names is None else names
-        found = {k: f"{names[m]}.{n}" for m in names for k, n in self.modules[m].keys.items() if n}
-        return {found.get(key, key): tensor for key, tensor in self.tensors.items()}
-
-
 @dataclass(eq=False)
 class Adapter(Mapping[str, LoKrWeights]):
     """Module name (as the file spells it) -> ``LoKrWeights``, and everything else in the file.
@@ -297,3 +235,38 @@ class Adapter(Mapping[str, LoKrWeights]):
     def __repr__(self) -> str:
         where = f" from {self.path}" if self.path else ""
         return f"<Adapter: {len(self)} LoKr modules, {self.producer}{where}>"
+
+    @property
+    def experts(self) -> list[str]:
+        """The experts that the file's modules are of: "high", "low", both or neither."""
+        return experts_among((*self.names.values(), *(each.name for each in self.foreign.modules.values())))
+
+    def for_expert(self, expert: str, why: str = "") -> Adapter:
+        """The same without the modules of the other expert; itself if ``expert`` is "" or the file has no experts.
+
+        why: how the expert was chosen, for the note
+
+        Raises LoKrValueError if the file is for the other expert alone, or ``expert`` is an unknown word.
+        """
+        expert, found = checked_expert(expert), self.experts
+        if not expert:
+            return self
+        if not found:
+            none = f"expert={expert} has no effect: the file does not tell experts apart"
+            return replace(self, notes=[*self.notes, none])
+        check_held(expert, found, self.path)
+        if len(found) == 1:
+            return self
+        kept = {module for module, name in self.names.items() if name.expert in ("", expert)}
+        others = {module for module, each in self.foreign.modules.items() if each.name.expert in ("", expert)}
+        left = len(self.modules) + len(self.foreign.modules) - len(kept) - len(others)
+        note = (
+            f"the file holds two experts: the {expert} noise expert is used{why}, {left} modules of the other are not"
+        )
+        return replace(
+            self,
+            modules={module: weights for module, weights in self.modules.items() if module in kept},
+            names={module: name for module, name in self.names.items() if module in kept},
+            foreign=self.foreign.select(others),
+            notes=[*(each for each in self.notes if each != two_experts(self.names.values())), note],
+        )

@@ -9,7 +9,7 @@ from itertools import combinations
 from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrFileError
 from ..kronecker import same_numbers
-from ._experts import EXPERTS, own_path
+from ..modules import EXPERTS, own_path
 
 
 def drop_duplicates(modules: dict[str, LoKrWeights], names: dict[str, ModuleName]) -> list[str]:

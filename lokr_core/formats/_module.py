@@ -10,8 +10,7 @@ from torch import Tensor
 from ..adapter import LoKrWeights
 from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError
 from ..kronecker import Factor, core_name, is_finite, reversed_factors
-from ..peft import StoredConfig, is_reversed
-from ._magnitude import MAGNITUDE, magnitude_of
+from ..peft import MAGNITUDE, StoredConfig, is_reversed, magnitude_of
 from ._scaling import scaling_of
 
 _NUMBERS = ("alpha", "lokr_dim")

@@ -6,14 +6,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from .._files import json_object
-from ..adapter import ModuleName
-from ..peft import PREFIX
-from ._experts import with_experts
-from ._producers import INNER_WRAPPERS, MARKS, PREFIXES, ROOTS, WRAPPERS, FilePrefix
+from ..modules import INNER_WRAPPERS, PREFIX, PREFIXES, ROOTS, WRAPPERS, FilePrefix, ModuleName, with_experts
+from ._producers import MARKS
 
 _PLAIN = FilePrefix("", "", False, "plain module names")
 _PREFIX = re.compile("|".join(f"({row.pattern})" for row in PREFIXES))  # group n is row n - 1's
-_FLATTENED = re.compile(rf"(?:^|(?<=[._]))(?:{'|'.join(row.pattern for row in PREFIXES if row.flattened)})")
 _WRAPPERS = re.compile("^" + WRAPPERS.pattern)
 _PEFT_ROOT = PREFIX.removesuffix("model.")
 _INNER = re.compile(INNER_WRAPPERS)
@@ -53,15 +50,6 @@ def module_names(
                 names[module] = ModuleName(module, module[len(cut) :], "", True)
         namings[_PLAIN.naming if cut is None else f"LyCORIS, prefix {cut}" if cut else "flattened module names"] = None
     return with_experts(names), namings
-
-
-def holds_prefix(beginning: str) -> bool:
-    """Whether a trainer's prefix of flattened names is in ``beginning``: no wrapper's name has one.
-
-    >>> holds_prefix("up_lora_unet_"), holds_prefix("my_net_")
-    (True, False)
-    """
-    return _FLATTENED.search(beginning) is not None
 
 
 def _taken_apart(module: str) -> tuple[ModuleName, FilePrefix]:

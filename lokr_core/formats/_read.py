@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrError, LoKrFileError, blame
-from ..peft import CONFIG_NAME, PREFIX, StoredConfig, stored_configs
+from ..modules import PREFIX, two_experts
+from ..peft import CONFIG_NAME, StoredConfig, stored_configs
 from ._duplicates import drop_duplicates
-from ._experts import choose_expert, two_experts
 from ._keys import SortedKeys, describe, split_keys
 from ._module import weights_of
 from ._naming import module_names, producer
@@ -73,8 +73,9 @@ def parse_adapter(
     notes += drop_duplicates(modules, names)
     who = _writer(configs, namings, metadata, every)
     adapter = Adapter(modules, names, found.foreign.named(every), metadata, who, notes=notes)
-    adapter.notes += two_experts(adapter)
-    return choose_expert(adapter, expert)
+    if len(adapter.experts) == 2:
+        adapter.notes.append(two_experts(names.values()))
+    return adapter.for_expert(expert)
 
 
 def names_and_writer(

@@ -13,8 +13,9 @@ import torch
 from .._files import read_header
 from ..adapter import LoKrWeights
 from ..errors import LoKrError, LoKrFileError, blame
-from ..formats import SortedKeys, base_model_of, config_beside, describe, names_and_writer, split_keys
+from ..formats import SortedKeys, config_beside, describe, names_and_writer, split_keys
 from ..kronecker import Factor
+from ..names import base_model_of
 from ._metadata import title, trained_with, trigger_words
 
 

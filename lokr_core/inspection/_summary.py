@@ -14,8 +14,8 @@ import torch
 
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..display import human_bytes
-from ..formats import base_model_of
 from ..kronecker import Factor, kron_norm
+from ..names import base_model_of
 from ._energy import Energy, HeatMap, place_of
 from ._metadata import frequent_tags, title, trained_with, trigger_words
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrShapeError
-from ..formats import magnitude_of
 from ..kronecker import Factor, is_finite
+from ..peft import magnitude_of
 
 # Names of the two halves of a LoRA: kohya's, diffusers' and PEFT's.
 _UP = ("lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight", "lora_B.weight")

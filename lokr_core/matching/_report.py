@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
-from ..formats import base_model_of
-from ..names import mask_numbers
+from ..names import base_model_of, mask_numbers
 
 APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
 _STATUSES = (REFUSED, HANDED, APPLIED)  # the order in a report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..adapter import Adapter
-from ..formats import base_model_of, choose_expert, experts_of, own_path
-from ..names import Slot, guesses
+from ..modules import own_path
+from ..names import Slot, base_model_of, guesses
 from ._foreign import foreign_updates
 from ._guess import guess
 from ._match import FileModule, Match, Place, Refusal, place
@@ -40,7 +40,7 @@ def resolve(adapter: Adapter, target: Target, expert: str = "") -> tuple[list[Ma
     others = adapter.foreign.modules
     modules = [FileModule(module, adapter.names[module], {"weight": w}) for module, w in adapter.items()]
     modules += [FileModule(m, others[m].name, parts, others[m].kind) for m, parts in updates.items()]
-    undecided = len(experts_of(adapter)) == 2 and not target.experts
+    undecided = len(adapter.experts) == 2 and not target.experts
     places = {one: _place(one, target, undecided) for one in modules}
     _place_unknown(places, adapter, target, report)
     if not undecided:
@@ -60,12 +60,12 @@ def resolve(adapter: Adapter, target: Target, expert: str = "") -> tuple[list[Ma
 
 def _of_expert(adapter: Adapter, target: Target, expert: str, report: Report) -> Adapter:
     """``adapter`` without the modules of the expert that was not chosen, if the caller or the target tells."""
-    found = experts_of(adapter)
+    found = adapter.experts
     here = target.experts if len(target.experts) == 1 else set()
     if expert:
-        chosen = choose_expert(adapter, expert)
+        chosen = adapter.for_expert(expert)
     elif len(found) == 2 and here:
-        chosen = choose_expert(adapter, next(iter(here)), ", since the model's name tells that it is that one")
+        chosen = adapter.for_expert(next(iter(here)), ", since the model's name tells that it is that one")
     else:
         if len(found) == 1 and here and here.isdisjoint(found):
             report.notes.append(

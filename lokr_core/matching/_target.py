@@ -14,9 +14,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._files import TensorInfo
-from ..adapter import ModuleName
 from ..errors import LoKrShapeError
-from ..formats import expert_called, own_path
+from ..modules import ModuleName, expert_called, own_path
 from ..names import WEIGHTS, Architecture, Slot, aliases, detect, meanings
 
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from ..adapter import ModuleName
-from ..formats import holds_prefix
+from ..modules import ModuleName, holds_prefix
 from ..names import roots
 from ._match import UNKNOWN, FileModule, Match, Place, Refusal, place
 from ._target import Target

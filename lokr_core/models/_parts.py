@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .._layers import shape_of
 from ..adapter import Adapter
-from ..formats import checked_expert, expert_called, experts_of
 from ..matching import Match
+from ..modules import checked_expert, expert_called
 from ..names import FUSIONS
 
 # diffusers' names of the models in a pipeline that adapters are trained for.
@@ -89,13 +89,13 @@ def view_of(model: Any, adapter: Adapter, expert: str = "", wrappers: bool = Fal
     parts, notes = parts_of(model), []
     if all(name in parts for name in _EXPERTS.values()):
         expert = chosen = checked_expert(expert)
-        if not chosen and not experts_of(adapter):
+        if not chosen and not adapter.experts:
             chosen = expert_called(str(adapter.path or ""))
             told = f"its name says {chosen} noise" if chosen else "expert=low puts it on transformer_2"
             chosen = chosen or "high"
             notes.append(f"the file does not hold two experts: it acts on {_EXPERTS[chosen]} alone; {told}")
         parts = {name: part for name, part in parts.items() if not chosen or name not in _left_out(chosen)}
-        if not experts_of(adapter):
+        if not adapter.experts:
             expert = ""
     modules = {path: module for name, part in parts.items() for path, module in _walk(name, part)}
     if wrappers and not is_pipeline(model):

@@ -1,5 +1,6 @@
 """Names: the architecture of a target, and the aliases of its modules. One table per architecture, as data."""
 
+from ._base_model import BaseModel, base_model_of
 from ._display import guesses, original_name
 from ._mixed import meanings, roots
 from ._registry import detect
@@ -11,6 +12,7 @@ from ._words import DIFFUSERS, FUSIONS, ORIGINAL, WEIGHTS, Architecture, Slot, m
 
 __all__ = [
     "Architecture",
+    "BaseModel",
     "DIFFUSERS",
     "FUSIONS",
     "ORIGINAL",
@@ -19,6 +21,7 @@ __all__ = [
     "UNETS",
     "WEIGHTS",
     "aliases",
+    "base_model_of",
     "detect",
     "guesses",
     "mask_numbers",

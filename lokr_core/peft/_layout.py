@@ -12,9 +12,6 @@ from math import ceil
 
 from ..errors import LoKrValueError
 
-PREFIX = "base_model.model."
-"""The start of every key: PEFT's own wrappers around the model."""
-
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 METADATA_KEY = "lora_adapter_metadata"

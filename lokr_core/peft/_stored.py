@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LoKrFileError, LoKrValueError, blame
+from ..modules import PREFIX
 from ._config import LoKrConfig, read_entries
-from ._layout import CONFIG_NAME, METADATA_KEY, PREFIX, is_lokr, is_whole, matching_keys, names_module
+from ._layout import CONFIG_NAME, METADATA_KEY, is_lokr, is_whole, matching_keys, names_module
 
 # All that a reader needs: other fields, and other values of them, may be a newer PEFT's.
 _FIELDS = ("r", "alpha", "rank_pattern", "alpha_pattern", "target_modules")

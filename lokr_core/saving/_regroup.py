@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ..adapter import Adapter, LoKrWeights, ModuleName
+from ..adapter import Adapter, LoKrWeights
 from ..matching import Match, Report, Target, foreign_places, resolve
+from ..modules import ModuleName, Spelling
 from ..names import Slot
 from ._rename import Book
-from ._spellings import Spelling
 
 Pieces = list[tuple[int, LoKrWeights]]
 """(first row, update of the rows from there) pairs."""

@@ -16,10 +16,10 @@ from .._files import read_header, save_tensors
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrValueError, blame
 from ..matching import Target
+from ..modules import SPELLINGS, Spelling
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
 from ._peft_form import peft_layout
 from ._rename import Renamed, rename
-from ._spellings import SPELLINGS, Spelling
 from ._tensors import all_cast, keyed
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights, ModuleName, check_strength
 from ..errors import LoKrValueError, blame
-from ..formats import expert_called, experts_of, module_names, split_keys
+from ..formats import module_names, split_keys
 from ..kronecker import Factor, nearest_kron
 from ..matching import foreign_updates
+from ..modules import expert_called
 
 EXACT, NEAREST, REFUSE = "full difference", "nearest LoKr", "refuse"
 OVERLAPS = (EXACT, NEAREST, REFUSE)
@@ -131,7 +132,7 @@ def combine(terms: Sequence[Term], overlap: str = EXACT) -> Combined:
 def _two_experts(terms: Sequence[Term]) -> list[str]:
     """A note if the files are, by their names, for the two experts of one model: their sum is of use to neither."""
     called = {expert_called(term.adapter.path.name) for term in terms if term.adapter.path}
-    if called >= {"high", "low"} and not any(experts_of(term.adapter) for term in terms):
+    if called >= {"high", "low"} and not any(term.adapter.experts for term in terms):
         return ["these files are for two experts, and were summed into one update: lokr join keeps them side by side"]
     return []
 

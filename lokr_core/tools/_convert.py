@@ -16,7 +16,6 @@ from ..conversion import (
 )
 from ..display import Progress
 from ..errors import LoKrValueError, blame
-from ..formats import experts_of
 from ..matching import Target
 from ..names import DIFFUSERS, supposed_shapes
 from ..saving import SPELLINGS, UP_DOWN, Regrouped, component_of, named, regroup, save_named
@@ -104,11 +103,11 @@ def _groups(
     adapter: Adapter, conversion: Conversion, format: str, target: Target | None, found: Converted
 ) -> tuple[list[Regrouped], dict[str, str]]:
     """The modules of the new file with the rows that they are made of, and new names of the foreign modules."""
-    if experts_of(adapter) and (conversion.names is not None or target is not None):
+    if adapter.experts and (conversion.names is not None or target is not None):
         raise LoKrValueError(
             "The file holds an expert of a model of two, whose names other programs do not have",
             expected="a file of one model",
-            found=" and ".join(f"{expert} noise" for expert in experts_of(adapter)),
+            found=" and ".join(f"{expert} noise" for expert in adapter.experts),
             hint="cut it first, which takes the expert out of the names: lokr split FILE",
         )
     if conversion.names is not None and target is None:

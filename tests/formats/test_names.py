@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lokr_core.formats import module_names, parse_adapter
-from lokr_core.formats._producers import PREFIXES, ROOTS
+from lokr_core.modules import PREFIXES, ROOTS
 from tests.formats.lokr_tensors import file_of
 
 BLOCK = "transformer_blocks.0.attn.to_q"

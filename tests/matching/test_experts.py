@@ -16,7 +16,7 @@ from lokr_core import (
     merge_adapter,
     resolve,
 )
-from lokr_core.formats import experts_of, parse_adapter
+from lokr_core.formats import parse_adapter
 from lokr_core.tools import apply_to_file, check_file
 from tests.matching.cells import recorded
 
@@ -69,7 +69,7 @@ def is_expert(changed: dict[str, torch.Tensor], expert: str, prefix: str = "diff
 @pytest.mark.parametrize("expert", EXPERTS)
 def test_a_choice_gives_its_own_weights_and_leaves_the_other_half_alone(path, expert):
     adapter = load_adapter(path, expert=expert)
-    assert len(adapter) == len(BLOCK) and experts_of(adapter) == [expert]
+    assert len(adapter) == len(BLOCK) and adapter.experts == [expert]
     model = weights()
     with merge_adapter(model, adapter) as handle:
         assert is_expert(model, expert) and handle.report.complete
@@ -80,7 +80,7 @@ def test_a_choice_gives_its_own_weights_and_leaves_the_other_half_alone(path, ex
 
 def test_without_a_choice_the_refusal_says_two_experts(path):
     adapter = load_adapter(path)
-    assert experts_of(adapter) == list(EXPERTS) and "two experts" in adapter.notes[-1]
+    assert adapter.experts == list(EXPERTS) and "two experts" in adapter.notes[-1]
     with pytest.raises(LoKrMatchError, match="two experts") as caught:
         merge_adapter(weights(), adapter)
     assert "expert=high" in str(caught.value) and "base model" not in str(caught.value)
@@ -149,7 +149,7 @@ def test_a_file_of_one_expert_needs_no_choice(spelling):
 def test_other_files_are_as_they_were():
     file = {name: t for name, t in tensors("diffusers").items() if name.startswith("transformer.")}
     plain = parse_adapter(file)
-    assert experts_of(plain) == [] and not plain.notes
+    assert plain.experts == [] and not plain.notes
     chosen = parse_adapter(file, expert="low")
     assert list(chosen) == list(plain) and "no effect" in chosen.notes[-1]
     with pytest.raises(LoKrValueError, match="Unknown expert"):
@@ -159,7 +159,7 @@ def test_other_files_are_as_they_were():
 def test_experts_of_the_same_numbers_need_no_choice():
     file = tensors("diffusers", ("high",))
     adapter = parse_adapter({**file, **{f"transformer_2.{n.removeprefix('transformer.')}": t for n, t in file.items()}})
-    assert len(adapter) == len(BLOCK) and experts_of(adapter) == []
+    assert len(adapter) == len(BLOCK) and adapter.experts == []
     assert "in the file twice with the same numbers" in adapter.notes[-1]
 
 

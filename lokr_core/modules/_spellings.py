@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..peft import PREFIX
+from ._prefixes import PREFIX
 
 OWN = "own"
 """Names as the model itself has them."""

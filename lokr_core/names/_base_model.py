@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from .._files import json_object
-from ..adapter import ModuleName
-from ..names import guesses
+from ..modules import ModuleName
+from ._display import guesses
 
 _KEYS = (
     "ss_base_model_version",

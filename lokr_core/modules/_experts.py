@@ -1,4 +1,4 @@
-"""Files for a model of two experts, of high and of low noise (Wan 2.2): which modules are whose, and the choice of one.
+"""Files for a model of two experts, of high and of low noise (Wan 2.2): which modules are whose.
 
 Both experts have the same names and shapes, so a file tells them apart by the name of the model that they were in.
 """
@@ -6,13 +6,15 @@ Both experts have the same names and shapes, so a file tells them apart by the n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import PurePath
 
-from ..adapter import Adapter, ModuleName
 from ..errors import LoKrValueError
-from ._producers import INNER_WRAPPERS, WRAPPERS
+from ._name import ModuleName
+from ._prefixes import INNER_WRAPPERS, WRAPPERS
 
 HIGH, LOW = "high", "low"
 EXPERTS = (HIGH, LOW)
@@ -100,57 +102,28 @@ def expert_called(name: str) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def experts_of(adapter: Adapter) -> list[str]:
-    """The experts that a file's modules are of: "high", "low", both or neither."""
-    names = [*adapter.names.values(), *(each.name for each in adapter.foreign.modules.values())]
+def experts_among(names: Iterable[ModuleName]) -> list[str]:
+    """The experts that modules of these names are of: "high", "low", both or neither."""
     found = {name.expert for name in names}
     return [expert for expert in EXPERTS if expert in found]
 
 
-def choose_expert(adapter: Adapter, expert: str, why: str = "") -> Adapter:
-    """``adapter`` without the modules of the other expert; itself if ``expert`` is "" or the file has no experts.
-
-    why: how the expert was chosen, for the note
-
-    Raises LoKrValueError if the file is for the other expert alone, or ``expert`` is an unknown word.
-    """
-    expert, found = checked_expert(expert), experts_of(adapter)
-    if not expert:
-        return adapter
-    if not found:
-        notes = [*adapter.notes, f"expert={expert} has no effect: the file does not tell experts apart"]
-        return replace(adapter, notes=notes)
+def check_held(expert: str, found: Sequence[str], file: str | PathLike | None) -> None:
+    """Raises LoKrValueError if a file that is for the experts ``found`` is not for ``expert``."""
     if expert not in found:
         raise LoKrValueError(
             f"The file holds nothing for the {expert} noise expert",
-            file=adapter.path,
+            file=file,
             expected=f"modules of the {expert} noise expert",
             found=f"modules of the {found[0]} noise expert alone",
             hint=f"choose expert={found[0]}, or load the file for the other expert",
         )
-    if len(found) == 1:
-        return adapter
-    kept = {module for module, name in adapter.names.items() if name.expert in ("", expert)}
-    foreign = {module for module, each in adapter.foreign.modules.items() if each.name.expert in ("", expert)}
-    left = len(adapter.modules) + len(adapter.foreign.modules) - len(kept) - len(foreign)
-    return replace(
-        adapter,
-        modules={module: weights for module, weights in adapter.modules.items() if module in kept},
-        names={module: name for module, name in adapter.names.items() if module in kept},
-        foreign=adapter.foreign.select(foreign),
-        notes=[
-            *(note for note in adapter.notes if note not in two_experts(adapter)),
-            f"the file holds two experts: the {expert} noise expert is used{why}, {left} modules of the other are not",
-        ],
-    )
 
 
-def two_experts(adapter: Adapter) -> list[str]:
-    """The note on a file that holds both experts, empty for any other."""
-    if len(experts_of(adapter)) < 2:
-        return []
-    counts = {expert: sum(name.expert == expert for name in adapter.names.values()) for expert in EXPERTS}
-    return [
+def two_experts(names: Iterable[ModuleName]) -> str:
+    """The note on a file that holds both experts. ``names``: of its LoKr modules."""
+    counts = Counter(name.expert for name in names)
+    return (
         f"the file holds two experts, of high noise ({counts[HIGH]} modules) and of low noise ({counts[LOW]}): "
         "expert=high or expert=low chooses one"
-    ]
+    )
