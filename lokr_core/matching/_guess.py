@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..adapter import Adapter
-from ..names import Slot
-from ._match import Match, match
-from ._target import Target
 
 
-def guess(adapter: Adapter, target: Target) -> dict[str, Match] | None:
-    """Every module matched by its ending, None if that fails: one prefix is removed from, or added to, all names."""
+def guess(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str] | None:
+    """Module of the file -> module of the model, by its ending: one prefix is removed from, or added to, all names.
+    Returns None unless every module then has a weight of its own that it fits.
+
+    shapes: of the model's parameters, by name
+    """
     names = {module: adapter.names[module] for module in adapter}
     sign = "_" if any(name.flattened for name in names.values()) else "."
-    modules = [name.removesuffix(".weight") for name in target.shapes if name.endswith(".weight")]
+    modules = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
     known = {module.replace(".", sign): module for module in modules}
     if not names or len(names) > len(known):
         return None
     paths = {module: name.path.replace(".", sign) for module, name in names.items()}
     for cut, put in _prefixes(next(iter(paths.values())), known, sign):
-        matches: dict[str, Match] = {}
+        places: dict[str, str] = {}
         for module, path in paths.items():
             place = known.get(put + path[len(cut) :]) if path.startswith(cut) else None
-            if place is None or not adapter[module].fits(target.shapes[f"{place}.weight"]):
+            if place is None or not adapter[module].fits(shapes[f"{place}.weight"]):
                 break
-            matches[module] = match(module, place, Slot(place), adapter[module], target)
+            places[module] = place
         else:
-            if len({match.weight for match in matches.values()}) == len(matches):
-                return matches
+            if len(set(places.values())) == len(places):
+                return places
     return None
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ..adapter import LoKrWeights, ModuleName
 from ..errors import LoKrShapeError
-from ..names import Slot
-from ._target import Target, weight_name
+from ..names import Slot, weight_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +73,13 @@ class FileModule:
 Place = list[Match] | Refusal
 """Where a module goes, or why nowhere."""
 
+ShapeOf = Callable[[Slot], tuple[int, ...]]
+"""The shape of the rows that a slot names, see ``Target.shape_of``."""
+
 UNKNOWN = Refusal("no such weight in this model")
 
 
-def place(one: FileModule, candidates: Iterable[tuple[str, tuple[Slot, ...]]], target: Target) -> Place:
+def place(one: FileModule, candidates: Iterable[tuple[str, tuple[Slot, ...]]], shape_of: ShapeOf) -> Place:
     """The matches of a module at the first of ``candidates`` that has its shape: (a name of the target, its slots)."""
     known = list(candidates)
     matches: list[Match] = []
@@ -83,7 +87,7 @@ def place(one: FileModule, candidates: Iterable[tuple[str, tuple[Slot, ...]]], t
         refusal = UNKNOWN
         for name, slots in known:
             try:
-                matches += [match(one.module, name, s.of(parameter), weights, target, one.kind) for s in slots]
+                matches += [match(one.module, name, s.of(parameter), weights, shape_of, one.kind) for s in slots]
                 break
             except LoKrShapeError as error:
                 refusal = Refusal(error.problem, f"expected {error.expected}, found {error.found}")
@@ -92,9 +96,9 @@ def place(one: FileModule, candidates: Iterable[tuple[str, tuple[Slot, ...]]], t
     return matches
 
 
-def match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Target, kind: str = "LoKr") -> Match:
+def match(module: str, known: str, slot: Slot, weights: LoKrWeights, shape_of: ShapeOf, kind: str = "LoKr") -> Match:
     """``weights`` fitted to the rows that ``slot`` names. Raises LoKrShapeError if they do not have that shape."""
-    out, *rest = target.shape_of(slot)
+    out, *rest = shape_of(slot)
     start = slot.rows[0] if slot.rows else 0
     if slot.source_rows is not None:
         whole = weights.fit((weights.shape[0], *rest))
@@ -110,3 +114,35 @@ def match(module: str, known: str, slot: Slot, weights: LoKrWeights, target: Tar
         fitted = weights.fit((out, *rest))
         pieces = list(fitted.swapped_halves()) if slot.swap else [(0, fitted)]
     return Match(module, known, slot, tuple((start + offset, update) for offset, update in pieces), kind)
+
+
+class Rows(NamedTuple):
+    """Rows of a weight, and the module that goes there."""
+
+    weight: str
+    start: int
+    stop: int
+    module: str
+
+
+def rows_of(one: FileModule, found: Iterable[Match]) -> Iterator[Rows]:
+    for match in found:
+        for start, update in match.pieces:
+            yield Rows(match.weight, start, start + update.shape[0], one.module)
+
+
+def shared_rows(every: Iterable[Rows]) -> dict[str, str]:
+    """Module -> another module that goes to some of the same rows."""
+    by_weight: dict[str, list[Rows]] = defaultdict(list)
+    for rows in every:
+        by_weight[rows.weight].append(rows)
+    shared: dict[str, str] = {}
+    for found in by_weight.values():
+        furthest = None
+        for rows in sorted(found, key=lambda rows: rows.start):
+            if furthest and rows.start < furthest.stop and rows.module != furthest.module:
+                shared.setdefault(rows.module, furthest.module)
+                shared.setdefault(furthest.module, rows.module)
+            if furthest is None or rows.stop > furthest.stop:
+                furthest = rows
+    return shared

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
-from ..names import base_model_of, mask_numbers
+from ..names import base_model_of, guesses, mask_numbers
 
 APPLIED, HANDED, REFUSED = "applied", "handed to the host", "refused"
 _STATUSES = (REFUSED, HANDED, APPLIED)  # the order in a report
@@ -221,3 +221,23 @@ class Report:
         notes = dict.fromkeys(note for report in reports for note in report.notes)
         merged.notes = [note for note in notes if note not in settled]
         return merged
+
+
+def mismatch(adapter: Adapter, architectures: Sequence[str]) -> list[str]:
+    """A note on what a person may have confused, if the adapter looks like one for another model."""
+    if not architectures:
+        return []
+    stated = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
+    other, here = looks_like(adapter, architectures), " with ".join(architectures)
+    if other:
+        return [f"this looks like an adapter for {other}; the model is {here}"]
+    return [f"the file names {stated} as its base model; the model is {here}"] if stated else []
+
+
+def looks_like(adapter: Adapter, architectures: Sequence[str]) -> str:
+    """The architecture that the file's names fit best, "" if the model is one that they fit as well, or unknown."""
+    shapes = {module: weights.shape for module, weights in adapter.items()}
+    guessed = guesses({n.path: shapes[m] for m, n in adapter.names.items() if n.component in ("", "unet")})
+    if not guessed or not architectures or set(guessed).intersection(architectures):
+        return ""
+    return base_model_of(adapter.names, shapes, adapter.metadata).title

@@ -1,14 +1,14 @@
 """Names: the architecture of a target, and the aliases of its modules. One table per architecture, as data."""
 
 from ._base_model import BaseModel, base_model_of
-from ._display import guesses, original_name
+from ._display import original_name
 from ._mixed import meanings, roots
-from ._registry import detect
+from ._registry import aliases, detect, guesses, spelled
+from ._sub_models import SubModel, sub_models
 from ._supposed import supposed_shapes
 from ._text import TABLES as TEXT_ENCODERS
-from ._translate import aliases, spelled
 from ._unet import TABLES as UNETS
-from ._words import DIFFUSERS, FUSIONS, ORIGINAL, WEIGHTS, Architecture, Slot, mask_numbers
+from ._words import DIFFUSERS, FUSIONS, ORIGINAL, WEIGHTS, Architecture, Slot, mask_numbers, weight_name
 
 __all__ = [
     "Architecture",
@@ -17,6 +17,7 @@ __all__ = [
     "FUSIONS",
     "ORIGINAL",
     "Slot",
+    "SubModel",
     "TEXT_ENCODERS",
     "UNETS",
     "WEIGHTS",
@@ -29,5 +30,7 @@ __all__ = [
     "original_name",
     "roots",
     "spelled",
+    "sub_models",
     "supposed_shapes",
+    "weight_name",
 ]

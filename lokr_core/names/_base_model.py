@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .._files import json_object
 from ..modules import ModuleName
-from ._display import guesses
+from ._registry import guesses
 
 _KEYS = (
     "ss_base_model_version",

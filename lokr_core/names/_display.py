@@ -7,68 +7,16 @@ not to apply an update by.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
 
 from ._registry import ARCHITECTURES
-from ._words import DIFFUSERS, ORIGINAL, mask_numbers
-
-# Stable Diffusion's UNets share their names; the width of their text encoder tells them apart.
-# Columns of a cross attention's key or value -> title.
-_UNETS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL refiner", 2048: "SDXL"}
-_VIDEO = re.compile(
-    r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_.*_(temporal|time_stack)_"
-)
-_CROSS_ATTENTION = re.compile(
-    r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_.*attn2_to_[kv]"
-)
-
-_SHARE = 0.8
-"""Share of a file's modules that an architecture's table must contain to be guessed."""
-
-_COMMON = ("Flux.1", "Flux.2", "HunyuanVideo")
-"""Of architectures that share names, those that most adapters are for."""
+from ._words import mask_numbers
 
 _UNET_STEP = re.compile(
     r"(?P<part>down_blocks|up_blocks|mid_block)_(?:(?P<level>\d+)_)?"
     r"(?P<kind>resnets|attentions|downsamplers|upsamplers)_(?P<place>\d+)_(?P<rest>.*)"
 )
 _STEPS = 3  # per level of a UNet: two blocks and the sampler on the way down, three blocks on the way up
-
-
-def guesses(modules: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Titles of the architectures whose names fit best, the likeliest first; several if they share the file's names.
-
-    modules: module paths (dotted or flattened) -> shapes of their updates
-
-    Architectures with a single naming have nearly empty tables and are never guessed.
-
-    >>> guesses({"double_blocks_0_img_mod_lin": (18432, 3072)})
-    ['Flux.1', 'HunyuanVideo', 'HunyuanVideo 1.5', 'HunyuanImage 2.1', 'Ovis-Image', 'LongCat-Image']
-    """
-    flat = {path.replace(".", "_"): shape for path, shape in modules.items()}
-    if any(map(_VIDEO.search, flat)):
-        return ["Stable Video Diffusion"]
-    for path, shape in flat.items():
-        if _CROSS_ATTENTION.search(path):
-            return [_UNETS[shape[1]]] if shape[1] in _UNETS else []
-    masked = [mask_numbers(path)[0] for path in flat]
-    known = [(sum(path in names for path in masked), title) for title, names in _all_names().items()]
-    most = max((count for count, _ in known), default=0)
-    if not masked or most < _SHARE * len(masked):
-        return []
-    tied = [title for count, title in known if count == most]
-    return sorted(tied, key=lambda title: _COMMON.index(title) if title in _COMMON else len(_COMMON))
-
-
-@cache
-def _all_names() -> dict[str, frozenset[str]]:
-    """Title -> every name of the architecture's table, flattened, numbers masked."""
-    found = {}
-    for architecture in ARCHITECTURES:
-        names = {name for rule in architecture.rules for side in (ORIGINAL, DIFFUSERS) for name in rule.names(side)}
-        found[architecture.title] = frozenset(mask_numbers(name.replace(".", "_"))[0] for name in names)
-    return found
 
 
 def original_name(path: str, architecture: str | None) -> str:

@@ -10,10 +10,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 
-from ._display import guesses
-from ._registry import ARCHITECTURES, Shape
-from ._translate import spelled
-from ._words import DIFFUSERS, ORIGINAL, Architecture, Side, mask_numbers
+from ._registry import ARCHITECTURES, guesses, spelled
+from ._words import DIFFUSERS, ORIGINAL, Architecture, Shape, Side, mask_numbers
 
 # Words of UNets' names with "_" inside; all other "_" of a flattened name stand for dots.
 _UNET_WORDS = re.split(

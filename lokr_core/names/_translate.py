@@ -8,8 +8,21 @@ from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from ._registry import PARAMETERS, Shape, View, Weight, view_of
-from ._words import DIFFUSERS, FUSIONS, IN, ORIGINAL, REST, Architecture, Rule, Side, Slot, mask_numbers
+from ._words import (
+    DIFFUSERS,
+    FUSIONS,
+    IN,
+    ORIGINAL,
+    REST,
+    Architecture,
+    Rule,
+    Shape,
+    Side,
+    Slot,
+    View,
+    Weight,
+    mask_numbers,
+)
 
 Named = tuple[str, str, tuple[Slot, ...]]
 """(side of the name, the name, where an update of that name goes)"""
@@ -23,23 +36,8 @@ class RuleUse(NamedTuple):
     member: int
 
 
-def aliases(shapes: Mapping[str, Shape]) -> dict[str, tuple[Slot, ...]]:
-    """All other names of a target's modules: module name -> where an update of that name goes.
-
-    shapes: parameter names in either naming, without the host's prefix -> shapes
-
-    For a target in original names these are diffusers' names, each with its rows of a fused weight; for a target in
-    diffusers' names the original ones, a fused one with a slot per part. A part of a fused weight is also called
-    `qkv.0`, as in OneTrainer's OMI files. Both sides' further spellings are included. Empty if no table fits.
-
-    >>> names = "query key value".split()
-    >>> target = {f"bert.encoder.layer.0.attention.self.{name}.weight": (8, 8) for name in names}
-    >>> aliases(target)["encoder.layer.0.attention.self.key"][0].module
-    'bert.encoder.layer.0.attention.self.key'
-    """
-    view = view_of(shapes)
-    if view is None:
-        return {}
+def aliases_in(view: View) -> dict[str, tuple[Slot, ...]]:
+    """``aliases`` of the target, see there."""
     sides = {ORIGINAL: view.architecture.original, DIFFUSERS: view.architecture.diffusers}
     found: dict[str, tuple[Slot, ...]] = {}
     for side, name, slots in (*_translated(view), *_own(view)):
@@ -202,22 +200,8 @@ def _sizes(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -
     return [size if kind != REST else left // shares for kind, size in zip(rule.sizes, sizes, strict=True)]
 
 
-def spelled(shapes: Mapping[str, Shape], side: str) -> dict[str, tuple[Slot, ...]]:
-    """The target's weights in the tables' names of `side`: module name -> where an update of that name goes.
-
-    shapes: parameter names in either naming, without the host's prefix -> shapes
-    side: `ORIGINAL` or `DIFFUSERS`
-
-    A part of a fused weight is a slot with `rows`, a fused name of split weights has several slots with `source_rows`.
-    A weight keeps its own name if no rule has it, and all do if no table fits.
-
-    >>> spelled({"net.0.weight": (8, 8)}, DIFFUSERS)
-    {'net.0': (Slot(module='net.0', rows=None, swap=False, source_rows=None, parameter='weight'),)}
-    """
-    view = view_of(shapes)
-    if view is None:
-        modules = (name.rpartition(".") for name in shapes)
-        return {module: (Slot(module, parameter=p),) for module, _, p in modules if p in PARAMETERS}
+def spelled_in(view: View, side: str) -> dict[str, tuple[Slot, ...]]:
+    """``spelled`` of the target, see there."""
     found: dict[str, tuple[Slot, ...]] = {}
     if side != view.side:
         # `qkv.0`, an alias of a part, is not a module's name.

@@ -20,8 +20,9 @@ text encoders: transformers'). A pattern is a dotted module path whose block num
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
 
@@ -83,6 +84,15 @@ class Slot:
         """
         names = {"scale": "bias", "gamma": "beta"} if parameter == "bias" else {}
         return replace(self, parameter=names.get(self.parameter, self.parameter.replace("weight", parameter)))
+
+
+def weight_name(slot: Slot) -> str:
+    """The name of the parameter that a slot is part of.
+
+    >>> weight_name(Slot("blocks.0.attn", rows=(0, 8)))
+    'blocks.0.attn.weight'
+    """
+    return f"{slot.module}.{slot.parameter}" if slot.module else slot.parameter
 
 
 @dataclass(frozen=True)
@@ -241,3 +251,25 @@ def one_naming(name: str, title: str, *has: str, prefixes: tuple[PrefixGroup, ..
     """
     probes = [group.prefixes[0] + group.probe for group in prefixes[:1]]
     return Architecture(name, title, Side((*probes, *has), prefixes=prefixes), None)
+
+
+# pos_emb_t only tells Cosmos 1 from Cosmos-Predict2.
+PARAMETERS = frozenset((*WEIGHTS, "in_proj_weight", "pos_emb_t"))
+
+Shape = tuple[int, ...]
+
+
+class Weight(NamedTuple):
+    """A weight of the target: its module's path, the parameter's name in there, its shape."""
+
+    module: str
+    parameter: str
+    shape: Shape
+
+
+class View(NamedTuple):
+    """A target in the tables' terms: its architecture, the side its names belong to, table name -> weight."""
+
+    architecture: Architecture
+    side: str
+    weights: Mapping[str, Weight]

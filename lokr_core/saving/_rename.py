@@ -13,9 +13,9 @@ import torch
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrMatchError, LoKrShapeError, LoKrValueError, blame
 from ..kronecker import Factor
-from ..matching import Match, SubModel, Target, foreign_places, resolve
+from ..matching import Match, Target, foreign_places, resolve
 from ..modules import OWN, SPELLINGS, TRAINED, ModuleName, Spelling
-from ..names import DIFFUSERS, ORIGINAL, TEXT_ENCODERS, UNETS, Slot, spelled
+from ..names import DIFFUSERS, ORIGINAL, TEXT_ENCODERS, UNETS, Slot, SubModel, spelled
 
 _UNET = re.compile(r"(?:down|up|mid)_block")
 _TEXT = re.compile(r"(?:text_model[._])?(?:encoder[._](?:layers?|block)|model[._]layers)[._]|text_model[._]")
