@@ -33,7 +33,7 @@ def adapter_path(name: str) -> str:
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
             return path
-    near = difflib.get_close_matches(name, adapter_names(), n=3, cutoff=0.4)
+    near = _near(name)
     raise LoKrFileError(
         "There is no such adapter file",
         file=name,
@@ -41,6 +41,18 @@ def adapter_path(name: str) -> str:
         found=f"near: {', '.join(near)}" if near else None,
         hint="pick another file, or put it there and press R",
     )
+
+
+def _near(name: str) -> list[str]:
+    """The adapter names most similar to ``name``, at most three; folders and endings do not count."""
+
+    def stem(text: str) -> str:
+        return text.replace("\\", "/").rpartition("/")[2].lower().removesuffix(".safetensors")
+
+    by_stem: dict[str, list[str]] = {}
+    for known in adapter_names():
+        by_stem.setdefault(stem(known), []).append(known)
+    return [known for near in difflib.get_close_matches(stem(name), by_stem, n=3) for known in by_stem[near]][:3]
 
 
 def adapter_called(name: str) -> str:

@@ -21,12 +21,21 @@ BLOCKS = Blocks.Input("blocks", optional=True, tooltip="A strength per block, fr
 SCHEDULE = Schedules.Input("schedule", optional=True, tooltip="Strength over sampling, from a LoKr Schedule node.")
 
 
+class _SliderEnd(float):
+    """An end of a slider, beyond which ComfyUI's validation accepts numbers all the same."""
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    __gt__ = __lt__
+
+
 def strength_input(name: str, of: str) -> io.Float.Input:
     return io.Float.Input(
         name,
         default=1.0,
-        min=-SLIDER_LIMIT,
-        max=SLIDER_LIMIT,
+        min=_SliderEnd(-SLIDER_LIMIT),
+        max=_SliderEnd(SLIDER_LIMIT),
         step=0.01,
         display_mode=io.NumberDisplay.slider,
         tooltip=f"How strongly the adapter acts on the {of}: 0 not at all, 1 as trained. "

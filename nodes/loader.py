@@ -23,7 +23,7 @@ from .inputs import (
 )
 from .last_run import changed_since_last_run
 from .mode import AUTO, How
-from .shown import node_id, shown, tell
+from .shown import Source, node_id, shown, tell
 
 ALIASES = ["lokr", "lycoris", "kronecker", "load lokr", "lora loader", "lora"]
 
@@ -57,9 +57,9 @@ class LoKrLoader(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
         )
 
-    # Naming the strengths here makes ComfyUI accept numbers beyond the slider's ends.
+    # ComfyUI repeats an error for each input that is named here.
     @classmethod
-    def validate_inputs(cls, lokr_name: str, strength_model: float, strength_clip: float) -> bool | str:
+    def validate_inputs(cls, lokr_name: str) -> bool | str:
         return valid_file(lokr_name)
 
     @classmethod
@@ -82,7 +82,7 @@ class LoKrLoader(io.ComfyNode):
         strengths = strength_model, strength_clip
         how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
         model, clip, report = apply_adapter(model, clip, read_adapter(lokr_name, chosen(expert)), *strengths, how)
-        return io.NodeOutput(model, clip, tell(cls, [report]), ui=shown([report]))
+        return io.NodeOutput(model, clip, tell(cls, [report]), ui=shown([report], [Source(lokr_name)]))
 
 
 class LoKrLoaderModelOnly(io.ComfyNode):
@@ -108,7 +108,7 @@ class LoKrLoaderModelOnly(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lokr_name: str, strength_model: float) -> bool | str:
+    def validate_inputs(cls, lokr_name: str) -> bool | str:
         return valid_file(lokr_name)
 
     @classmethod
@@ -122,4 +122,4 @@ class LoKrLoaderModelOnly(io.ComfyNode):
         strengths = strength_model, 0.0
         how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
         model, _, report = apply_adapter(model, None, read_adapter(lokr_name, chosen(expert)), *strengths, how)
-        return io.NodeOutput(model, tell(cls, [report]), ui=shown([report]))
+        return io.NodeOutput(model, tell(cls, [report]), ui=shown([report], [Source(lokr_name)]))

@@ -12,7 +12,7 @@ from .files import adapter_called, fingerprint
 from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input
 from .last_run import changed_since_last_run
 from .mode import AUTO, How
-from .shown import node_id, shown, tell
+from .shown import Source, node_id, shown, tell
 
 
 class LoKrPromptLoader(io.ComfyNode):
@@ -71,10 +71,10 @@ class LoKrPromptLoader(io.ComfyNode):
         for file, tag, changed in zip(files, tags, changed_since_last_run(node_id(cls), uses), strict=True):
             how = How(mode, changed, blocks, schedule)
             model, clip, report = apply_adapter(model, clip, read_adapter(file, tag.expert), tag.unet, tag.te, how)
-            report.notes.insert(0, f"{tag.text}: {file}")
             reports.append(report)
-        text = tell(cls, reports) or "the prompt has no <lokr:…> tag"
-        return io.NodeOutput(model, clip, cleaned, text, ui=shown(reports))
+        sources = [Source(file, f"{tag.text}: {file}") for file, tag in zip(files, tags, strict=True)]
+        text = tell(cls, reports, sources) or "the prompt has no <lokr:…> tag"
+        return io.NodeOutput(model, clip, cleaned, text, ui=shown(reports, sources))
 
 
 def _file(tag) -> str:

@@ -1,6 +1,7 @@
 """Routes under /lokr/ on ComfyUI's server, for the pages in web/: which adapters there are, and what is in one.
 
-    GET /lokr/adapters                    {"adapters": [{"name", "kind", "base_model", "size", "mtime", "has_preview"}]}
+    GET /lokr/adapters                    {"adapters": [{"name", "kind", "base_model", "size", "mtime", "has_preview",
+                                           "fingerprint"}]}
     GET /lokr/info?name=NAME              what the file holds: metadata, blocks, heat map, factors, layout of the blocks
     GET /lokr/preview?name=NAME           the picture beside the file
     GET /lokr/blocks?architecture=TITLE   the blocks of an architecture, and the presets for them
@@ -28,7 +29,7 @@ from ..lokr_core.errors import LoKrError
 from ..lokr_core.formats import load_adapter
 from ..lokr_core.inspection import inspect_adapter, outline
 from ..lokr_core.strengths import BLOCK_LAYOUTS, block_layout_of
-from .files import adapter_names, adapter_path, preview_path, version
+from .files import adapter_names, adapter_path, fingerprint, preview_path, version
 
 LOG = logging.getLogger("lokr")
 
@@ -99,6 +100,7 @@ def _adapters(request: web.Request) -> dict:
 def _entry(name: str) -> dict | None:
     try:
         path, mtime_ns, size = version(name)
+        key = fingerprint(name)
     except (LoKrError, OSError):  # deleted since it was listed
         return None
     kind, base_model = _brief(path, mtime_ns, size)
@@ -109,6 +111,7 @@ def _entry(name: str) -> dict | None:
         "size": size,
         "mtime": mtime_ns / 1e9,
         "has_preview": preview_path(path) is not None,
+        "fingerprint": key,
     }
 
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from comfy_api.latest import io
 from server import PromptServer
 
+from ..lokr_core.errors import LoKrError
 from ..lokr_core.matching import Report
+from .files import fingerprint
 
 LOG = logging.getLogger("lokr")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a report's adapter comes from: the file's name, the line that introduces the report, the row of a stack."""
+
+    file: str
+    title: str = ""
+    row: int | None = None
 
 
 def node_id(node: type[io.ComfyNode]) -> str | None:
@@ -18,13 +30,15 @@ def node_id(node: type[io.ComfyNode]) -> str | None:
     return None if node.hidden is None else node.hidden.unique_id
 
 
-def tell(node: type[io.ComfyNode], reports: list[Report]) -> str:
-    """Write the reports to the log and on the node, and return their whole text."""
-    for report in reports:
-        LOG.log(logging.INFO if report.complete else logging.WARNING, report.text())
+def tell(node: type[io.ComfyNode], reports: list[Report], sources: Sequence[Source] = ()) -> str:
+    """Write the reports to the log and on the node, and return their whole text, each below its source's title."""
+    titles = [f"{source.title}\n" if source.title else "" for source in sources] or [""] * len(reports)
+    for title, report in zip(titles, reports, strict=True):
+        LOG.log(logging.INFO if report.complete else logging.WARNING, "%s", title + report.text())
     if reports:
-        write_on(node, "\n".join(_brief(report) if report.complete else report.text(lines=6) for report in reports))
-    return "\n\n".join(report.text() for report in reports)
+        briefs = (_brief(report) if report.complete else report.text(lines=6) for report in reports)
+        write_on(node, "\n".join(title + brief for title, brief in zip(titles, briefs, strict=True)))
+    return "\n\n".join(title + report.text() for title, report in zip(titles, reports, strict=True))
 
 
 def write_on(node: type[io.ComfyNode], text: str) -> None:
@@ -33,9 +47,21 @@ def write_on(node: type[io.ComfyNode], text: str) -> None:
         PromptServer.instance.send_progress_text(text, node_id(node))
 
 
-def shown(reports: list[Report]) -> dict[str, list[dict]]:
+def shown(reports: list[Report], sources: Sequence[Source] = ()) -> dict[str, list[dict]]:
     """The reports as a node's ui output, of which the page makes a badge: one per file."""
-    return {"lokr_report": [_shown(report) for report in reports]}
+    pairs = zip(reports, sources or [None] * len(reports), strict=True)
+    return {"lokr_report": [{**_shown(report), **_of(source)} for report, source in pairs]}
+
+
+def _of(source: Source | None) -> dict:
+    """A source's fields for the page; the fingerprint tells whether the file is still the one that was applied."""
+    if source is None:
+        return {}
+    try:
+        version = fingerprint(source.file)
+    except (LoKrError, OSError):  # deleted since it was read
+        version = ""
+    return {"file": source.file, "title": source.title, "row": source.row, "fingerprint": version}
 
 
 def _shown(report: Report) -> dict:

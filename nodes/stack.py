@@ -26,7 +26,7 @@ from .inputs import (
 )
 from .last_run import changed_since_last_run
 from .mode import AUTO, How
-from .shown import node_id, shown, tell
+from .shown import Source, node_id, shown, tell
 
 ROWS = 12
 NONE, ADD = "none", "add"
@@ -105,9 +105,17 @@ class LoKrStack(io.ComfyNode):
             how = How(mode, changed, blocks, schedule)
             strengths = row.strength_model, row.strength_clip
             model, clip, report = _in_row(row, apply_adapter, model, clip, adapter, *strengths, how)
-            report.notes.insert(0, f"row {row.number}: {row.file}")
+            report.notes += _repeated(row, rows)
             reports.append(report)
-        return io.NodeOutput(model, clip, tell(cls, reports) or "no row is on", ui=shown(reports))
+        sources = [Source(row.file, f"row {row.number}: {row.file}", row.number) for row in rows]
+        text = tell(cls, reports, sources) or "no row is on"
+        return io.NodeOutput(model, clip, text, ui=shown(reports, sources))
+
+
+def _repeated(row: Row, rows: list[Row]) -> list[str]:
+    """A note if an earlier row has the same file."""
+    before = [str(other.number) for other in rows if other.file == row.file and other.number < row.number]
+    return [f"row {' and '.join(before)} has the same file: the strengths add up"] if before else []
 
 
 def _in_row(row: Row, do, *arguments):

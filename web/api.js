@@ -10,6 +10,7 @@ import { api } from "./host.js";
  * @property {number} [size] bytes
  * @property {number} [mtime] seconds since 1970
  * @property {boolean} [has_preview]
+ * @property {string} [fingerprint] of the file's path and version
  *
  * @typedef {object} AdapterInfo
  * @property {string} name

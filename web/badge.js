@@ -14,13 +14,16 @@ import { button, h } from "./dom.js";
  * @property {"ok" | "warn" | "error"} level
  * @property {string} summary
  * @property {Reason[]} reasons
- * @property {string | null} [file]
+ * @property {string | null} [file] its name among the adapters
+ * @property {string} [title] what introduces it, where a node has several
+ * @property {number | null} [row] of a stack
+ * @property {string} [fingerprint] of the file that was applied
  * @property {string[]} [notes]
  */
 
-/** @typedef {"none" | "file" | "ok" | "warn" | "error"} Level */
+/** @typedef {"none" | "file" | "past" | "ok" | "warn" | "error"} Level */
 
-const SIGNS = { none: "", file: "", ok: "✓", warn: "!", error: "✕" };
+const SIGNS = { none: "", file: "", past: "", ok: "✓", warn: "!", error: "✕" };
 
 /**
  * One line for all reports: the worst level, the sums of their counts, their modes.
@@ -43,6 +46,8 @@ export class Badge {
         /** @type {Report[]} */
         this.reports = [];
         this.error = "";
+        /** The node's signature when it failed. */
+        this.failed = "";
         this.file = "";
         this.text = h("span.lokr-badge-text");
         this.sign = h("span.lokr-badge-sign", { "aria-hidden": "true" });
@@ -78,18 +83,20 @@ export class Badge {
         }
     }
 
-    /** @param {Report[]} reports */
-    report(reports) {
+    /** @param {Report[]} reports @param {boolean} present whether a run now would apply the same */
+    report(reports, present) {
         this.error = "";
         this.reports = reports;
         const { level, text } = summaryOf(reports);
-        this.show(level, text);
+        if (present) this.show(level, text);
+        else this.show("past", `last run: ${text}`);
     }
 
-    /** @param {string} message */
-    fail(message) {
+    /** @param {string} message @param {string} signature */
+    fail(message, signature) {
         this.reports = [];
         this.error = message;
+        this.failed = signature;
         this.show("error", message.split("\n")[0]);
     }
 
@@ -114,6 +121,7 @@ function explained(report) {
     return h(
         "section",
         {},
+        h("h3", {}, report.title || report.file || ""),
         h("p.lokr-level", { "data-level": report.level }, `${SIGNS[report.level]} ${report.summary}`),
         rows.length > 0 && h("table.lokr-table", {}, h("thead", {}, head), h("tbody", {}, ...rows)),
     );

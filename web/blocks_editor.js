@@ -1,7 +1,7 @@
 // The block editor: a slider for each block, in the model's layout. Its state is in the node's two widgets.
 
 import { adapterInfo, blockLayout } from "./api.js";
-import { changedText, strengthsOf } from "./blocks_text.js";
+import { changedText, problemsOf, strengthsOf } from "./blocks_text.js";
 import { openDialog } from "./dialog.js";
 import { button, copyText, h, redraw } from "./dom.js";
 import { app, asOneChange, nodesAfter, setValue, widgetOf } from "./host.js";
@@ -41,8 +41,10 @@ class BlocksEditor {
         this.preset = h("select", { "aria-label": "Preset", onchange: () => this.choosePreset() });
         this.blocks = h("div.lokr-blocks");
         this.status = h("span.lokr-said", { role: "status" });
+        this.problems = h("p.lokr-problems", { id: "lokr-block-problems", role: "status" });
         this.text = h("textarea", {
             rows: 4,
+            "aria-describedby": "lokr-block-problems",
             spellcheck: false,
             "aria-label": "Strengths as text",
             oninput: () => this.setText(this.text.value),
@@ -58,6 +60,7 @@ class BlocksEditor {
             ),
             this.blocks,
             h("label.lokr-text", {}, "as text", this.text),
+            this.problems,
             h(
                 "p.lokr-tools",
                 {},
@@ -153,6 +156,9 @@ class BlocksEditor {
         this.preset.replaceChildren(...options);
         this.preset.value = this.value("preset");
         if (document.activeElement !== this.text) this.text.value = this.value("strengths");
+        const problems = problemsOf(layout, this.value("strengths"));
+        this.problems.textContent = problems.join("\n");
+        this.text.setAttribute("aria-invalid", String(problems.length > 0));
         const strengths = strengthsOf(layout, this.presetText(), this.value("strengths"));
         const names = layout.groups.map((group) => group.name);
         this.blocks.classList.toggle(

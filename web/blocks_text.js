@@ -7,6 +7,8 @@
  */
 
 const ALL = "ALL";
+const OTHER = "OTHER";
+const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i;
 const NUMBERED = /^([A-Za-z_]+(?:\.[A-Za-z_]+)*?)\.?(\d+)(?:-(\d+))?$/;
 
 /** @param {string} text @returns {Entry[]} */
@@ -14,8 +16,30 @@ export function entriesOf(text) {
     const pieces = text.split(/[\n,;]/).map((piece) => piece.trim());
     return pieces.filter(Boolean).map((raw) => {
         const [, name, number] = /** @type {RegExpExecArray} */ (/^([^:=]*)[:=]?(.*)$/.exec(raw));
-        return { name: name.trim(), strength: name.trim() && number.trim() ? Number(number) : NaN, raw };
+        return { name: name.trim(), strength: name.trim() && NUMBER.test(number.trim()) ? Number(number) : NaN, raw };
     });
+}
+
+/**
+ * What is wrong with a text, a line per entry. A name with a dot or a star may be a layer's, which only the model knows.
+ * @param {BlockLayout | null} layout @param {string} text @returns {string[]}
+ */
+export function problemsOf(layout, text) {
+    return entriesOf(text).flatMap(({ name, strength, raw }) => {
+        if (!Number.isFinite(strength)) return [`${raw}: expected name:number, for example IN:0.5`];
+        if (!layout?.groups.length || /[.*]/.test(name) || name.toUpperCase() === OTHER || blocksNamed(name, layout)) {
+            return [];
+        }
+        return [
+            `${name}: unknown block${layout.architecture ? ` of ${layout.architecture}` : ""}; known: ${known(layout)}`,
+        ];
+    });
+}
+
+/** @param {BlockLayout} layout */
+function known({ groups }) {
+    const names = groups.map(({ name, blocks }) => (blocks.length > 1 ? `${blocks[0]} to ${blocks.at(-1)}` : name));
+    return [...names.filter((name) => name !== OTHER), OTHER, ALL].join(", ");
 }
 
 /**

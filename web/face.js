@@ -1,31 +1,32 @@
 // A DOM element on a node, as high as its content.
 
 import { h } from "./dom.js";
-import { vueNodes } from "./host.js";
+import { after, vueNodes } from "./host.js";
 
 /** @typedef {import("./host.js").Node} Node */
 
 const MARGIN = 4;
 
-/** Counter for unique names: Vue nodes identify a widget by node id and name, and would keep showing the old face of a
- * node that an undo replaced by one with the same id. */
-let made = 0;
+/** @type {Map<string, HTMLElement>} graph, node and name -> the face's newest element */
+const faces = new Map();
 
 /**
  * Append `content` to a node's widgets; it is neither saved nor sent. Null if the front end has no DOM widgets, which
  * leaves the node's own widgets.
  * @param {Node} node
- * @param {string} name
+ * @param {string} name the same in every session: apps save it
+ * @param {string} label what an app and its builder call the face
  * @param {HTMLElement} content
  * @param {number} height estimate until it is on the page
  */
-export function addFace(node, name, content, height) {
+export function addFace(node, name, label, content, height) {
     const host = /** @type {import("./host.js").WithDomWidgets} */ (node);
     if (typeof host.addDOMWidget !== "function") return null;
     const inner = h("div.lokr-face", {}, content);
     const outer = h("div.lokr-face-host", {}, inner);
-    const widget = host.addDOMWidget(`${name}#${++made}`, "lokr", outer, {
+    const widget = host.addDOMWidget(name, "lokr", outer, {
         serialize: false,
+        hideInPanel: true, // the panel would take the element, and set the widget's width to its own
         hideOnZoom: false,
         margin: MARGIN,
         getMinHeight: () => height + 2 * MARGIN,
@@ -34,6 +35,8 @@ export function addFace(node, name, content, height) {
         setValue: () => {},
     });
     widget.serialize = false;
+    widget.label = label;
+    after(node, "onAdded", () => takePlace(node, name, outer));
 
     /** Fit the face's height to its content, and the node's to the face. */
     const fit = () => {
@@ -47,6 +50,21 @@ export function addFace(node, name, content, height) {
         if (!vueNodes() && inner.offsetHeight && Math.abs(inner.offsetHeight - height) >= 1) fit();
     }).observe(inner);
     return { fit };
+}
+
+/**
+ * Put a face where the page shows that of the node's predecessor. An undo replaces a node by one with the same id, and
+ * Vue nodes, which identify a widget by node id and name, keep the old element.
+ * @param {Node} node @param {string} name @param {HTMLElement} element
+ */
+function takePlace(node, name, element) {
+    const replace = () => {
+        const key = [node.graph?.id, node.id, name].join("/");
+        const old = faces.get(key);
+        faces.set(key, element);
+        if (old?.isConnected && !element.isConnected) old.replaceWith(element);
+    };
+    requestAnimationFrame(() => requestAnimationFrame(replace)); // the page has drawn the new node by then
 }
 
 /** @param {Node} node @param {number} height */

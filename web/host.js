@@ -92,9 +92,9 @@ export function onChange(widget, listener) {
 }
 
 /**
- * Call `listener` after the node's own handler of an event (`onExecuted`, `onConfigure`, `onRemoved`).
+ * Call `listener` after the node's own handler of an event (`onAdded`, `onConfigure`, `onRemoved`).
  * @param {Node} node
- * @param {"onExecuted" | "onConfigure" | "onRemoved" | "onConnectionsChange"} event
+ * @param {"onAdded" | "onConfigure" | "onRemoved" | "onConnectionsChange"} event
  * @param {(...args: any[]) => void} listener
  */
 export function after(node, event, listener) {
@@ -104,6 +104,37 @@ export function after(node, event, listener) {
         const result = before?.apply(this, args);
         listener(...args);
         return result;
+    };
+}
+
+/** The node of an execution id: "12", or "12:5" for node 5 in the subgraph node 12. @param {string} id */
+export function nodeOfExecution(id) {
+    /** @type {any} */
+    let graph = app.rootGraph ?? app.graph;
+    const path = String(id).split(":");
+    for (const step of path.slice(0, -1)) graph = graph?.getNodeById(step)?.subgraph;
+    return /** @type {Node | null} */ (graph?.getNodeById(path[path.length - 1]) ?? null);
+}
+
+/**
+ * Follow what the page queues: `before` is called as a prompt is sent, then `accepted` with its id and what `before`
+ * returned, and `refused` with the errors of the server's validation by node.
+ * @template T
+ * @param {{before: () => T, accepted: (id: string, noted: T) => void, refused: (errors: any) => void}} listeners
+ */
+export function onQueue({ before, accepted, refused }) {
+    const send = api.queuePrompt;
+    api.queuePrompt = async function (...args) {
+        const noted = before();
+        try {
+            const answer = await send.apply(this, args);
+            if (answer.prompt_id) accepted(answer.prompt_id, noted);
+            refused(answer.node_errors ?? {});
+            return answer;
+        } catch (error) {
+            refused(/** @type {any} */ (error)?.response?.node_errors ?? {});
+            throw error;
+        }
     };
 }
 

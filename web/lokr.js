@@ -6,8 +6,20 @@ import { chooseFile, offeredBy } from "./chooser.js";
 import { CurveEditor } from "./curve_editor.js";
 import { button, h } from "./dom.js";
 import { addFace } from "./face.js";
-import { after, api, app, asOneChange, onChange, setValue, vueNodes, widgetOf } from "./host.js";
+import {
+    after,
+    api,
+    app,
+    asOneChange,
+    nodeOfExecution,
+    onChange,
+    onQueue,
+    setValue,
+    vueNodes,
+    widgetOf,
+} from "./host.js";
 import { showInfo } from "./info.js";
+import { isPresent, keepRun, lastRun, queuedNodes, signatureOf } from "./last_run.js";
 import { PLAIN, Rows } from "./rows.js";
 import { readRows } from "./rows_model.js";
 
@@ -20,6 +32,12 @@ const TEXT_PREVIEW = "$$node-text-preview";
 const badges = new WeakMap();
 /** @type {WeakMap<Node, Rows>} */
 const stacks = new WeakMap();
+/** @type {Set<Node>} those whose badge is about to be drawn */
+const waiting = new Set();
+/** @type {Map<string, import("./last_run.js").Queued>} by prompt id */
+const queued = new Map();
+/** @type {import("./last_run.js").Queued | undefined} a run may end before the server's answer is read */
+let newest;
 
 /** Estimated height of a bar until it is on the page. */
 const BAR = 26;
@@ -29,6 +47,57 @@ function isOurs(node) {
     return Boolean(node.comfyClass?.startsWith("LoKr"));
 }
 
+/**
+ * Show a node's last run on its badge and rows: grey unless values, connections and files are still the same.
+ * @param {Node} node
+ */
+async function showLastRun(node) {
+    const badge = badges.get(node);
+    const name = fileOf(node);
+    const run = lastRun(node);
+    if (!badge || (badge.error && badge.failed === signatureOf(node))) return;
+    if (!run || (name !== null && run.reports[0].file !== name)) {
+        stacks.get(node)?.mark([]);
+        if (name === null) badge.show("none", "not run yet");
+        else if (name !== badge.file || badge.reports.length || badge.error) badge.describe(name);
+        return;
+    }
+    const signature = signatureOf(node);
+    const present = await isPresent(node, run).catch(() => false);
+    if (run === lastRun(node) && signature === signatureOf(node)) showRun(node, run.reports, present);
+    else soonShowLastRun(node);
+}
+
+/** @param {Node} node @param {import("./badge.js").Report[]} reports @param {boolean} present */
+function showRun(node, reports, present) {
+    const badge = badges.get(node);
+    if (badge) badge.file = fileOf(node) ?? "";
+    badge?.report(reports, present);
+    stacks.get(node)?.mark(present ? reports : []);
+}
+
+/** @param {Node} node @param {string} message */
+function showError(node, message) {
+    badges.get(node)?.fail(message, signatureOf(node));
+    stacks.get(node)?.markError(message);
+}
+
+/** The file of a node that has one. @param {Node} node @returns {string | null} */
+function fileOf(node) {
+    const widget = widgetOf(node, FILE);
+    return widget ? String(widget.value ?? "") : null;
+}
+
+/** Call `showLastRun` once after the changes of this moment. @param {Node} node */
+function soonShowLastRun(node) {
+    if (waiting.has(node)) return;
+    waiting.add(node);
+    setTimeout(() => {
+        waiting.delete(node);
+        showLastRun(node);
+    });
+}
+
 /** Add the badge and, if the node has a file, its buttons. @param {Node} node */
 function addStatus(node) {
     const badge = new Badge();
@@ -36,20 +105,38 @@ function addStatus(node) {
     const file = widgetOf(node, FILE);
     if (file) {
         const name = () => String(file.value ?? "");
-        const describe = () => name() !== badge.file && badge.describe(name());
         const choose = () => {
             const onChoose = (/** @type {string} */ chosen) => asOneChange(() => setValue(node, file, chosen));
             chooseFile({ current: name(), offered: offeredBy(file), onChoose });
         };
         bar.append(button("Choose a file by search and previews", "files", choose, { "data-key": "choose" }));
         bar.append(button("Info on the file", "info", () => showInfo(name()), { "data-key": "info" }));
-        onChange(file, describe);
-        after(node, "onConfigure", describe);
-        describe();
+        badge.describe(name());
     }
-    if (!addFace(node, "lokr_status", bar, BAR)) return;
+    if (!addFace(node, "lokr_status", "LoKr status", bar, BAR)) return;
     badges.set(node, badge);
+    listen(node);
+    after(node, "onConfigure", () => {
+        listen(node);
+        soonShowLastRun(node);
+    });
+    after(node, "onConnectionsChange", () => soonShowLastRun(node));
     widen(node, 315);
+}
+
+/** @type {WeakSet<import("./host.js").Widget>} */
+const heard = new WeakSet();
+
+/** Follow the widgets of a node, which come and go with a stack's rows. @param {Node} node */
+function listen(node) {
+    for (const widget of node.widgets ?? []) {
+        if (heard.has(widget) || widget.serialize === false) continue;
+        heard.add(widget);
+        onChange(widget, () => {
+            listen(node);
+            soonShowLastRun(node);
+        });
+    }
 }
 
 /** Make a new node wide enough for its face. @param {Node} node @param {number} width */
@@ -60,7 +147,7 @@ function widen(node, width) {
 /** @param {Node} node */
 function addStack(node) {
     const rows = new Rows(node);
-    const face = addFace(node, "lokr_rows", rows.element, 56);
+    const face = addFace(node, "lokr_rows", "LoKr rows", rows.element, 56);
     if (!face) return;
     rows.fit = face.fit;
     stacks.set(node, rows);
@@ -72,21 +159,37 @@ function addBlocksButton(node) {
     const edit = button("Edit the strength of each block", "edit blocks", () => editBlocks(node), {
         "data-key": "edit",
     });
-    addFace(node, "lokr_blocks", h("div.lokr-bar", {}, edit), BAR);
+    addFace(node, "lokr_blocks", "LoKr blocks", h("div.lokr-bar", {}, edit), BAR);
 }
 
 /** @param {Node} node */
 function addCurve(node) {
-    addFace(node, "lokr_curve", new CurveEditor(node).element, 182);
+    addFace(node, "lokr_curve", "LoKr curve", new CurveEditor(node).element, 182);
     widen(node, 320);
 }
 
-/** Show the reports of a node's last run. @param {Node} node @param {any} output */
-function showReport(node, output) {
-    const reports = output?.lokr_report;
+/** @param {CustomEvent} event the end of a node's execution */
+function onExecuted({ detail }) {
+    const reports = detail.output?.lokr_report;
     if (!Array.isArray(reports) || !reports.length) return;
+    const node = keepRun(String(detail.display_node ?? detail.node), queued.get(detail.prompt_id) ?? newest, reports);
+    if (!node || !isOurs(node)) return;
     if (!badges.has(node)) addStatus(node);
-    badges.get(node)?.report(reports);
+    showRun(node, reports, lastRun(node)?.signature === signatureOf(node));
+}
+
+/** The server refused the prompt. @param {Record<string, any>} errors by node */
+function onRefused(errors) {
+    for (const [id, { errors: all = [] }] of Object.entries(errors)) {
+        const node = nodeOfExecution(id);
+        if (node && badges.has(node) && all.length) showError(node, all.map(refusal).join("\n"));
+    }
+}
+
+/** @param {{message: string, details?: string, extra_info?: {input_name?: string}}} error */
+function refusal({ message, details = "", extra_info }) {
+    const prefix = `${extra_info?.input_name} - `; // how ComfyUI introduces what a node says itself
+    return details.startsWith(prefix) ? details.slice(prefix.length) : `${message}: ${details}`;
 }
 
 /** Remove the text preview of a node with a badge, which says the same. @param {Node} node */
@@ -97,15 +200,6 @@ function dropText(node) {
     preview.onRemove?.();
     node.widgets = node.widgets?.filter((widget) => widget !== preview);
     if (!vueNodes()) node.setSize([node.size[0], node.size[1] - (before - node.computeSize()[1])]);
-}
-
-/** The node of an execution id: "12", or "12:5" for node 5 in the subgraph node 12. @param {string} id */
-function nodeOfExecution(id) {
-    /** @type {any} */
-    let graph = app.rootGraph ?? app.graph;
-    const path = String(id).split(":");
-    for (const step of path.slice(0, -1)) graph = graph?.getNodeById(step)?.subgraph;
-    return /** @type {Node | null} */ (graph?.getNodeById(path[path.length - 1]) ?? null);
 }
 
 /** The files of a node, for its menu. @param {Node} node @returns {string[]} */
@@ -168,7 +262,25 @@ app.registerExtension({
         api.addEventListener("execution_error", (event) => {
             const { node_id, exception_message } = event.detail;
             const node = nodeOfExecution(String(node_id));
-            if (node) badges.get(node)?.fail(exception_message);
+            if (node) showError(node, exception_message);
+        });
+        api.addEventListener("executed", (event) => onExecuted(event));
+        api.addEventListener("execution_cached", (event) => {
+            for (const id of event.detail.nodes ?? []) {
+                const node = nodeOfExecution(String(id));
+                const badge = node && badges.get(node);
+                if (!badge) continue;
+                badge.error = "";
+                soonShowLastRun(node);
+            }
+        });
+        onQueue({
+            before: () => (newest = queuedNodes(isOurs)),
+            accepted: (id, nodes) => {
+                queued.set(id, nodes);
+                if (queued.size > 100) queued.delete([...queued.keys()][0]);
+            },
+            refused: onRefused,
         });
         api.addEventListener("progress_text", (event) => {
             const node = nodeOfExecution(String(event.detail.nodeId));
@@ -179,7 +291,6 @@ app.registerExtension({
         if (!isOurs(node)) return;
         const add = FACES[node.comfyClass ?? ""] ?? (widgetOf(node, FILE) ? addStatus : null);
         add?.(node);
-        after(node, "onExecuted", (output) => showReport(node, output));
     },
     afterConfigureGraph: refreshBlocksEditor,
     getNodeMenuItems: menuItems,

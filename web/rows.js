@@ -23,7 +23,10 @@ export class Rows {
         this.list = h("div.lokr-rows", { role: "list", "aria-label": "Adapters, first to last" });
         this.bar = h("div.lokr-bar");
         this.status = h("span.lokr-hidden", { role: "status" });
-        this.element = h("div", {}, this.list, this.bar, this.status);
+        this.told = h("p.lokr-told", { role: "status", hidden: true, "data-key": "told" });
+        this.element = h("div", {}, this.list, this.told, this.bar, this.status);
+        /** @type {Map<number, {level: string, text: string}>} what the last run made of each row */
+        this.marks = new Map();
         /** @type {WeakSet<Widget>} */
         this.heard = new WeakSet();
         this.busy = false;
@@ -63,7 +66,33 @@ export class Rows {
             rows.map((row, index) => this.row(row, index, rows.length)),
             key,
         );
+        this.showMarks();
+        this.told.textContent = repeated(rows).join("\n");
+        this.told.hidden = !this.told.textContent;
         redraw(this.bar, this.buttons(rows), key);
+    }
+
+    /** Colour the rows of a run. @param {import("./badge.js").Report[]} reports */
+    mark(reports) {
+        this.marks = new Map(
+            reports.filter(({ row }) => row).map(({ row, level, summary }) => [Number(row), { level, text: summary }]),
+        );
+        this.showMarks();
+    }
+
+    /** Colour the row that an error names. @param {string} message */
+    markError(message) {
+        const row = /\bRow (\d+) \(/.exec(message)?.[1]; // as nodes/stack.py begins it
+        this.marks = new Map(row ? [[Number(row), { level: "error", text: message }]] : []);
+        this.showMarks();
+    }
+
+    showMarks() {
+        [...this.list.children].forEach((element, index) => {
+            const { level = "", text = "" } = this.marks.get(index + 1) ?? {};
+            element.dataset.level = level;
+            element.title = level === "ok" ? "" : text;
+        });
     }
 
     /**
@@ -99,7 +128,7 @@ export class Rows {
             type: "button",
             role: "switch",
             title: row.on ? "Switch this row off" : "Switch this row on",
-            "aria-checked": row.on,
+            "aria-checked": String(row.on),
             "aria-label": name,
             "data-key": `on-${number}`,
             onclick: () => this.set("on", number, !row.on),
@@ -226,11 +255,17 @@ export class Rows {
         });
     }
 
+    /** Choose a file, and add a row with it. */
     add() {
-        const rows = readRows(this.node);
-        const row = { ...rows[rows.length - 1], on: true, strength_model: 1, strength_clip: 1 };
-        this.write([...rows, row], `file-${rows.length + 1}`);
-        this.choose(rows.length + 1);
+        const last = readRows(this.node).length;
+        chooseFile({
+            current: "",
+            offered: offeredBy(rowWidget(this.node, "lokr", last)),
+            onChoose: (lokr) => {
+                const row = { on: true, lokr, strength_model: 1, strength_clip: 1 };
+                this.write([...readRows(this.node), row], `file-${last + 1}`);
+            },
+        });
     }
 
     /** @param {Row[]} rows */
@@ -251,6 +286,16 @@ export class Rows {
             ),
         ];
     }
+}
+
+/** A line for each file that several rows apply. @param {Row[]} rows */
+function repeated(rows) {
+    /** @type {Map<string, number[]>} */
+    const numbers = new Map();
+    rows.forEach(({ on, lokr }, index) => on && numbers.set(lokr, [...(numbers.get(lokr) ?? []), index + 1]));
+    return [...numbers]
+        .filter(([, all]) => all.length > 1)
+        .map(([file, all]) => `${file} is in rows ${all.join(" and ")}: its strengths add up`);
 }
 
 /** @param {HTMLElement} element */

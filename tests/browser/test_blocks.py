@@ -90,6 +90,19 @@ def test_text_is_copied_and_pasted(front, blocks):
     assert front.values(blocks)["strengths"] == text
 
 
+def test_a_wrong_text_is_told_below_it_as_it_is_typed(front, blocks):
+    dialog = front.dialog("blocks")
+    text, told = dialog.get_by_label("Strengths as text"), dialog.locator(".lokr-problems")
+    assert told.inner_text() == ""
+    text.fill("XYZ:1, MID:abc, IN99:1, *attn*=0.3, input_blocks.3:1, other:0, IN4:0.5")
+    lines = told.inner_text().splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["XYZ", "MID:abc", "IN99"]
+    assert "unknown block of SDXL; known: IN0 to IN8, MID0 to MID2, OUT0 to OUT8, OTHER, ALL" in lines[0]
+    assert text.get_attribute("aria-invalid") == "true"
+    text.fill("MID:0.5")
+    assert told.inner_text() == ""
+
+
 def test_undo_is_the_graphs_and_the_editor_follows(front, blocks):
     slider(front, "IN4").focus()
     front.page.keyboard.press("ArrowDown")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.comfyui.test_server import workflow
+
+PLACES = {1: (0, 0), 3: (950, 0), 4: (950, 230), 5: (950, 450), 6: (1380, 0), 20: (350, 60), 120: (350, 520)}
 FILES = ["style.safetensors", "other.safetensors", "people/face.safetensors"]
 
 
@@ -33,11 +36,12 @@ def test_rows_are_added_with_the_chooser(front, stack):
 
 def test_the_plain_widgets_of_rows_are_hidden_and_come_back(front, stack):
     def shown():
-        names = front.page.evaluate(
-            "id => app.graph.getNodeById(id).widgets.filter(w => !w.hidden && !w.options?.hidden).map(w => w.name)",
+        # those of type lokr are the pack's own faces
+        return front.page.evaluate(
+            """id => app.graph.getNodeById(id).widgets
+                .filter(w => !w.hidden && !w.options?.hidden && w.type !== 'lokr').map(w => w.name)""",
             stack,
         )
-        return [name for name in names if "#" not in name]  # those with # are the pack's own faces
 
     assert shown() == ["mode"]
     if front.vue:
@@ -148,3 +152,52 @@ def test_the_chooser_searches_shows_pictures_and_closes_with_escape(front, stack
     dialog.wait_for(state="detached")
     assert front.focused() == "file-1"
     assert names(front, stack) == FILES
+
+
+def test_escape_after_add_leaves_the_rows_as_they_were(front, stack):
+    front.face(stack, "add").click()
+    front.dialog("files").wait_for()
+    front.page.keyboard.press("Escape")
+    front.dialog("files").wait_for(state="detached")
+    assert names(front, stack) == FILES
+    assert front.focused() == "add"
+
+
+def test_a_file_in_two_rows_is_told_until_one_is_off(front, stack):
+    front.face(stack, "file-2").click()
+    front.page.keyboard.type("style")
+    front.page.keyboard.press("Enter")
+    told = front.face(stack, "told")
+    assert told.inner_text() == "style.safetensors is in rows 1 and 2: its strengths add up"
+    front.face(stack, "on-2").click()
+    assert not told.is_visible()
+
+
+def test_the_rows_of_a_run_are_coloured_and_the_report_names_their_files(front):
+    rows = {"on_1": True, "lokr_1": "style.safetensors", "strength_model_1": 0.5, "strength_clip_1": 0.5}
+    rows |= {"row_2": "add", "row_2.on_2": True, "row_2.lokr_2": "partial.safetensors", "row_2.row_3": "none"}
+    rows |= {"row_2.strength_model_2": 0.5, "row_2.strength_clip_2": 0.5}
+    front.load(workflow({"class_type": "LoKrStack", "inputs": rows}), PLACES)
+    levels = [front.page.locator(".lokr-row").nth(row) for row in (0, 1)]
+    assert front.run() == "success"
+    assert [row.get_attribute("data-level") for row in levels] == ["ok", "warn"]
+    front.face(20, "badge").click()
+    said = front.dialog("report").inner_text()
+    assert "row 1: style.safetensors" in said
+    assert "row 2: partial.safetensors" in said
+    front.page.keyboard.press("Escape")
+    front.face(20, "file-2").dispatch_event("click")
+    front.page.keyboard.type("nothing")
+    front.page.keyboard.press("Enter")
+    assert front.run() == "error"
+    assert [row.get_attribute("data-level") for row in levels] == ["", "error"]
+
+
+def test_the_prompt_loaders_report_names_its_files(front):
+    prompt = {"prompt": "a <lokr:style:0.5> <lokr:partial:0.3>"}
+    front.load(workflow({"class_type": "LoKrPromptLoader", "inputs": prompt}), PLACES)
+    assert front.run() == "success"
+    front.face(20, "badge").click()
+    said = front.dialog("report").inner_text()
+    assert "<lokr:style:0.5>: style.safetensors" in said
+    assert "<lokr:partial:0.3>: partial.safetensors" in said
