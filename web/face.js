@@ -7,7 +7,7 @@ import { after, vueNodes } from "./host.js";
 
 const MARGIN = 4;
 
-/** @type {Map<string, HTMLElement>} graph, node and name -> the face's newest element */
+/** @type {Map<string, {node: Node, element: HTMLElement}>} node id and name -> the newest face */
 const faces = new Map();
 
 /**
@@ -59,10 +59,11 @@ export function addFace(node, name, label, content, height) {
  */
 function takePlace(node, name, element) {
     const replace = () => {
-        const key = [node.graph?.id, node.id, name].join("/");
+        const key = `${node.id}/${name}`;
         const old = faces.get(key);
-        faces.set(key, element);
-        if (old?.isConnected && !element.isConnected) old.replaceWith(element);
+        faces.set(key, { node, element });
+        const gone = old && old.node.graph?.getNodeById(old.node.id) !== old.node;
+        if (gone && old.element.isConnected && !element.isConnected) old.element.replaceWith(element);
     };
     requestAnimationFrame(() => requestAnimationFrame(replace)); // the page has drawn the new node by then
 }

@@ -81,13 +81,15 @@ export function keepRun(id, queued, reports) {
  */
 function putIntoState(node, run) {
     const tracker = /** @type {any} */ (app.extensionManager)?.workflow?.activeWorkflow?.changeTracker;
-    const state = tracker?.activeState;
+    // A copy: at first the page's saved state is the same object, and the workflow would not count as modified.
+    const state = tracker?.activeState && structuredClone(tracker.activeState);
     const graph = /** @type {any} */ (node.graph);
     const subgraphs = /** @type {any[]} */ (state?.definitions?.subgraphs ?? []);
     const nodes = graph?.isRootGraph ? state?.nodes : subgraphs.find(({ id }) => id === graph?.id)?.nodes;
     const saved = nodes?.find((/** @type {any} */ one) => one.id === node.id);
     if (!saved) return tracker?.captureCanvasState?.();
     saved.properties = { ...saved.properties, [PROPERTY]: structuredClone(run) };
+    tracker.activeState = state;
     tracker.updateModified?.(); // the page keeps the workflow for a reload
 }
 
