@@ -61,11 +61,16 @@ function takePlace(node, name, element) {
     const replace = () => {
         const key = `${node.id}/${name}`;
         const old = faces.get(key);
-        faces.set(key, { node, element });
+        if (node.graph?.getNodeById(node.id) !== node) return;
+        if (element.isConnected || !old) faces.set(key, { node, element });
         const gone = old && old.node.graph?.getNodeById(old.node.id) !== old.node;
-        if (gone && old.element.isConnected && !element.isConnected) old.element.replaceWith(element);
+        if (!gone || !old.element.isConnected || element.isConnected) return;
+        old.element.replaceWith(element);
+        faces.set(key, { node, element });
     };
-    requestAnimationFrame(() => requestAnimationFrame(replace)); // the page has drawn the new node by then
+    // The page has drawn the new node by then; a page that has just started draws late.
+    requestAnimationFrame(() => requestAnimationFrame(replace));
+    setTimeout(replace, 1000);
 }
 
 /** @param {Node} node @param {number} height */
