@@ -5,7 +5,7 @@ import { button, h, redraw } from "./dom.js";
 import { resize } from "./face.js";
 import { after, beginChange, hideWidgets, isLinked, onChange, setValue, whenDrawn } from "./host.js";
 import { showInfo } from "./info.js";
-import { canAdd, isRowWidget, moved, readRows, rowWidget, writeRows } from "./rows_model.js";
+import { canAdd, isRowWidget, moved, readRows, repeated, rowWidget, writeRows } from "./rows_model.js";
 import { LIMIT, slider } from "./slider.js";
 
 /**
@@ -286,16 +286,6 @@ export class Rows {
             ),
         ];
     }
-}
-
-/** A line for each file that several rows apply. @param {Row[]} rows */
-function repeated(rows) {
-    /** @type {Map<string, number[]>} */
-    const numbers = new Map();
-    rows.forEach(({ on, lokr }, index) => on && numbers.set(lokr, [...(numbers.get(lokr) ?? []), index + 1]));
-    return [...numbers]
-        .filter(([, all]) => all.length > 1)
-        .map(([file, all]) => `${file} is in rows ${all.join(" and ")}: its strengths add up`);
 }
 
 /** @param {HTMLElement} element */

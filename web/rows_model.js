@@ -64,3 +64,13 @@ export function moved(rows, from, to) {
     const others = rows.filter((_, index) => index !== from);
     return [...others.slice(0, to), rows[from], ...others.slice(to)];
 }
+
+/** A line for each file that several rows apply. @param {Row[]} rows */
+export function repeated(rows) {
+    /** @type {Map<string, number[]>} */
+    const numbers = new Map();
+    rows.forEach(({ on, lokr }, index) => on && numbers.set(lokr, [...(numbers.get(lokr) ?? []), index + 1]));
+    return [...numbers]
+        .filter(([, all]) => all.length > 1)
+        .map(([file, all]) => `${file} is in rows ${all.join(" and ")}: its strengths add up`);
+}

@@ -46,9 +46,10 @@ def dora_ratio(
 ) -> Tensor:
     """dora_scale / (‖V‖ + eps), what the rows (axis "out") or columns ("in") of V are multiplied by to give W'.
 
-    base: W (l*k, m*n, *kernel); the rest as for ``add_dora_``; norm: in place of ‖V‖. Returns (l*k,) or (m*n,) in the computing dtype, on
-    base's device. V is computed block by block and never whole, and its norm from its numbers, since
-    ‖W‖² + 2 <W, ΔW> + ‖ΔW‖² cancels if ΔW is close to -W.
+    base: W (l*k, m*n, *kernel); the rest as for ``add_dora_``; norm: in place of ‖V‖
+
+    Returns (l*k,) or (m*n,) in the computing dtype, on base's device. V is computed block by block and never whole, and
+    its norm from its numbers, since ‖W‖² + 2 <W, ΔW> + ‖ΔW‖² cancels if ΔW is close to -W.
 
     >>> w, w1, w2 = torch.randn(8, 6), torch.randn(4, 3), torch.randn(2, 2)
     >>> v = w + 0.5 * torch.kron(w1, w2)

@@ -143,8 +143,8 @@ def foreign_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
 
 
 # Names that a target does not know as they are: two namings in one name, or a wrapper's name before a known one. Query,
-# key, value and output have one shape, so a shape that fits proves nothing: a place is accepted only if it is the only one
-# that the name allows, and no other module of the file has it.
+# key, value and output have one shape, so a shape that fits proves nothing: a place is accepted only if it is the only
+# one that the name allows, and no other module of the file has it.
 
 
 def _place_by_parts(places: dict[FileModule, Place], target: Target) -> list[str]:
