@@ -6,10 +6,11 @@ import argparse
 
 import torch
 
-from .. import get_lokr_model, training
+from .. import training
 from .._files import save_tensors
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
+from ..tuner import get_lokr_model
 from ._training import Trained, add_arguments, run
 
 

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from .. import get_lokr_model
 from .._files import save_tensors
 from ..adapter import Adapter
 from ..display import Progress, draw_text, human_bytes
@@ -26,6 +25,7 @@ from ..formats import load_adapter
 from ..merge import merge_adapter
 from ..peft import LoKrConfig
 from ..saving import save_adapter
+from ..tuner import get_lokr_model
 from ._scenes import GRID, day, night, points
 
 __all__ = ["run_demo"]
@@ -148,7 +148,7 @@ def _run(out: Path, progress: Progress) -> Demo:
     save_adapter(lokr, adapter_file, metadata={"modelspec.title": "lokr demo: night", "ss_output_name": "night"})
     with torch.no_grad():
         in_training = lokr(where)
-    model = lokr.unload().requires_grad_(False)
+    lokr.unload().requires_grad_(False)  # it is ``model``, with its own layers again
 
     adapter = load_adapter(adapter_file)
     rows, pictures = _merge_at_strengths(model, adapter, target)

@@ -11,10 +11,18 @@ from torch import Tensor, nn
 
 from ..errors import LoKrValueError
 from ..peft import PREFIX, LoKrConfig, matching_keys, names_module
-from ._all_layers import WRAPPERS, freeze_all_but, layers_of, outer_modules, replace_module, wrappers
+from ._all_layers import (
+    WRAPPERS,
+    adapter_parameters,
+    check_fits,
+    freeze_all_but,
+    layers_of,
+    outer_modules,
+    replace_module,
+    wrappers,
+)
 from ._layer import LoKrLayer, wrap
 from ._modules_to_save import ModulesToSaveWrapper
-from ._parameters import adapter_parameters, check_fits
 
 
 def inject(

@@ -14,11 +14,20 @@ from torch.nn.modules.module import _IncompatibleKeys
 from ..adapter import Adapter
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
-from ._all_layers import freeze_all_but, lokr_layers, merge_layers, restored, take_out, wrappers
+from ._all_layers import (
+    adapter_parameters,
+    base_biases,
+    freeze_all_but,
+    gathered,
+    lokr_layers,
+    merge_layers,
+    restored,
+    take_out,
+    wrappers,
+)
 from ._export import check_described, read_weights, save_folder, to_adapter
 from ._inject import inject
 from ._layer import LoKrLayer
-from ._parameters import adapter_parameters, base_biases, gathered
 from ._target_modules import matching_modules
 
 
