@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Protocol
 
 import comfy.model_management
 import comfy.utils
@@ -15,8 +16,22 @@ from ..lokr_core.conversion import Keep
 from ..lokr_core.display import Progress
 from ..lokr_core.errors import LoKrValueError
 from ..lokr_core.inspection import draw_kept
-from ..lokr_core.tools import Converted
+from ..lokr_core.modules import ModuleName
 from .shown import LOG, write_on
+
+
+class Outcome(Protocol):
+    """What writing a file tells, such as ``Converted``."""
+
+    written: bool
+
+    @property
+    def energy(self) -> float: ...
+
+    def kept(self) -> list[tuple[ModuleName, tuple[int, ...], float, float]]: ...
+
+    def text(self) -> str: ...
+
 
 DTYPES = {"as in the file": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPORT = io.String.Output("report", tooltip="What became of each module, how near it is, and where the file is.")
@@ -81,7 +96,7 @@ def progress_on_node() -> Progress:
     return show
 
 
-def written(node: type[io.ComfyNode], found: Converted, path: str) -> io.NodeOutput:
+def written(node: type[io.ComfyNode], found: Outcome, path: str) -> io.NodeOutput:
     """The node's output: the report and the picture, also shown on it. Raises LoKrValueError if nothing was written."""
     if not found.written:
         raise LoKrValueError(

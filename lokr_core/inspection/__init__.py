@@ -1,6 +1,6 @@
 """What an adapter file holds, for a person."""
 
-from ._energy import base_norms
+from ._base_norms import base_norms
 from ._heat_map import draw_heat_map
 from ._kept import draw_kept, save_kept_picture
 from ._metadata import frequent_tags
