@@ -200,7 +200,7 @@ def merge_adapter(
     """
     view = view_of(model, adapter, expert, wrappers=target is not None)
     matches, report = resolve(adapter, target or Target.of(view.known(), source_of(model)), view.expert)
-    matches = view.running(matches)
+    matches = [match.running(view.fused) for match in matches]
     report.notes += view.notes
     report.raise_if_nothing_matched()
     handle = MergeHandle(report, matches, strength, factors)

@@ -143,7 +143,7 @@ def attach(
     modules = view.modules
     found = target or Target(_shapes(view), source=source_of(model))
     matches, report = resolve(adapter, found, view.expert)
-    matches = view.running(matches)
+    matches = [match.running(view.fused) for match in matches]
     report.notes += view.notes
     control = Control(strength, report, weight_of)
     refused = _unsupported(modules, matches)

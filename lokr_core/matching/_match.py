@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -39,6 +39,18 @@ class Match:
     def needs_base(self) -> bool:
         """Whether the change depends on the weight's unpatched numbers (DoRA)."""
         return any(update.dora_axis for _, update in self.pieces)
+
+    def running(self, fused: Mapping[str, tuple[str, int]]) -> Match:
+        """This match at the module that runs: of a fused projection, at its rows of the fused module.
+
+        fused: a projection's module -> (the module that runs in its place, its first row there)
+        """
+        if self.slot.module not in fused:
+            return self
+        module, start = fused[self.slot.module]
+        pieces = tuple((start + row, update) for row, update in self.pieces)
+        first, count = self.slot.rows or (0, sum(update.shape[0] for _, update in self.pieces))
+        return replace(self, slot=replace(self.slot, module=module, rows=(start + first, count)), pieces=pieces)
 
     def add_to_(self, weight: Tensor, strength: float, base: Tensor | None = None) -> None:
         """Add strength · change to ``weight`` in place. ``base``: its unpatched numbers, for DoRA; None: its own."""

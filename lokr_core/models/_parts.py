@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from .._layers import shape_of
 from ..adapter import Adapter
-from ..matching import Match
 from ..modules import checked_expert, expert_called
 from ..names import FUSIONS
 
@@ -42,16 +41,6 @@ class View:
         instead = tuple(f"{module}." for module, _ in self.fused.values())
         named = self.tensors if named is None else named
         return {name: each for name, each in named.items() if not (instead and name.startswith(instead))}
-
-    def running(self, matches: Iterable[Match]) -> list[Match]:
-        """``matches`` at the modules that run: those of fused projections at their rows of the fused module."""
-        return [self._running(match) if match.slot.module in self.fused else match for match in matches]
-
-    def _running(self, match: Match) -> Match:
-        module, start = self.fused[match.slot.module]
-        pieces = tuple((start + row, update) for row, update in match.pieces)
-        first, count = match.slot.rows or (0, len(self.tensors[match.weight]))
-        return replace(match, slot=replace(match.slot, module=module, rows=(start + first, count)), pieces=pieces)
 
 
 def is_pipeline(model: object) -> bool:
