@@ -5,7 +5,6 @@ from ._embeddings import BundledEmbedding, bundled_embeddings
 from ._keys import SortedKeys, describe, split_keys
 from ._naming import module_names, producer
 from ._read import load_adapter, names_and_writer, parse_adapter
-from ._scaling import scaling_of
 from ._sources import config_beside
 
 __all__ = [
@@ -21,6 +20,5 @@ __all__ = [
     "names_and_writer",
     "parse_adapter",
     "producer",
-    "scaling_of",
     "split_keys",
 ]

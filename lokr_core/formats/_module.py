@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,19 +10,19 @@ from torch import Tensor
 from ..adapter import LoKrWeights
 from ..errors import LoKrFileError, LoKrShapeError, LoKrValueError
 from ..kronecker import Factor, core_name, is_finite, reversed_factors
-from ..peft import MAGNITUDE, StoredConfig, is_reversed, magnitude_of
-from ._scaling import scaling_of
+from ..peft import MAGNITUDE, is_reversed, magnitude_of
 
 _NUMBERS = ("alpha", "lokr_dim")
 """The tensors of a module that are one number."""
 
 
 def weights_of(
-    module: str, tensors: dict[str, Tensor], metadata: dict[str, str], config: StoredConfig | None, peft: bool
+    tensors: dict[str, Tensor], scaling_of: Callable[..., tuple[float, tuple[str, ...]]], peft: bool
 ) -> LoKrWeights:
     """One module's ``LoKrWeights``.
 
-    tensors: by name; config: PEFT's for this module, used if it has no alpha; peft: whether PEFT trained it
+    tensors: by name; peft: whether PEFT trained it
+    scaling_of: the function of that name, for the module and its file's metadata
     """
     notes: list[str] = []
     if "lokr_t1" in tensors:
@@ -38,7 +38,7 @@ def weights_of(
         if factor.whole is not None and {f"{name}_a", f"{name}_b", core_name(name)} & tensors.keys():
             notes.append(f"{name} is stored whole and low-rank: the whole one is taken, as LyCORIS does")
     alpha, dim = (float(tensors[name]) if name in tensors else None for name in _NUMBERS)
-    scaling, assumed = scaling_of(alpha, w1, w2, metadata, dim, module, config)
+    scaling, assumed = scaling_of(alpha, w1, w2, dim=dim)
     notes += assumed
     if alpha is None and peft and is_reversed(w2.rank, w2.shape):
         w1, w2 = reversed_factors(w1, w2)

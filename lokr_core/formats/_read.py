@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -12,11 +13,11 @@ from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrError, LoKrFileError, blame
 from ..modules import PREFIX, two_experts
 from ..peft import CONFIG_NAME, StoredConfig, stored_configs
+from ..scaling import NO_ALPHA, scaling_of
 from ._duplicates import drop_duplicates
 from ._keys import SortedKeys, describe, split_keys
 from ._module import weights_of
 from ._naming import module_names, producer
-from ._rules import NO_ALPHA
 from ._sources import find_source
 
 
@@ -68,7 +69,8 @@ def parse_adapter(
         with blame(module=module, hint="the file was cut or converted badly; get it again"):
             config = _config_of(module, configs)
             peft = bool(config or found.adapter_names or "networkType" in metadata) or PREFIX in module
-            modules[module] = weights_of(module, parts, metadata, config, peft)
+            scaling = partial(scaling_of, metadata=metadata, module=module, config=config)
+            modules[module] = weights_of(parts, scaling, peft)
     notes += _doubts(modules, metadata, configs) + _rotated(found)
     notes += drop_duplicates(modules, names)
     who = _writer(configs, namings, metadata, every)

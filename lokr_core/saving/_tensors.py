@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
-from ..formats import scaling_of
 from ..kronecker import Factor
+from ..scaling import scaling_of
 
 
 def all_cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lokr_core.formats import parse_adapter
-from lokr_core.formats._scaling import RULES
+from lokr_core.scaling import RULES
 from tests.formats.lokr_tensors import keyed, lokr
 
 MODULE = "lora_unet_blocks_0_self_attn_q_proj"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..kronecker import Factor
 from ..peft import StoredConfig
 from . import _rules as rules
-from ._evidence import Evidence, Scaling
+from ._rules import Evidence, Scaling
 
 
 class Rule(NamedTuple):
@@ -74,7 +74,8 @@ def scaling_of(
     >>> scaling_of(1.0, w1, w2, {})
     (0.5, ())
     """
-    evidence = Evidence(alpha, w1, w2, metadata, dim, module, config)
+    configured = config.scaling(module, w1.rank, w2.rank, w2.shape) if config and alpha is None else None
+    evidence = Evidence(alpha, w1, w2, metadata, dim, configured)
     answers = (rule.scaling(evidence) for rule in RULES)
     value, notes = next(answer for answer in answers if answer is not None)
     if config is not None and alpha is None:
