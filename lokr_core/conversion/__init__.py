@@ -4,10 +4,12 @@
 difference; ``resized`` a LoKr at another rank; ``fit_dora`` the DoRA that turns one weight into another.
 """
 
+from ._blocks import Dense, LowRank, Nearest
 from ._dora import DoraFit, fit_dora
 from ._forms import FULL, LOKR, LORA, form_of, full, joined, loha, lora, lora_halves, stacked, trained_difference
-from ._product import NEAR_BEST, Dense, LowRank, Nearest, best_product, candidates, fewest, nearest_product
+from ._product import NEAR_BEST, best_product, candidates, fewest, nearest_product
 from ._rank import ENERGY, Keep, shared_ranks
+from ._regrouped import Regrouped
 from ._resize import resized, resized_factor, spectrum_of
 from ._svd import KronSvd, Svd, energy_of, svd_of
 
@@ -23,6 +25,7 @@ __all__ = [
     "LowRank",
     "NEAR_BEST",
     "Nearest",
+    "Regrouped",
     "Svd",
     "best_product",
     "candidates",

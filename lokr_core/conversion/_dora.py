@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ._product import Dense, Nearest
+from ._blocks import Dense, Nearest
 
 _ROUNDS = 100
 _SETTLED = 1e-6  # relative change of the row scale in a round

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..adapter import LoKrWeights
 from ..kronecker import Factor
-from ._product import Nearest
+from ._blocks import Nearest
 from ._rank import Keep
 from ._svd import energy_of, svd_of
 

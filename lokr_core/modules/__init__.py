@@ -13,7 +13,7 @@ from ._experts import (
 from ._foreign import Foreign, ForeignModule
 from ._name import ModuleName
 from ._prefixes import INNER_WRAPPERS, PREFIX, PREFIXES, ROOTS, WRAPPERS, FilePrefix, holds_prefix
-from ._spellings import OWN, SPELLINGS, TRAINED, Spelling
+from ._spellings import OWN, SPELLINGS, TRAINED, UP_DOWN, Spelling
 
 __all__ = [
     "EXPERTS",
@@ -29,6 +29,7 @@ __all__ = [
     "SPELLINGS",
     "Spelling",
     "TRAINED",
+    "UP_DOWN",
     "WRAPPERS",
     "check_held",
     "checked_expert",

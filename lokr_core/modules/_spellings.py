@@ -65,3 +65,6 @@ SPELLINGS = {
     "diffusers": Spelling("diffusers", False, {"": "transformer.", **_TEXT_ENCODERS}, unet="unet.", config="metadata"),
     "peft": Spelling(OWN, False, {"": PREFIX}, config="beside"),
 }
+
+UP_DOWN = ("kohya", "lycoris", "comfyui")
+"""Formats whose LoRA is lora_up, lora_down and alpha, and which hold full differences; others have lora_B, lora_A."""

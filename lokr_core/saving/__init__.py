@@ -1,11 +1,12 @@
 """An ``Adapter`` written to a file, in the names and the form of a format."""
 
-from ..modules import SPELLINGS, Spelling
-from ._named import UP_DOWN, Named, module_tensors, named, save_named
+from ..conversion import Regrouped
+from ..modules import SPELLINGS, UP_DOWN, Spelling
+from ._book import Book, NamedModule, component_of
+from ._named import Named, module_tensors, named, save_named
 from ._peft_form import peft_layout
-from ._regroup import Regrouped, regroup
-from ._rename import Book, NamedModule, component_of, rename
-from ._write import save_adapter
+from ._regroup import regroup
+from ._write import rename, save_adapter
 
 __all__ = [
     "Book",

@@ -16,12 +16,10 @@ from .._files import save_tensors
 from ..adapter import LoKrWeights, ModuleName
 from ..conversion import FULL, LOKR, LORA, lora_halves
 from ..errors import LoKrValueError, blame
+from ..modules import UP_DOWN
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
 from ._peft_form import pattern, peft_layout
 from ._tensors import all_cast, keyed
-
-UP_DOWN = ("kohya", "lycoris", "comfyui")
-"""Formats whose LoRA is lora_up, lora_down and alpha, and which hold full differences; others have lora_B, lora_A."""
 
 
 class Named(NamedTuple):

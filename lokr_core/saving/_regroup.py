@@ -4,38 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from ..adapter import Adapter, LoKrWeights
+from ..conversion import Regrouped
 from ..matching import Match, Report, Target, foreign_places, resolve
-from ..modules import ModuleName, Spelling
+from ..modules import Spelling
 from ..names import Slot
-from ._rename import Book
-
-Pieces = list[tuple[int, LoKrWeights]]
-"""(first row, update of the rows from there) pairs."""
-
-
-@dataclass
-class Regrouped:
-    """What a module of the new format is made of.
-
-    name: its name there; shape: (out, in, *kernel) of its weight
-    pieces: the updates of its rows, one of all rows if a module of the file is this one; rows without one are zero
-    sources: the file's modules that they come from
-    """
-
-    name: ModuleName
-    shape: tuple[int, ...]
-    pieces: Pieces = field(default_factory=list)
-    sources: dict[str, None] = field(default_factory=dict)
-
-    @property
-    def single(self) -> LoKrWeights | None:
-        """The update if it is one of all rows, else None."""
-        if len(self.pieces) == 1 and self.pieces[0][1].shape[0] == self.shape[0]:
-            return self.pieces[0][1]
-        return None
+from ._book import Book
 
 
 def regroup(adapter: Adapter, spelling: Spelling, target: Target) -> tuple[list[Regrouped], dict[str, str], Report]:
@@ -45,7 +20,7 @@ def regroup(adapter: Adapter, spelling: Spelling, target: Target) -> tuple[list[
     place). Modules without a place, or whose weight has no name in the format, are refused in the report.
     """
     matches, report = resolve(adapter, target)
-    book = Book(target, spelling, split=True)
+    book = Book(target.models, spelling, split=True)
     by_module: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
         by_module[match.module].append(match)

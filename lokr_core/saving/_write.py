@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from .._files import read_header, save_tensors
 from ..adapter import Adapter, LoKrWeights
-from ..errors import LoKrValueError, blame
-from ..matching import Target
+from ..errors import LoKrMatchError, LoKrValueError, blame
+from ..matching import Match, Target, foreign_places, resolve
 from ..modules import SPELLINGS, Spelling
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
+from ._book import Book
 from ._peft_form import peft_layout
-from ._rename import Renamed, rename
+from ._rename import Renamed, by_name, renamed, respelled
 from ._tensors import all_cast, keyed
 
 
@@ -74,14 +75,14 @@ def save_adapter(
             if format not in SPELLINGS:
                 raise LoKrValueError("Unknown format", expected=", ".join(SPELLINGS), found=repr(format))
             spelling, target = SPELLINGS[format], None if model is None else _target(model)
-            renamed, foreign = rename(adapter, spelling, target)
+            found, foreign = rename(adapter, spelling, target)
             metadata.pop(METADATA_KEY, None)  # written anew, or every module has an alpha
             if spelling.config is not None:
                 _refuse_foreign(adapter, format)
-                _save_with_config(renamed, spelling, path, dtype, metadata, target)
+                _save_with_config(found, spelling, path, dtype, metadata, target)
                 return
             tensors = adapter.foreign.renamed(foreign)
-            modules = {full: module.weights for full, module in renamed.items()}
+            modules = {full: module.weights for full, module in found.items()}
         for full, weights in modules.items():
             tensors |= keyed(full, weights, metadata)
         save_tensors(all_cast(tensors, dtype), path, metadata)
@@ -92,6 +93,43 @@ def _target(model: Model) -> Target:
         # A layer with an adapter in training holds the model's own layer as ``base_layer``.
         return Target.of({name.replace(".base_layer.", "."): p for name, p in model.named_parameters()})
     return Target.of(model if isinstance(model, Mapping) else read_header(model).tensors)
+
+
+def rename(adapter: Adapter, spelling: Spelling, target: Target | None) -> tuple[dict[str, Renamed], dict[str, str]]:
+    """The modules under the names of a format.
+
+    target: the model in which names are translated between diffusers' and the original ones, and updates of fused
+        weights are cut if the format names their parts. None: only prefixes and "_" for "." change
+
+    Returns (new full name -> module, old name -> new name of the foreign modules). Raises LoKrMatchError if a module
+    does not belong to ``target``, LoKrValueError if the names do not suffice.
+    """
+    if target is None:
+        modules, foreign = respelled(adapter, spelling)
+        return by_name(modules), foreign
+    book = Book(target.models, spelling)
+    places = {module: (slot,) for module, slot in foreign_places(adapter, target).items()}
+    foreign = {module: book.names[slots].full for module, slots in places.items() if slots in book.names}
+    return by_name(_looked_up(adapter, target, book)), foreign
+
+
+def _looked_up(adapter: Adapter, target: Target, book: Book) -> Iterator[tuple[str, Renamed]]:
+    """(new full name, module) of all modules; of an update that is cut, several."""
+    placed, report = resolve(adapter, target)
+    missing = [entry for entry in report.refused if entry.kind == "LoKr"]
+    if missing:
+        raise LoKrMatchError(
+            f"{len(missing)} of the {len(adapter)} modules do not belong to the model that names are looked up in",
+            module=missing[0].module,
+            found=missing[0].reason,
+            hint="give the model that the adapter was trained on, or save without one under the names it has",
+        )
+    matches: dict[str, list[Match]] = {}
+    for match in placed:
+        matches.setdefault(match.module, []).append(match)
+    for module, weights in adapter.items():
+        slots = tuple(match.slot for match in matches[module])
+        yield from renamed(module, weights.fit((weights.shape[0], *target.shape_of(slots[0])[1:])), slots, book)
 
 
 def _refuse_foreign(adapter: Adapter, format: str) -> None:
@@ -117,8 +155,8 @@ def _save_with_config(
 ) -> None:
     """Write in PEFT's layout, its configuration beside the file or in the metadata."""
     by_prefix: dict[str, dict[str, LoKrWeights]] = defaultdict(dict)
-    for full, renamed in modules.items():
-        by_prefix[full[: len(full) - len(renamed.path)]][renamed.path] = renamed.weights
+    for full, module in modules.items():
+        by_prefix[full[: len(full) - len(module.path)]][module.path] = module.weights
     own = () if target is None or spelling.config != "beside" else {name.rpartition(".")[0] for name in target.shapes}
     tensors: dict[str, Tensor] = {}
     configs: dict[str, object] = {}

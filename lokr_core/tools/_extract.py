@@ -102,7 +102,7 @@ def extract(
     extraction = extraction or Extraction()
     olds, news = (x if isinstance(x, HeldCheckpoint) else Checkpoint.of(x) for x in (base, tuned))
     pairs = _pairs(olds, news)
-    book = Book.of(Target(olds.shapes), extraction.names)
+    book = Book.of(Target(olds.shapes).models, extraction.names)
     found = Converted([], extraction.names, itemsize=(dtype or torch.float32).itemsize)
     found.before = news.size
     found.notes += _unmatched(olds, news)

@@ -16,6 +16,7 @@ from ..conversion import (
     KronSvd,
     LowRank,
     Nearest,
+    Regrouped,
     best_product,
     form_of,
     full,
@@ -28,7 +29,7 @@ from ..conversion import (
 from ..display import human_bytes
 from ..errors import LoKrValueError
 from ..kronecker import kron_norm
-from ..saving import SPELLINGS, UP_DOWN, Regrouped
+from ..modules import SPELLINGS, UP_DOWN
 from ._converted import Made
 
 TO = ("lora", "full", "lokr")
