@@ -14,17 +14,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from ..adapter import Adapter
 from ..errors import LoKrValueError
 from ..peft import LoKrConfig
-from ._all_layers import (
-    adapter_parameters,
-    base_biases,
-    freeze_all_but,
-    gathered,
-    lokr_layers,
-    merge_layers,
-    restored,
-    take_out,
-    wrappers,
-)
+from . import _all_layers as all_layers
 from ._export import check_described, read_weights, save_folder, to_adapter
 from ._inject import inject
 from ._layer import LoKrLayer
@@ -115,14 +105,14 @@ class LoKrModel(nn.Module):
         """Activate the model's active adapters in all layers, new ones too, without training more parameters."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.set_adapter(self._active)
-        freeze_all_but(self.model, trained)
+        all_layers.freeze_all_but(self.model, trained)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter, unknown or merged: LoKrValueError. If no other is active, the first becomes active."""
         self._check_known([adapter_name])
-        if any(adapter_name in layer.merged_adapters for layer in lokr_layers(self.model)):
+        if any(adapter_name in layer.merged_adapters for layer in all_layers.lokr_layers(self.model)):
             raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
-        for module in wrappers(self.model):
+        for module in all_layers.wrappers(self.model):
             module.delete_adapter(adapter_name)
         del self.peft_config[adapter_name]
         active = [name for name in self._active if name != adapter_name]
@@ -149,22 +139,22 @@ class LoKrModel(nn.Module):
         """Use the sum of these adapters, and train them unless in inference mode. LoKrValueError: an unknown name."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         self._check_known(names)
-        for module in wrappers(self.model):
+        for module in all_layers.wrappers(self.model):
             module.set_adapter(names, inference_mode)
         self._active = names
         if not inference_mode:
             for name in names:
-                for bias in base_biases(self.model, name, self.peft_config[name]).values():
+                for bias in all_layers.base_biases(self.model, name, self.peft_config[name]).values():
                     bias.requires_grad_(True)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         """Whether these adapters' factors are trained."""
-        for layer in lokr_layers(self.model):
+        for layer in all_layers.lokr_layers(self.model):
             layer.set_requires_grad(adapter_names, requires_grad)
 
     def enable_adapter_layers(self) -> None:
         """Use and train the active adapters again, after ``disable_adapter_layers``."""
-        for module in wrappers(self.model):
+        for module in all_layers.wrappers(self.model):
             module.enable_adapters(True)
 
     def disable_adapter_layers(self) -> None:
@@ -172,24 +162,24 @@ class LoKrModel(nn.Module):
         for name in self._active:
             if self.peft_config[name].bias != "none":
                 warnings.warn(f"{name!r} has trained biases of the base model: they stay", stacklevel=2)
-        for module in wrappers(self.model):
+        for module in all_layers.wrappers(self.model):
             module.enable_adapters(False)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """``with model.disable_adapter():`` use the base model alone; afterwards, restore the former state."""
-        with restored(self.model):
+        with all_layers.restored(self.model):
             self.disable_adapter_layers()
             yield
 
     def merge_adapter(self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False) -> None:
         """Add adapters (by default the active ones) to the weights, of which a backup is kept. If a layer raises (with
         ``safe_merge`` also for a number that is not finite), all weights are restored."""
-        merge_layers(self.model, adapter_names, safe_merge)
+        all_layers.merge_layers(self.model, adapter_names, safe_merge)
 
     def unmerge_adapter(self) -> None:
         """Restore every weight, bit for bit, as before the first merge."""
-        for layer in lokr_layers(self.model):
+        for layer in all_layers.lokr_layers(self.model):
             layer.unmerge()
 
     def merge_and_unload(
@@ -207,11 +197,11 @@ class LoKrModel(nn.Module):
         if safe_merge:
             self.merge_adapter(adapter_names, safe_merge=True)
         names = self._active if adapter_names is None else adapter_names
-        return take_out(self.model, names, progressbar or progress)
+        return all_layers.take_out(self.model, names, progressbar or progress)
 
     def unload(self) -> nn.Module:
         """The base model with the adapters' layers replaced by the base's; what is merged stays merged."""
-        return take_out(self.model, None)
+        return all_layers.take_out(self.model, None)
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """(trainable parameters, all parameters)."""
@@ -227,7 +217,9 @@ class LoKrModel(nn.Module):
     def adapter_state_dict(self, adapter_name: str = "default") -> dict[str, Tensor]:
         """An adapter's tensors by PEFT's keys. If they are sharded they are gathered, and every process has to call."""
         self._check_known([adapter_name])
-        return gathered(adapter_parameters(self.model, adapter_name, self.peft_config[adapter_name]))
+        return all_layers.gathered(
+            all_layers.adapter_parameters(self.model, adapter_name, self.peft_config[adapter_name])
+        )
 
     def to_adapter(self, adapter_name: str | None = None) -> Adapter:
         """An adapter (by default the active one) as an ``Adapter``; its tensors are the parameters, detached.
