@@ -145,7 +145,7 @@ def test_thousands_of_mutated_files(start, tmp_path, model):
     check(range(start, start + CHUNK), tmp_path, model)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.campaign
 @pytest.mark.parametrize("start", range(0, 100_000, 5000))
 def test_a_hundred_thousand_mutated_files(start, tmp_path, model):
     check(range(start, start + 5000), tmp_path, model)
