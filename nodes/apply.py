@@ -91,7 +91,7 @@ def _part(owner, plan: Plan, strength: float, how: How) -> _Part:
         return _Part(owner, plan.report, ("", "strength 0: not applied"))
     owner = owner.clone()
     patcher = owner if isinstance(owner, ModelPatcher) else owner.patcher
-    mode, why = choose(how, patcher, plan.matches)
+    mode, why = choose(how, patcher, plan)
     # What live mode does not support is merged all the same.
     refused = unsupported(patcher.model, plan.matches) if mode == LIVE else {match.module for match in plan.matches}
     merged = [match for match in plan.matches if match.module in refused]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -11,8 +10,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..lokr_core.live import IMAGE, VIDEO, step_share
-from ..lokr_core.matching import Match
 from ..lokr_core.strengths import BlockStrengths, Schedule
+from .bridge import Plan
 
 AUTO, MERGE, LIVE = "auto", "merge", "live"
 MODES = (AUTO, MERGE, LIVE)
@@ -30,10 +29,10 @@ class How:
     schedule: Schedule | None = None
 
 
-def choose(how: How, patcher: ModelPatcher, matches: Sequence[Match]) -> tuple[str, str]:
+def choose(how: How, patcher: ModelPatcher, plan: Plan) -> tuple[str, str]:
     """(``MERGE`` or ``LIVE``, the reason in words).
 
-    matches: the adapter's updates, as ``resolve`` gives them
+    plan: what the adapter changes in the model
 
     ``auto`` is live if merging would lose precision or would be repeated, or if live costs next to nothing; else merge,
     which costs some seconds once and then nothing per step.
@@ -48,7 +47,7 @@ def choose(how: How, patcher: ModelPatcher, matches: Sequence[Match]) -> tuple[s
         return LIVE, "the model does not fit the device, and a merge would be done again at every step"
     if how.changed:
         return LIVE, "the strength was changed since the last run"
-    share = step_share(matches, patcher.load_device, _dtype(patcher.model), _positions(patcher.model))
+    share = step_share(plan.matches, plan.target, patcher.load_device, _dtype(patcher.model), _positions(patcher.model))
     if share < CHEAP:
         return LIVE, f"it is estimated to cost {share:.1%} of a step, and a changed strength costs nothing"
     return MERGE, "nothing was changed since the last run, and merged weights cost nothing per step"

@@ -8,25 +8,28 @@ from math import prod
 import torch
 
 from ..kronecker import CPU, GPU, planned, update_costs
-from ..matching import Match
+from ..matching import Match, Target
 
 IMAGE, VIDEO = 4096, 32760
 """Usual positions of a step: an image of 1024², or of 512² in a UNet; a video of 81 frames of 832 x 480."""
 _WIDEST, _FEWEST = 320, 64  # a UNet's channels at full size, and the positions at its smallest
 
 
-def step_share(matches: Iterable[Match], device: torch.device, dtype: torch.dtype, positions: int = IMAGE) -> float:
+def step_share(
+    matches: Iterable[Match], target: Target, device: torch.device, dtype: torch.dtype, positions: int = IMAGE
+) -> float:
     """What live is estimated to add to a step, as a share of what the changed layers take themselves.
 
-    matches: the updates, as ``resolve`` gives them
-    positions: what the model usually gets at full size. A model with convolutions is taken for a UNet, whose layers
-    see fewer the more channels they have.
+    matches: the updates, as ``resolve`` gives them for ``target``
+    positions: what the model usually gets at full size. A model of which a twentieth of the weights are convolutions
+    is taken for a UNet, whose layers see fewer the more channels they have.
 
     Attention and the layers that are not changed take time too, so the true share is smaller.
     """
     rates = CPU if device.type == "cpu" else GPU
     pieces = [weights for match in matches for _, weights in match.pieces if len(weights.shape) > 1]
-    unet = any(prod(weights.shape[2:]) > 1 for weights in pieces)
+    convolutions = sum(len(shape) > 2 and prod(shape[2:]) > 1 for shape in target.shapes.values())
+    unet = convolutions > len(target.shapes) / 20
     base = added = 0.0
     for weights in pieces:
         out, columns, *kernel = weights.shape

@@ -205,6 +205,14 @@ class Front:
         )
         return self.page.locator(f"[data-node='{node}'] [data-key='{key}']")
 
+    def shows(self, node: int, badge: tuple[str, str], seconds: float = 15) -> bool:
+        """Whether the node's badge comes to be that: the page draws late on a busy machine."""
+        for _ in range(int(seconds * 5)):
+            if self.badge(node) == badge:
+                return True
+            self.page.wait_for_timeout(200)
+        return False
+
     def badge(self, node: int) -> tuple[str, str]:
         """(level, text) of a node's badge."""
         badge = self.face(node, "badge")

@@ -60,7 +60,8 @@ def server(comfyui, tmp_path_factory):
     save_file(lokr({**LAYERS, **other_model}, 3), str(loras / "partial.safetensors"))
     save_file(lokr(other_model, 4), str(loras / "nothing.safetensors"))
     few_positions = {"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q": (640, 640)}
-    save_file(lokr(few_positions, 5), str(loras / "few-positions.safetensors"))
+    strong = {key: tensor * 8 if key.endswith("lokr_w1") else tensor for key, tensor in lokr(few_positions, 5).items()}
+    save_file(strong, str(loras / "few-positions.safetensors"))
     (loras / "broken.safetensors").write_bytes((loras / "style.safetensors").read_bytes()[:-100])
     with comfyui.serve(base) as running:
         yield running
