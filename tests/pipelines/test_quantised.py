@@ -20,18 +20,18 @@ NAME = "Z-Image"  # its layers are multiples of 32, GGUF's block
 
 
 def torchao(model: nn.Module) -> None:
-    quantization = pytest.importorskip("torchao.quantization", reason="NO TORCHAO HERE: pip install torchao")
+    quantization = pytest.importorskip("torchao.quantization", reason="NO TORCHAO HERE: pip install -e .[quantised]")
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
 
 
 def quanto(model: nn.Module) -> None:
-    module = pytest.importorskip("optimum.quanto", reason="NO QUANTO HERE: pip install optimum-quanto")
+    module = pytest.importorskip("optimum.quanto", reason="NO QUANTO HERE: pip install -e .[quantised]")
     module.quantize(model, weights=module.qint8)
     module.freeze(model)
 
 
 def gguf(model: nn.Module) -> None:
-    quants = pytest.importorskip("gguf", reason="NO GGUF HERE: pip install gguf").quants
+    quants = pytest.importorskip("gguf", reason="NO GGUF HERE: pip install -e .[quantised]").quants
     from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 
     for module in list(model.modules()):
@@ -45,7 +45,7 @@ def gguf(model: nn.Module) -> None:
 
 
 def bitsandbytes(model: nn.Module) -> None:
-    bnb = pytest.importorskip("bitsandbytes", reason="NO BITSANDBYTES HERE: pip install bitsandbytes")
+    bnb = pytest.importorskip("bitsandbytes", reason="NO BITSANDBYTES HERE: pip install -e .[quantised]")
     for module in list(model.modules()):
         for name, layer in list(module.named_children()):
             if type(layer) is nn.Linear and layer.in_features % 64 == 0:
