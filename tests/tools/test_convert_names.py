@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import cycle
 
 import pytest
 import torch
@@ -54,8 +55,7 @@ def written(found: Converted, path) -> Adapter:
 
 
 @pytest.mark.every_value
-@pytest.mark.parametrize("side", ["diffusers", "comfyui"])
-@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("names,side", list(zip(NAMES, cycle(["diffusers", "comfyui"]), strict=False)))
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_lora_in_any_names_does_what_the_lokr_does(tmp_path, architecture, names, side):
     adapter, shapes, expected = trained(architecture)
