@@ -2,6 +2,19 @@
 
 from ._held import Held, HeldCheckpoint
 from ._open import Checkpoint, Part, Stored
+from ._shards import INDEX, SHARD, shards_of
 from ._write import Change, replacing_folder, write_checkpoint
 
-__all__ = ["Change", "Checkpoint", "Held", "HeldCheckpoint", "Part", "Stored", "replacing_folder", "write_checkpoint"]
+__all__ = [
+    "INDEX",
+    "SHARD",
+    "Change",
+    "Checkpoint",
+    "Held",
+    "HeldCheckpoint",
+    "Part",
+    "Stored",
+    "replacing_folder",
+    "shards_of",
+    "write_checkpoint",
+]

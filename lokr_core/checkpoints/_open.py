@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,9 +13,8 @@ from torch import Tensor
 
 from .._files import Header, TensorInfo, read_header
 from ..errors import LoKrFileError
+from ._shards import INDEX, SHARD, shards_of
 
-INDEX = ".safetensors.index.json"
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", re.DOTALL)
 # The file's name in a component's folder of a pipeline, or in a model's own.
 _NAMES = ("diffusion_pytorch_model", "model")
 _PIPELINE = "model_index.json"
@@ -130,13 +128,7 @@ def _files_of(path: Path) -> list[Path]:
     """The files that ``path`` stands for: itself, all shards of an index or a shard, or those in a folder."""
     if path.is_dir():
         path = _in_folder(path)
-    if path.name.endswith(INDEX):
-        return _indexed(path)
-    match = _SHARD.fullmatch(path.name)
-    if not match or int(match[3]) < 2:
-        return [path]
-    count = int(match[3])
-    return _present(path, [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.safetensors") for n in range(1, count + 1)])
+    return shards_of(path, "model", "download the folder again")[0]
 
 
 def _in_folder(folder: Path) -> Path:
@@ -148,7 +140,7 @@ def _in_folder(folder: Path) -> Path:
     indexes = [name for name in names if name.endswith(INDEX)]
     files = [name for name in names if name.endswith(".safetensors")]
     found = indexes if len(indexes) == 1 else files
-    if len(found) == 1 or (files and len({m[1] for m in map(_SHARD.fullmatch, files) if m}) == 1 and not indexes):
+    if len(found) == 1 or (files and len({m[1] for m in map(SHARD.fullmatch, files) if m}) == 1 and not indexes):
         return folder / found[0]
     raise LoKrFileError(
         "There are several models in this folder" if files else "There is no model in this folder",
@@ -157,31 +149,3 @@ def _in_folder(folder: Path) -> Path:
         found=", ".join((files or names)[:5]) or "nothing",
         hint="name one of the files" if files else "check the path; pickles (.bin, .ckpt, .pt) are refused",
     )
-
-
-def _indexed(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        if not names or not all(Path(name).name == name and name.endswith(".safetensors") for name in names):
-            raise ValueError("its shards are not files of the same folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoKrFileError(
-            f"The index cannot be used: {error}",
-            file=index,
-            expected='JSON with a "weight_map" of tensor names and .safetensors files beside it',
-            hint="download the folder again",
-        ) from None
-    return _present(index, [index.with_name(name) for name in names])
-
-
-def _present(path: Path, files: list[Path]) -> list[Path]:
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise LoKrFileError(
-            "The model is cut into several files, and not all are here",
-            file=path,
-            expected=f"{len(files)} files: {files[0].name} to {files[-1].name}",
-            found=f"missing: {', '.join(missing[:5])}",
-            hint="put all of them into the same folder",
-        )
-    return files

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .._files import DTYPES, replacing
 from ..errors import LoKrFileError
-from ._open import INDEX, Checkpoint, Part, Stored
+from ._open import Checkpoint, Part, Stored
+from ._shards import INDEX
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 1 << 24  # bytes copied at a time

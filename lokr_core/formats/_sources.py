@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +9,12 @@ from pathlib import Path
 from torch import Tensor
 
 from .._files import load_tensors
+from ..checkpoints import INDEX, SHARD, shards_of
 from ..errors import LoKrFileError
 from ..peft import CONFIG_NAME, WEIGHTS_NAME
 
 # The file's name in a folder of its own: PEFT's, diffusers' and SimpleTuner's, ACE-Step's.
 _IN_FOLDER = (WEIGHTS_NAME, "pytorch_lora_weights.safetensors", "lokr_weights.safetensors")
-_INDEX = ".safetensors.index.json"
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -85,25 +82,19 @@ def find_source(path: Path) -> Source:
     """
     if path.is_dir():
         path = _in_folder(path)
-    if path.name.endswith(_INDEX):
-        return _indexed(path)
-    match = _SHARD.fullmatch(path.name)
-    if match and int(match.group(3)) > 1:
-        stem, count = match.group(1), int(match.group(3))
-        files = [path.with_name(f"{stem}-{number:05}-of-{count:05}.safetensors") for number in range(1, count + 1)]
-        return Source(path, _present(path, files))
-    return Source(path, (path,))
+    files, weight_map = shards_of(path, "adapter", "name the .safetensors file itself, or download the folder again")
+    return Source(path, tuple(files), weight_map)
 
 
 def _in_folder(folder: Path) -> Path:
     """The file to read in a folder: an adapter, an index, or the first of several shards."""
     names = sorted(entry.name for entry in folder.iterdir())
-    for name in (*_IN_FOLDER, *(name for name in names if name.endswith(_INDEX))):
+    for name in (*_IN_FOLDER, *(name for name in names if name.endswith(INDEX))):
         if name in names:
             return folder / name
     files = [name for name in names if name.endswith(".safetensors")]
-    shards = {match.group(1, 3): name for name in files if (match := _SHARD.fullmatch(name))}
-    if len(files) == 1 or (len(shards) == 1 and all(map(_SHARD.fullmatch, files))):
+    shards = {match.group(1, 3): name for name in files if (match := SHARD.fullmatch(name))}
+    if len(files) == 1 or (len(shards) == 1 and all(map(SHARD.fullmatch, files))):
         return folder / files[0]
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     raise LoKrFileError(
@@ -117,33 +108,3 @@ def _in_folder(folder: Path) -> Path:
         if pickles
         else "check the path",
     )
-
-
-def _indexed(index: Path) -> Source:
-    try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-        names = sorted(set(weight_map.values()))
-        plain = all(Path(name).name == name and name.endswith(".safetensors") for name in names)
-        if not plain or not names:
-            raise ValueError("its shards are not files of the same folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoKrFileError(
-            f"The index cannot be used: {error}",
-            file=index,
-            expected='JSON with a "weight_map" of tensor names and .safetensors files beside it',
-            hint="name the .safetensors file itself, or download the folder again",
-        ) from None
-    return Source(index, _present(index, [index.with_name(name) for name in names]), weight_map)
-
-
-def _present(path: Path, files: list[Path]) -> tuple[Path, ...]:
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise LoKrFileError(
-            "The adapter is cut into several files, and not all are here",
-            file=path,
-            expected=f"{len(files)} files: {files[0].name} to {files[-1].name}",
-            found=f"missing: {', '.join(missing[:5])}" + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
-            hint="put all of them into the same folder",
-        )
-    return tuple(files)
