@@ -50,9 +50,11 @@ class Call(TorchFunctionMode):
 
     @property
     def goes_through(self) -> bool:
+        """Whether an operation is to be given W'."""
         return self.entered and self._update is not None
 
     def leave(self) -> None:
+        """Leave the mode, if it was entered: no operation after this one is answered."""
         self.done = True
         # A mode that another hook has entered since, and leaves later, must not be left in place of this one.
         if self.entered and _get_current_function_mode() is self:
@@ -115,6 +117,7 @@ def current() -> Call | None:
 
 
 def begin(call: Call) -> None:
+    """Make ``call`` the innermost on this thread, and drop what ended without its hook."""
     calls = _calls()
     while calls and not calls[-1].runs():
         calls.pop().leave()

@@ -89,10 +89,10 @@ class InputHook:
         x = input_of(args, kwargs)
         call = Call(hook, module, active, x)
         begin(call)
-        if _may_go_through(module, x):
-            parts = tuple(part for part, _ in active if part.parameter == "weight")
+        parts = tuple(part for part, _ in active if part.parameter == "weight")
+        if parts and _may_go_through(module, x):
             call.key, estimate = hook.ways.of(module, x, parts)
-            if parts and estimate.way == THROUGH:
+            if estimate.way == THROUGH:
                 call.enter(cast(tuple, shape_of(module)), lambda weight, out: _updated(module, active, weight, out))
                 return None
             if any(part.scales_rows for part in parts):  # W x, without what the layer's forward may add to it

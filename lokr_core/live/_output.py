@@ -103,6 +103,7 @@ class _Adder:
         self.in_place = _writable(x, output)
 
     def add_part(self, part: LayerUpdate, strength: float) -> None:
+        """The output += the part's whole update, of a weight or a bias, with or without DoRA."""
         seen = self.seen
         factors = part.factors(seen.device, seen.dtype)
         if part.parameter == "bias":
