@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..lokr_core.matching import Target
 from ..lokr_core.tools import INEXACT, TO, Conversion, convert_file
-from .files import adapter_path, fingerprint
-from .inputs import CATEGORY, clip_input, file_input, valid_file
+from .files import adapter_path
+from .inputs import CATEGORY, FileNode, clip_input, file_input
 from .written import (
     DTYPES,
     KEPT,
@@ -49,7 +49,7 @@ def _advanced() -> list[io.Input]:
     ]
 
 
-class LoKrConvert(io.ComfyNode):
+class LoKrConvert(FileNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -87,14 +87,6 @@ class LoKrConvert(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, lokr_name) -> bool | str:
-        return valid_file(lokr_name)
-
-    @classmethod
-    def fingerprint_inputs(cls, lokr_name, **_: object) -> str:
-        return fingerprint(lokr_name)
 
     @classmethod
     def execute(

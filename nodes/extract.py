@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import comfy.lora
-import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..lokr_core.checkpoints import Checkpoint, HeldCheckpoint
 from ..lokr_core.errors import LoKrValueError
-from ..lokr_core.live import dequantized
 from ..lokr_core.tools import EXTRACT_FACTORS, OTHERWISE, Extraction, extract
 from .inputs import CATEGORY
 from .loaded import loaded_on
+from .weights import unpatched_weight
 from .written import KEPT, REPORT, energy_input, keep_of, path_for, prefix_input, progress_on_node, rank_input, written
 
 NONE, ALL, WHOLE = "none", "all", "whole"
@@ -155,9 +154,7 @@ def _held(patcher, name: str) -> HeldCheckpoint:
     shapes = {key: tuple(weight.shape) for key, weight in patcher.model.named_parameters() if key.startswith(_PREFIX)}
 
     def make(key: str) -> torch.Tensor:
-        backup = patcher.backup.get(key)
-        own = comfy.utils.get_attr(patcher.model, key) if backup is None else backup.weight
-        weight = dequantized(own).detach().to("cpu", torch.float32, copy=True)
+        weight = unpatched_weight(patcher, key).detach().to("cpu", torch.float32, copy=True)
         patches = patcher.patches.get(key)
         return comfy.lora.calculate_weight(patches, weight, key) if patches else weight
 

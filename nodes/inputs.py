@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..lokr_core.errors import LoKrError
 from ..lokr_core.formats import EXPERTS
 from ..lokr_core.strengths import SLIDER_LIMIT
-from .files import adapter_names, adapter_path
+from .files import adapter_names, adapter_path, fingerprint
 from .mode import AUTO, MODES
 
 CATEGORY = "loaders/lokr"
@@ -92,3 +92,18 @@ def valid_file(name: str | None) -> bool | str:
     except LoKrError as error:
         return str(error)
     return True
+
+
+class FileNode(io.ComfyNode):
+    """A node of one adapter file, which is checked before a run and makes it anew when it changes."""
+
+    # ComfyUI repeats an error for each input that is named here.
+    @classmethod
+    def validate_inputs(cls, lokr_name: str) -> bool | str:
+        """True if the file exists, else what is wrong."""
+        return valid_file(lokr_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, lokr_name: str, **_: object) -> str:
+        """Changes with the file."""
+        return fingerprint(lokr_name)

@@ -6,20 +6,19 @@ from comfy_api.latest import io
 
 from .adapters import read_adapter
 from .apply import apply_adapter
-from .files import fingerprint
 from .inputs import (
     BLOCKS,
     CATEGORY,
     MODEL,
     REPORT,
     SCHEDULE,
+    FileNode,
     chosen,
     clip_input,
     expert_input,
     file_input,
     mode_input,
     strength_input,
-    valid_file,
 )
 from .last_run import changed_since_last_run
 from .mode import AUTO, How
@@ -33,7 +32,7 @@ def _how(node: type[io.ComfyNode], name: str, strengths: tuple, mode: str, block
     return How(mode, changed, blocks, schedule)
 
 
-class LoKrLoader(io.ComfyNode):
+class LoKrLoader(FileNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -57,15 +56,6 @@ class LoKrLoader(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
         )
 
-    # ComfyUI repeats an error for each input that is named here.
-    @classmethod
-    def validate_inputs(cls, lokr_name: str) -> bool | str:
-        return valid_file(lokr_name)
-
-    @classmethod
-    def fingerprint_inputs(cls, lokr_name: str, **_: object) -> str:
-        return fingerprint(lokr_name)
-
     @classmethod
     def execute(
         cls,
@@ -85,7 +75,7 @@ class LoKrLoader(io.ComfyNode):
         return io.NodeOutput(model, clip, tell(cls, [report]), ui=shown([report], [Source(lokr_name)]))
 
 
-class LoKrLoaderModelOnly(io.ComfyNode):
+class LoKrLoaderModelOnly(FileNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -106,14 +96,6 @@ class LoKrLoaderModelOnly(io.ComfyNode):
             outputs=[io.Model.Output("model"), REPORT],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, lokr_name: str) -> bool | str:
-        return valid_file(lokr_name)
-
-    @classmethod
-    def fingerprint_inputs(cls, lokr_name: str, **_: object) -> str:
-        return fingerprint(lokr_name)
 
     @classmethod
     def execute(

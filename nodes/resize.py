@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lokr_core.tools import resize_file
-from .files import adapter_path, fingerprint
-from .inputs import CATEGORY, file_input, valid_file
+from .files import adapter_path
+from .inputs import CATEGORY, FileNode, file_input
 from .written import (
     DTYPES,
     KEPT,
@@ -22,7 +22,7 @@ from .written import (
 )
 
 
-class LoKrResize(io.ComfyNode):
+class LoKrResize(FileNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -42,14 +42,6 @@ class LoKrResize(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, lokr_name) -> bool | str:
-        return valid_file(lokr_name)
-
-    @classmethod
-    def fingerprint_inputs(cls, lokr_name, **_: object) -> str:
-        return fingerprint(lokr_name)
 
     @classmethod
     def execute(cls, lokr_name, rank, energy, filename_prefix, dtype="as in the file") -> io.NodeOutput:

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from comfy_api.latest import io
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
 from server import PromptServer
 
 from ..lokr_core.errors import LoKrError
@@ -45,6 +47,12 @@ def write_on(node: type[io.ComfyNode], text: str) -> None:
     """Show ``text`` on the node, if it is in a graph."""
     if node_id(node) is not None:
         PromptServer.instance.send_progress_text(text, node_id(node))
+
+
+def pictured(picture: np.ndarray, text: str) -> tuple[torch.Tensor, dict]:
+    """(ComfyUI's image of a picture (height, width, 3) of bytes, a node's ui output that shows it above the text)"""
+    image = torch.from_numpy(picture.astype(np.float32) / 255.0)[None]
+    return image, {**ui.PreviewImage(image).as_dict(), **ui.PreviewText(text).as_dict()}
 
 
 def shown(reports: list[Report], sources: Sequence[Source] = ()) -> dict[str, list[dict]]:

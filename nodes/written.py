@@ -8,16 +8,15 @@ from typing import Protocol
 import comfy.model_management
 import comfy.utils
 import folder_paths
-import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..lokr_core.conversion import Keep
 from ..lokr_core.display import Progress
 from ..lokr_core.errors import LoKrValueError
 from ..lokr_core.inspection import draw_kept
 from ..lokr_core.modules import ModuleName
-from .shown import LOG, write_on
+from .shown import LOG, pictured, write_on
 
 
 class Outcome(Protocol):
@@ -108,6 +107,5 @@ def written(node: type[io.ComfyNode], found: Outcome, path: str) -> io.NodeOutpu
     text = f"{os.path.relpath(path, folder_paths.get_output_directory())}: {found.text()}"
     LOG.info(text)
     write_on(node, text.partition("\n")[0])
-    image = torch.from_numpy(draw_kept(found.kept()).astype(np.float32) / 255.0)[None]
-    shown = {**ui.PreviewImage(image).as_dict(), **ui.PreviewText(text).as_dict()}
+    image, shown = pictured(draw_kept(found.kept()), text)
     return io.NodeOutput(text, image, ui=shown)
