@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import save_file
 
 from tests.browser.test_journey import PLACES
 from tests.comfyui.test_server import LAYERS, loader, lokr, workflow
@@ -75,16 +76,21 @@ def test_the_report_comes_back_with_a_reload(ran):
     assert ran.shows(20, APPLIED)
 
 
-def test_another_file_of_the_same_name_is_another(front, front_server):
-    from safetensors.torch import save_file
+@pytest.fixture
+def changes(front_server):
+    """A file that is there for one test only: the chooser's tests count files."""
+    path = front_server.base / "models/loras/changes.safetensors"
+    yield path
+    path.unlink()
 
-    path = str(front_server.base / "models/loras/changes.safetensors")
-    save_file(lokr(LAYERS, 7), path)
+
+def test_another_file_of_the_same_name_is_another(front, changes):
+    save_file(lokr(LAYERS, 7), changes)
     front.page.evaluate("() => app.refreshComboInNodes()")
     front.load(workflow(loader("changes.safetensors", 0.5)), PLACES)
     assert front.run() == "success"
     graph = front.page.evaluate("app.graph.serialize()")
-    save_file(lokr(LAYERS, 8), path)
+    save_file(lokr(LAYERS, 8), changes)
     front.page.evaluate("async () => (await import('/extensions/comfyui-lokr/api.js')).listAdapters({fresh: true})")
     front.page.evaluate("graph => app.loadGraphData(graph)", graph)
     front.page.wait_for_timeout(1000)
