@@ -87,7 +87,9 @@ def through_loader(model: str, lokr: str, strength: float, out: str, reference: 
     before = digest(patcher.model), clip and digest(clip.cond_stage_model)
     result = {"base": sample(patcher)}
     loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"]
-    patched, patched_clip, report = output(loader.EXECUTE_NORMALIZED(patcher, lokr, strength, strength, clip, mode="merge"))
+    patched, patched_clip, report = output(
+        loader.EXECUTE_NORMALIZED(patcher, lokr, strength, strength, clip, mode="merge")
+    )
     result["sampled"] = sample(patched)
     # `sample` leaves the model patched, as ComfyUI does until another model needs the place.
     weights = {name: t.clone() for name, t in patched.model.state_dict().items() if name in patched.patches}
