@@ -128,7 +128,7 @@ def main() -> None:
         ours, core = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"], nodes.LoraLoader()
 
         def ours_at(strength, file=file, ours=ours):
-            return ours.EXECUTE_NORMALIZED(base, file, strength, 0.0).args[0]
+            return ours.EXECUTE_NORMALIZED(base, file, strength, 0.0, None, "merge").args[0]
 
         def core_at(strength, file=file, core=core):
             return core.load_lora(base, None, file, strength, 0.0)[0]
