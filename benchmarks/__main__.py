@@ -22,10 +22,22 @@ import torch
 
 from tests.hosts import base_directory, find_comfyui
 
-from . import gpu, gpu_table, in_a1111, in_forge, kron, live, names, training
+from . import gpu, gpu_table, in_a1111, in_forge, kron, live, live_plan, names, training
 from .devices import accelerator, card
 
-PARTS = ("kron", "names", "live", "training", "gpu", "comfyui", "comfyui-live", "a1111", "forge")
+PARTS = (
+    "kron",
+    "names",
+    "live",
+    "live-plan",
+    "training",
+    "gpu",
+    "comfyui",
+    "comfyui-live",
+    "comfyui-steps",
+    "a1111",
+    "forge",
+)
 
 
 def machine(part: str = "", device: str | None = None) -> dict:
@@ -80,6 +92,7 @@ def show(results: dict) -> None:
         print(f"{row['case']}: " + ", ".join(f"{name} {value:.0f} ms" for name, value in row["ms"].items()))
     if "live" in results:
         print("\n".join(live.lines(results["live"])))
+    print("\n".join(live_plan.lines(results.get("live-plan", []))))
     print("\n".join(training.lines(results.get("training", []))))
     print("\n".join(gpu_table.lines(results.get("gpu", {}))))
     for row in results.get("comfyui", []):
@@ -96,6 +109,9 @@ def show(results: dict) -> None:
             if what != "case":
                 ms = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in values.items())
                 print(f"    {what[:-2]}: {ms}")
+    for row in results.get("comfyui-steps", []):
+        ratio = row["of a merged run"]
+        print(f"{row['case']}\n    " + ", ".join(f"{n} {v:.1f} s ({ratio[n]:.3f}x)" for n, v in row["run s"].items()))
     for row in (*results.get("a1111", []), *results.get("forge", [])):
         print(f"{row['case']}; the base picture after it, bit for bit: {row['base picture after it, bit for bit']}")
         print("    " + ", ".join(f"{what} {value:.2f} s" for what, value in row["seconds"].items()))
@@ -116,6 +132,7 @@ def plot(results: dict, path: Path) -> None:
     panels += [(row["case"], row["change s"], "s, strength changed") for row in results.get("comfyui", [])]
     switched = results.get("comfyui-live", [])
     panels += [(row["case"], row["over an unchanged run s"], "s, strength changed") for row in switched]
+    panels += [(row["case"], row["run s"], "s") for row in results.get("comfyui-steps", [])]
     columns = 4
     lines = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(lines, columns, figsize=(4.2 * columns, 2.3 * lines), squeeze=False)
@@ -136,7 +153,9 @@ def plot(results: dict, path: Path) -> None:
 def measured(out: Path, only: str | None, device: str | None = None) -> dict[str, dict]:
     """{part: {"machine", "date", "rows"}}: those in ``out``, updated with the new measurements."""
     parts = {"kron": kron.run, "names": names.run, "live": live.run, "training": training.run, "comfyui": comfyui}
+    parts["live-plan"] = live_plan.run
     parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
+    parts["comfyui-steps"] = lambda: comfyui("in_comfyui_steps.py")
     parts["gpu"] = lambda: gpu.run(device)
     parts |= {"a1111": in_a1111.run, "forge": in_forge.run}
     file = out / "results.json"

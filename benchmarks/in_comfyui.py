@@ -57,8 +57,8 @@ class Nothing(WeightAdapterBase):
         return weight
 
 
-def unet():
-    """SD1.5's UNet with random fp16 weights, as ComfyUI loads it."""
+def unet(dtype: torch.dtype = torch.float16):
+    """SD1.5's UNet with random weights, as ComfyUI loads it."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     torch.manual_seed(0)
@@ -77,11 +77,12 @@ def unet():
         context_dim=768,
         legacy=False,
     )
-    shapes = UNetModel(**config, dtype=torch.float16, device="meta", operations=comfy.ops.disable_weight_init)
+    shapes = UNetModel(**config, dtype=dtype, device="meta", operations=comfy.ops.disable_weight_init)
     state = {
-        f"model.diffusion_model.{name}": (torch.randn(t.shape) * 0.02).half() for name, t in shapes.state_dict().items()
+        f"model.diffusion_model.{name}": (torch.randn(t.shape) * 0.02).to(dtype)
+        for name, t in shapes.state_dict().items()
     }
-    return comfy.sd.load_diffusion_model_state_dict(state, model_options={"dtype": torch.float16})
+    return comfy.sd.load_diffusion_model_state_dict(state, model_options={"dtype": dtype})
 
 
 def lokr_file(patcher, path: Path, rank: int | None) -> int:
