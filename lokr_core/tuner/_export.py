@@ -11,8 +11,8 @@ from .._files import load_tensors, save_tensors
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrFileError, LoKrValueError
 from ..peft import PREFIX, WEIGHTS_NAME, LoKrConfig
+from ..trainable import AdapterShapes
 from ._all_layers import layers_of
-from ._shapes import AdapterShapes
 
 _RANK_OF_WHOLE = 1 << 20
 """A rank at which PEFT leaves both factors of any layer whole."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as all_modules
 
 from .._layers import convolution, kernel_axes
 from ..errors import LoKrValueError
-from ..kronecker import Factor, Plan, is_compiling, linear_plan, linear_plus_kron, plain_autograd
+from ..kronecker import Factor, is_compiling, linear_plus_kron, plain_autograd
 from ..peft import LoKrConfig
-from ._dora import trainable_dora_ratio, weight_norms
-from ._products import Products, as_computed, plus_update
-from ._shapes import AdapterShapes
+from ..trainable import (
+    AdapterShapes,
+    Products,
+    Update,
+    added,
+    as_computed,
+    fusible,
+    planned_linear,
+    trainable_dora_ratio,
+    untouched,
+    weight_norms,
+)
 from ._tuner_layer import TunerLayer
 
 
@@ -134,11 +141,7 @@ class LoKrLayer(TunerLayer):
         return y
 
     def _add(self, name: str, x: Tensor, y: Tensor, base: Tensor, in_place: bool) -> Tensor:
-        """``y`` plus the adapter's update for the input ``x``; ``base``: W x + b, which DoRA refers to.
-
-        With DoRA's ratio c (see ``trainable_dora_ratio``), the update is (c - 1) W x + c dW x for rows, and
-        W ((c - 1) x) + dW (c x) for columns.
-        """
+        """``y`` plus the adapter's update for the input ``x``; ``base``: W x + b, which DoRA refers to."""
         present: Tensor | None = None
         if self.training and self.module_dropout[name]:
             present = torch.rand(1) > self.module_dropout[name]
@@ -147,23 +150,10 @@ class LoKrLayer(TunerLayer):
                     return y
                 present = None
         w1, w2 = as_computed(x, *self._factors(name))
-        kept, axis, shapes, scale = self._kept_rows(name, x), self.dora.get(name), self.shapes[name], self.scaling[name]
-        products = self._products
-        if present is None and axis is None and not shapes.swapped:
-            return plus_update(y, products.padded(x), w1, w2, scale, products.conv, in_place, kept)
-        if axis == "in":
-            ratio = products.by_channel(self._ratio(name, w1, w2, kept).repeat(products.groups))  # (in, 1, ...)
-            update = products.update(shapes, x * ratio, w1, w2, scale, kept)
-            update = update + products.base(x * (ratio - 1), self.weight)
-        else:
-            update = products.update(shapes, x, w1, w2, scale, kept)
-        if axis == "out":
-            ratio = products.by_channel(self._ratio(name, w1, w2, kept))  # (out, 1, ...)
-            plain = base if self.bias is None else base - products.by_channel(self.bias)
-            update = plain * (ratio - 1) + update * ratio
-        if present is not None:  # a graph has no branches
-            update = update * present.to(update.device)
-        return (y + update).to(y.dtype)
+        rows, axis = self._kept_rows(name, x), self.dora.get(name)
+        ratio = None if axis is None else self._ratio(name, w1, w2, rows)
+        update = Update(self.shapes[name], w1, w2, self.scaling[name], rows, ratio, axis, present)
+        return added(update, self._products, x, y, base, self.weight, self.bias, in_place)
 
     def _kept_rows(self, name: str, x: Tensor) -> Tensor | None:
         """Rank dropout's factor for each row of dW, (out,): 0 or 1, or, rescaled, of mean 1, as PEFT's; None: off."""
@@ -185,12 +175,11 @@ class Linear(LoKrLayer):
         if name is not None and not args and not kwargs and plain_autograd(x):
             # Read `_modules`/`_parameters` directly: `Module.__getattr__` is measurable on small layers.
             modules: dict[str, Any] = self._modules
-            plan, kinds = _planned(self.shapes[name])
+            plan, kinds = planned_linear(self.shapes[name])
             layer = modules["base_layer"]
-            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
             matrices = [getattr(modules[kind], name) for kind in kinds]
-            one_dtype = all(tensor.dtype == x.dtype for tensor in (weight, *matrices) if tensor is not None)
-            if _frozen(weight, bias) and untouched(layer) and one_dtype and x.shape[-1] == weight.shape[1]:
+            if untouched(layer) and fusible(layer, x, matrices):
+                weight, bias = layer._parameters["weight"], layer._parameters["bias"]
                 return linear_plus_kron(x, weight, bias, plan, matrices, self.scaling[name], self._kept_rows(name, x))
         return super().forward(x, *args, **kwargs)
 
@@ -200,41 +189,6 @@ class Linear(LoKrLayer):
             return None
         name = self.active_adapter[0]
         return name if name in self.shapes and not (self.training and self.module_dropout[name]) else None
-
-
-# torch's own forwards, and the hooks of every module.
-_FORWARDS = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-_GLOBAL_HOOKS = (
-    all_modules._global_forward_pre_hooks,
-    all_modules._global_forward_hooks,
-    all_modules._global_backward_pre_hooks,
-    all_modules._global_backward_hooks,
-)
-
-
-def untouched(layer: nn.Module) -> bool:
-    """Whether a call of ``layer`` is torch's own forward and nothing else: no hook changes it or sees it."""
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    if type(layer).forward not in _FORWARDS or hooks or any(_GLOBAL_HOOKS):
-        return False
-    placed = vars(layer).get("forward")  # accelerate and LyCORIS restore a patched forward as an instance attribute
-    own = getattr(placed, "__self__", None) is layer and getattr(placed, "__func__", None) in _FORWARDS
-    return placed is None or own
-
-
-@lru_cache(maxsize=4096)
-def _planned(shapes: AdapterShapes) -> tuple[Plan, list[str]]:
-    """The plan of a Linear's adapter of these shapes, and the kinds of its parameters in the plan's order."""
-    tensors = shapes.tensors
-    chains = [[kind] if kind in tensors else [f"{kind}_b", f"{kind}_a"] for kind in ("lokr_w1", "lokr_w2")]
-    first, second = ([tensors[kind] for kind in chain] for chain in chains)
-    plan = linear_plan(first, second)
-    return plan, plan.interleave(*chains)
-
-
-def _frozen(weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether they are a Linear's own parameters (not quantised ones), and not trained."""
-    return type(weight) is nn.Parameter and not weight.requires_grad and (bias is None or not bias.requires_grad)
 
 
 class Conv1d(LoKrLayer):

@@ -16,9 +16,9 @@ from ..formats import load_adapter
 from ..matching import Target
 from ..peft import LoKrConfig
 from ..saving import SPELLINGS, peft_layout, rename
+from ..trainable import AdapterShapes
 from ._layer import LoKrLayer
 from ._model import LoKrModel
-from ._shapes import AdapterShapes
 
 
 def load_lokr_model(

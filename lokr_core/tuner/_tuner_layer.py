@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..adapter import LoKrWeights
 from ..errors import LoKrValueError
-from ._shapes import FACTORS, AdapterShapes
+from ..trainable import FACTORS, AdapterShapes
 
 
 class TunerLayer(nn.Module):

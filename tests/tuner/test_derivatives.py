@@ -10,8 +10,8 @@ from torch import nn
 
 from lokr_core import Factor, LoKrConfig
 from lokr_core.kronecker import F_CONV, materialize
+from lokr_core.trainable import plus_update
 from lokr_core.tuner import Linear
-from lokr_core.tuner._products import plus_update
 
 SLOW = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 

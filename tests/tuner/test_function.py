@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from lokr_core import LoKrConfig
+from lokr_core.trainable import untouched
 from lokr_core.tuner import Conv2d, Linear
-from lokr_core.tuner._layer import untouched
 
 
 @pytest.mark.parametrize("where", ["layer", "everywhere"])
