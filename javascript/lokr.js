@@ -189,7 +189,8 @@
         }
 
         fetchReport() {
-            fetch(`./lokr/v1/report?name=${encodeURIComponent(this.name)}`)
+            const headers = {"X-LoKr-Page": this.panel.box.dataset.key || ""}; // see webui/login.py
+            fetch(`./lokr/v1/report?name=${encodeURIComponent(this.name)}`, {headers})
                 .then(async (answer) => ({answer, body: await answer.json()}))
                 .then(({answer, body}) => {
                     const near = !answer.ok && body.detail.near?.length ? `; near: ${body.detail.near.join(", ")}` : "";

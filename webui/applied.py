@@ -128,6 +128,11 @@ class AppliedAdapters:
         self._remove(self._applied)
         self._applied, self.model = [], None
 
+    @property
+    def uses(self) -> list[Use]:
+        """The tags that are in force."""
+        return [applied.use for applied in self._applied]
+
     def report_of(self, adapter: Adapter) -> Report | None:
         """The report of an adapter that is on the model. Returns None for others."""
         return next((applied.handle.report for applied in self._applied if applied.use.adapter is adapter), None)

@@ -1,137 +1,104 @@
-"""Forge's side of the bridge: the models that its patchers hold, their weights packed or not.
-
-What is not of its backend Forge has from A1111, and so has the bridge.
-"""
+"""Forge: its patchers list patches in ``lora_patches``, by the name of a file, and take patches of further kinds."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from functools import cached_property
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
 
-from backend import memory_management, operations
+import torch
+from backend import memory_management, operations, utils
+from backend.args import dynamic_args
 from backend.operations_gguf import dequantize_tensor
-from modules import patches, script_callbacks, sd_models
+from backend.patcher.lora import extra_weight_calculators, merge_lora_to_weight
 from torch import Tensor, nn
 
 from lokr_core.adapter import Adapter
-from lokr_core.formats import BundledEmbedding
+from lokr_core.errors import LoKrError
 from lokr_core.handle import Handle
-from lokr_core.matching import Target, resolve
+from lokr_core.live import CONVOLUTION, LINEAR, kind_of
 
-from .a1111 import A1111
 from .host import HostModel, Watcher
+from .patched import PatchedHost, report_unloading
+from .patches import Pairs, Updates, patcher_of
 
-_UNET, _TEXT = "model.", "text_encoders."
+_KIND = "lokr_core"
+_UNQUANTISED = (torch.float32, torch.float16, torch.bfloat16)
 
-# Linears of packed weights. Forge has the first only where bitsandbytes is installed.
-_PACKED = tuple(
-    getattr(operations, name).Linear
-    for name in ("ForgeOperationsBNB4bits", "ForgeOperationsGGUF")
-    if hasattr(operations, name)
-)
-
-
-class ForgeModel(HostModel):
-    """The denoiser and text encoders of ``forge_objects``, under a root module made for the bridge."""
-
-    @cached_property
-    def target(self) -> Target:
-        shapes = {}
-        for path, module in self.root.named_modules():
-            if isinstance(module, _PACKED) and module.weight is not None:
-                # These lack the sizes that Linears have, which live needs.
-                module.out_features, module.in_features = _shape(module.weight)
-            if hasattr(module, "wrapped"):
-                continue  # the wrapper of the token embedding, whose weight is an alias that nothing reads
-            for name, parameter in module.named_parameters(recurse=False):
-                shapes[f"{path}.{name}"] = _shape(parameter)
-        shapes = {name: shape for name, shape in shapes.items() if name.startswith(self.unet + self.text)}
-        return Target(shapes, source=self.source)
+# Forge's interface for further kinds of patches: (a copy of the weight, a strength that we leave at 1, the patch).
+extra_weight_calculators[_KIND] = lambda weight, _strength, patch: patch.add_to_(weight)
 
 
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The shape of the weight, packed or not. A GGUF parameter's ``shape`` is the weight's, bitsandbytes' is not."""
-    packed = getattr(parameter, "quant_state", None)
-    return tuple(parameter.shape if packed is None else packed.shape)
+class _Name(str):
+    """The name of our patches in Forge's list; Forge patches the weights anew when a name changes."""
 
 
-class Forge(A1111):
+_numbers = count(1)
+
+
+class Forge(PatchedHost):
     """See ``Host``."""
 
-    def __init__(self):
-        self._paths: WeakKeyDictionary[nn.Module, dict[int, str]] = WeakKeyDictionary()
+    def unpatched(self, patcher: Any) -> Mapping[str, Tensor]:
+        return patcher.model.lora_loader.backup
 
-    def model(self, owner: object | None = None) -> ForgeModel | None:
-        owner = sd_models.model_data.sd_model if owner is None else owner
-        # Before the first run a stand-in without models is there.
-        if getattr(owner, "forge_objects", None) is None:
-            return None
-        root = nn.Module()
-        root.add_module(_UNET.rstrip("."), owner.forge_objects.unet.model)
-        root.add_module(_TEXT.rstrip("."), owner.forge_objects.clip.cond_stage_model)
-        return ForgeModel(owner, root, (f"{_UNET}diffusion_model.",), (_TEXT,))
-
-    def weight_of(self, module: nn.Module) -> Tensor | None:
-        weight = self._unpatched(module)
-        weight = getattr(module, "weight", None) if weight is None else weight
-        if weight is None:
-            return None
-        weight = _unpacked(weight)
+    def unpacked(self, module: nn.Module, weight: Tensor) -> Tensor:
+        packed = hasattr(weight, "bnb_quantized")
+        weight = operations.functional_dequantize_4bit(weight) if packed else dequantize_tensor(weight)
         scale = getattr(module, "scale_weight", None)
         return weight if scale is None else weight.float() * scale.to(weight.device)
 
-    def _unpatched(self, module: nn.Module) -> Tensor | None:
-        """The module's weight before Forge patched it. Returns None if it did not."""
-        objects = sd_models.model_data.sd_model.forge_objects
-        for model in (objects.unet.model, objects.clip.cond_stage_model):
-            backup = model.lora_loader.backup
-            if backup:
-                paths = self._paths.get(model)
-                if paths is None:
-                    paths = self._paths[model] = {id(inner): path for path, inner in model.named_modules()}
-                path = paths.get(id(module))
-                if path is not None and model.get_submodule(path) is module:
-                    return backup.get(f"{path}.weight")
-        return None
-
     def merge(self, model: HostModel, adapter: Adapter, factors: Callable[[str], float]) -> Handle:
-        # Not imported above: a fork of Forge may have other patchers, and live works there all the same.
-        from .forge_merge import ForgeMergeHandle
+        _check_that_forge_asks()
+        return super().merge(model, adapter, factors)
 
-        matches, report = resolve(adapter, model.target)
-        report.raise_if_nothing_matched()
-        unet, text = defaultdict(list), defaultdict(list)
-        for match in matches:
-            inside, prefix = (unet, _UNET) if match.weight.startswith(_UNET) else (text, _TEXT)
-            inside[match.weight.removeprefix(prefix)].append(match)
-        return ForgeMergeHandle(model.owner, report, unet, text, factors=factors)
+    def patching(self, owner: Any, updates: dict[str, Pairs]) -> Callable[[Any], Any]:
+        name, online = _Name(f"LoKr {next(_numbers)}"), _while_running(owner)
 
-    def lend_embeddings(
-        self, model: HostModel, embeddings: Iterable[BundledEmbedding]
-    ) -> tuple[set[str], Callable[[], None]]:
-        """Forge's text engines have embeddings of their own, which its built-in does not fill from files either."""
-        return set(), lambda: None
+        def patched(held: Any) -> Any:
+            once, running = _split(patcher_of(held).model, updates, online)
+            before = patcher_of(held).lora_patches
+            ours = {key: found for key, found in before.items() if isinstance(key[0], _Name)}
+            if {weight: entry[1] for found in ours.values() for weight, (entry,) in found.items()} == once | running:
+                return held
+            held = held.clone()
+            patcher_of(held).lora_patches = {}
+            for new, while_running in ((once, False), (running, True)):
+                if new:
+                    held.add_patches(filename=name, patches=new, online_mode=while_running)
+            patcher_of(held).lora_patches |= {key: found for key, found in before.items() if key not in ours}
+            return held
 
-    def give_back_weights(self, modules: Iterable[nn.Module]) -> None:
-        """Forge patches weights for us as for others, and knows which are whose."""
+        return patched
 
     def watch(self, watcher: Watcher) -> None:
-        def unload_all_models():
-            if sd_models.model_data.sd_model is None:  # another is to be loaded, after a collection of garbage
-                watcher.model_gone()
-            return original()
-
-        place = (__name__, memory_management, unload_all_models.__name__)
-        original = patches.patch(*place, unload_all_models)
-        script_callbacks.on_script_unloaded(lambda: patches.undo(*place))
+        report_unloading(memory_management, watcher)
 
 
-def _unpacked(weight: Tensor) -> Tensor:
-    if hasattr(weight, "bnb_quantized"):
-        return operations.functional_dequantize_4bit(weight)
-    return dequantize_tensor(weight)
+def _while_running(owner: Any) -> bool:
+    """Whether Forge patches quantised weights each time that a layer runs ("fp16 LoRA"), not once."""
+    return dynamic_args.get("online_lora", False) and owner.forge_objects.unet.model.storage_dtype not in _UNQUANTISED
+
+
+def _split(model: nn.Module, updates: dict[str, Pairs], online: bool) -> tuple[dict, dict]:
+    """The patches for Forge to work in once, and those for it to work in each time that the layer runs."""
+    once, running = {}, {}
+    for weight, pairs in updates.items():
+        layer = utils.get_attr(model, weight.rpartition(".")[0])
+        if online and kind_of(layer) in (LINEAR, CONVOLUTION):  # other layers do not look for patches
+            running[weight] = (_KIND, Updates(pairs))
+        else:
+            scale = getattr(layer, "scale_weight", None) if weight.endswith(".weight") else None
+            once[weight] = (_KIND, Updates(pairs, 1.0 if scale is None else float(scale)))
+    return once, running
+
+
+def _check_that_forge_asks() -> None:
+    """Raises LoKrError in a fork of Forge that has the table of further kinds and does not use it."""
+    try:
+        merge_lora_to_weight([[1.0, (_KIND, Updates(())), 1.0, None, None]], torch.zeros(1))
+    except Exception as error:
+        raise LoKrError("This Forge does not support patches of further kinds", hint="use mode=live") from error
 
 
 HOST = Forge()

@@ -1,4 +1,4 @@
-"""What the bridge needs of a host: small, so that A1111 and Forge each fit into one file."""
+"""What the bridge needs of a host: small, so that each host fits into one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -78,7 +77,7 @@ class HostModel:
 
 
 class Host(Protocol):
-    """The host's side of the bridge. ``current_host`` returns A1111's or Forge's."""
+    """The host's side of the bridge. ``current_host`` returns that of the host that runs."""
 
     def model(self, owner: object | None = None) -> HostModel | None:
         """The model in use, or the one whose object is ``owner``. Returns None while no model is loaded."""
@@ -116,8 +115,24 @@ class Host(Protocol):
         """Put ``text`` and the exception that is being handled into the console."""
 
 
+# File beside this one -> what of a host it is for: a module of the host's, and a name in it.
+_BRIDGES = {
+    "forge": ("backend.patcher.lora", "extra_weight_calculators"),
+    "forge_neo": ("modules_forge.packages.comfy.weight_adapter.base", "WeightAdapterBase"),
+    "reforge": ("ldm_patched.modules.weight_adapter", "WeightAdapterBase"),
+    "patched": ("modules_forge", "__path__"),
+    "a1111": ("modules", "__path__"),
+}
+
+
 def current_host() -> Host:
-    """The host that runs this process. Forge has A1111's ``modules`` too, and a ``backend`` of its own."""
-    forge = find_spec("modules_forge") is not None and find_spec("backend") is not None
-    adapter = importlib.import_module(".forge" if forge else ".a1111", __package__)
-    return adapter.HOST
+    """The host that runs this process, found by what it has: a fork with the same patchers is served alike."""
+    bridge = next(bridge for bridge, (module, name) in _BRIDGES.items() if _has(module, name))
+    return importlib.import_module(f".{bridge}", __package__).HOST
+
+
+def _has(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ImportError:
+        return False

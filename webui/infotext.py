@@ -1,6 +1,7 @@
 """Which files a picture was made with, in its parameters and back: ``LoKr hashes: "style: 0a1b2c3d4e5f, ..."``.
 
-Beside it stands the mode of tags that do not say theirs; strengths stand in the prompt's tags, which the host writes.
+Beside it stands the mode of tags that leave it to the setting; strengths stand in the prompt's tags, which the host
+writes.
 ``write(p, used)`` is called at each activation; the door calls ``register()`` while scripts load.
 """
 
@@ -12,7 +13,8 @@ from collections.abc import Iterable
 from modules import script_callbacks
 
 from . import library, settings
-from .listing import Entry, UnknownName
+from .applied import Use
+from .listing import UnknownName
 
 FIELD = "LoKr hashes"
 _PROMPTS = ("Prompt", "Hires prompt")
@@ -25,25 +27,27 @@ def register() -> None:
     script_callbacks.on_infotext_pasted(pasted)
 
 
-def write(p, used: Iterable[tuple[str, Entry]]) -> None:
-    """Note in the parameters of the pictures of ``p`` what is active: (name in the prompt, file) of each tag.
+def write(p, uses: Iterable[Use]) -> None:
+    """Note in the parameters of the pictures of ``p`` the tags that are in force.
 
     The pass of hires fix adds to what the first pass used; every other activation replaces it.
     """
     if not settings.writes_hashes():
         return
     if not getattr(p, "is_hr_pass", False):
-        p.lokr_hashes = {}
+        p.lokr_hashes, p.lokr_mode = {}, ""
     noted = p.lokr_hashes = getattr(p, "lokr_hashes", {})
-    noted.update({_key(name): entry.shorthash for name, entry in used})
+    uses = list(uses)
+    noted.update({_key(use.request.tag.name): use.entry.shorthash for use in uses})
+    p.lokr_mode = next((use.request.mode for use in uses if use.request.by_default), getattr(p, "lokr_mode", ""))
     parameters = p.extra_generation_params
     for field in (FIELD, settings.MODE_FIELD):
         parameters.pop(field, None)
     hashes = ", ".join(f"{name}: {shorthash}" for name, shorthash in noted.items() if shorthash)
     if hashes:  # empty if the user has disabled hashing
         parameters[FIELD] = hashes
-    if noted:
-        parameters[settings.MODE_FIELD] = settings.default_mode()
+    if p.lokr_mode:
+        parameters[settings.MODE_FIELD] = p.lokr_mode
 
 
 def pasted(infotext: str, parameters: dict) -> None:

@@ -27,7 +27,8 @@ class FileVersion(str):
 class LoKrNetwork:
     """The host's ``ExtraNetwork``, without its base class: that is ``name``, ``activate`` and ``deactivate``.
 
-    find: name -> file, or UnknownName; default_mode: the user's; note: writes the infotext
+    find: name -> file, or UnknownName; default_mode: the user's; note: writes the infotext, of the tags that were in
+    force on any model of the run
     """
 
     name = "lokr"
@@ -37,11 +38,12 @@ class LoKrNetwork:
         host: Host,
         find: Callable[[str], AdapterFile],
         default_mode: Callable[[], str],
-        note: Callable[[object, Iterable[tuple[str, AdapterFile]]], None],
+        note: Callable[[object, Iterable[Use]], None],
     ):
         self.host, self._find, self._default_mode, self._note = host, find, default_mode, note
         self._on_model = AppliedAdapters(host, self._say_incomplete, self._say_failed)
         self._uses: list[Use] = []
+        self._used: list[Use] = []
         self._run: object | None = None
 
     # What the host calls.
@@ -50,8 +52,8 @@ class LoKrNetwork:
         """Put what ``params_list`` names in force, and nothing else; report a tag that cannot be applied."""
         self._run = p
         self._uses = [use for params in params_list if (use := self._read(params)) is not None]
-        self._on_model.put_on(self._uses)
-        self._note(p, [(use.request.tag.name, use.entry) for use in self._uses])
+        self._used = []
+        self._put_on()
 
     def deactivate(self, p) -> None:
         """The run is over. Hooks are disabled and kept for the next."""
@@ -68,12 +70,12 @@ class LoKrNetwork:
         if self._on_model.model is not None:
             self._on_model.take_off(weights_replaced=owner is self._on_model.model.owner)
         if self._run is not None:  # a refiner, or hires fix with a checkpoint of its own
-            self._on_model.put_on(self._uses, owner)
+            self._put_on(owner)
 
     def model_taken(self, owner) -> None:
         """A model that was in memory is in use again; within a run it takes the adapters over."""
         if self._run is not None:
-            self._on_model.put_on(self._uses, owner)
+            self._put_on(owner)
 
     def model_gone(self) -> None:
         """The host releases the model in use before it loads another; so do we, or memory would hold both."""
@@ -82,17 +84,17 @@ class LoKrNetwork:
     @contextmanager
     def set_aside(self) -> Iterator[None]:
         """The host activates and uses a model for itself; a run in progress is as before when the block ends."""
-        run, uses = self._run, self._uses
+        run, uses, used = self._run, self._uses, self._used
         try:
             yield
         finally:
-            self._run, self._uses = run, uses
+            self._run, self._uses, self._used = run, uses, used
             if run is not None:
-                self._on_model.put_on(uses)
+                self._put_on()
 
     def close(self) -> None:
         """Leave nothing on the model."""
-        self._run, self._uses = None, []
+        self._run, self._uses, self._used = None, [], []
         self._on_model.take_off()
 
     def report(self, entry: AdapterFile) -> Report | None:
@@ -105,6 +107,11 @@ class LoKrNetwork:
             return None
         adapter = _adapter(entry)
         return self._on_model.report_of(adapter) or resolve(adapter, model.target)[1]
+
+    def _put_on(self, owner: object | None = None) -> None:
+        self._on_model.put_on(self._uses, owner)
+        self._used += [use for use in self._on_model.uses if use not in self._used]
+        self._note(self._run, self._used)
 
     # From tags to files.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gradio as gr
 from modules import scripts
 
+from .login import PAGE_KEY
+
 
 class LoKrPanel(scripts.Script):
     """Shown on txt2img and img2img while the prompt has a ``<lokr:…>``."""
@@ -22,5 +24,5 @@ class LoKrPanel(scripts.Script):
     def ui(self, is_img2img: bool) -> list:
         tab = "img2img" if is_img2img else "txt2img"
         with gr.Accordion("LoKr", open=True, elem_id=f"{tab}_lokr_accordion"):
-            gr.HTML(f"<div id='{tab}_lokr_panel' class='lokr-panel'></div>")
+            gr.HTML(f"<div id='{tab}_lokr_panel' class='lokr-panel' data-key='{PAGE_KEY}'></div>")
         return []

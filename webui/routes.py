@@ -1,7 +1,7 @@
 """``GET /lokr/v1/adapters`` and ``GET /lokr/v1/report?name=``.
 
-Files are asked for by the names that a prompt calls them by, so nothing outside the model folders can be. The door
-calls ``register()`` while scripts load.
+Files are asked for by the names that a prompt calls them by, so nothing outside the model folders can be. Who may ask:
+see ``login``. The door calls ``register()`` while scripts load.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from lokr_core.errors import LoKrError
 
 from . import library, network
 from .listing import Entry, UnknownName
+from .login import guard
 
 
 def register() -> None:
@@ -20,8 +21,9 @@ def register() -> None:
 
 
 def add_routes(app: FastAPI) -> None:
-    app.add_api_route("/lokr/v1/adapters", adapters, methods=["GET"])
-    app.add_api_route("/lokr/v1/report", report, methods=["GET"])
+    only = guard(app)
+    app.add_api_route("/lokr/v1/adapters", adapters, methods=["GET"], dependencies=only)
+    app.add_api_route("/lokr/v1/report", report, methods=["GET"], dependencies=only)
 
 
 def adapters() -> list[dict]:

@@ -13,12 +13,16 @@ LIVE, MERGE = "live", "merge"
 
 @dataclass(frozen=True)
 class Request:
-    """One tag, checked: its name and strengths, per block, over the run, and how to apply it."""
+    """One tag, checked: its name and strengths, per block, over the run, and how to apply it.
+
+    by_default: whether ``mode`` is the user's setting, which another mode would replace
+    """
 
     tag: Tag
     blocks: BlockStrengths
     schedule: Schedule | None
     mode: str
+    by_default: bool = False
 
     def as_strong_as(self, other: Request) -> bool:
         """Whether both ask for the same strengths."""
@@ -50,7 +54,7 @@ def request_of(items: Sequence[str], default_mode: str = LIVE) -> Request:
             error.hint = error.hint or "in a tag a block has its strength behind =, as in blocks=IN=0.5,MID=1"
         error.problem = f"{error.problem} in {text}"
         raise
-    return Request(tag, blocks, schedule, mode)
+    return Request(tag, blocks, schedule, mode, by_default="mode" not in options and not schedule)
 
 
 def _options(items: list[str], text: str) -> tuple[dict[str, str], list[str]]:

@@ -15,6 +15,8 @@ from PIL import Image
 from tests.hosts import WebServer
 from tests.webui import host_modules
 from tests.webui.adapters import attention, lokr, save
+from webui.applied import Use
+from webui.tags import request_of
 
 LAYERS = {"unet": attention("down_blocks.1.attentions.0", 64, 768)}
 
@@ -48,6 +50,12 @@ def run(**attributes) -> SimpleNamespace:
     return SimpleNamespace(extra_generation_params={}, **attributes)
 
 
+def using(library, tag: str, default_mode: str = "live") -> Use:
+    """A tag that is in force; the file's content is not looked at."""
+    request = request_of(tag.split(":"), default_mode)
+    return Use(request, library.find(request.tag.name), None)
+
+
 def pasted(infotext, prompt: str, hashes: str, **fields: str) -> dict[str, str]:
     parameters = {"Prompt": prompt, infotext.FIELD: hashes, **fields}
     infotext.pasted("", parameters)
@@ -58,7 +66,7 @@ def test_names_as_the_prompt_says_them_with_the_hash_of_their_files(infotext, li
     a = library.find(write_lokr(folder / "a.safetensors", seed=1).stem)
     b = library.find(write_lokr(folder / "b, c: d.safetensors", seed=2).stem.replace(":", "_"))
     p = run()
-    infotext.write(p, [("a", a), (b.name, b)])
+    infotext.write(p, [using(library, "a"), using(library, b.name)])
     hashes = f"a: {a.shorthash}, b c_ d: {b.shorthash}"
     assert p.extra_generation_params == {"LoKr hashes": hashes, "LoKr mode": "live"}
 
@@ -66,7 +74,7 @@ def test_names_as_the_prompt_says_them_with_the_hash_of_their_files(infotext, li
 def test_a_run_without_tags_says_nothing_not_even_of_the_batch_before(infotext, library, folder: Path):
     write_lokr(folder / "a.safetensors")
     p = run()
-    infotext.write(p, [("a", library.find("a"))])
+    infotext.write(p, [using(library, "a")])
     infotext.write(p, [])
     assert p.extra_generation_params == {}
 
@@ -74,17 +82,35 @@ def test_a_run_without_tags_says_nothing_not_even_of_the_batch_before(infotext, 
 def test_hires_fix_with_a_prompt_of_its_own_adds_to_the_first_pass(infotext, library, folder: Path):
     a, b = (library.find(write_lokr(folder / f"{name}.safetensors", seed=seed).stem) for seed, name in enumerate("ab"))
     p = run(is_hr_pass=False)
-    infotext.write(p, [("a", a)])
+    infotext.write(p, [using(library, "a")])
     p.is_hr_pass = True
-    infotext.write(p, [("b", b)])
+    infotext.write(p, [using(library, "b:mode=merge")])
+    assert p.extra_generation_params["LoKr mode"] == "live"
     assert p.extra_generation_params["LoKr hashes"] == f"a: {a.shorthash}, b: {b.shorthash}"
+
+
+@pytest.mark.parametrize(
+    "tags, mode",
+    [
+        (["a"], "merge"),
+        (["a:mode=live"], None),
+        (["a:mode=merge"], None),
+        (["a:start=0.5"], None),  # live whatever the setting
+        (["a:mode=live", "a:0.5"], "merge"),
+    ],
+)
+def test_the_mode_is_told_for_tags_that_leave_it_to_the_setting(infotext, library, folder: Path, tags, mode):
+    write_lokr(folder / "a.safetensors")
+    p = run()
+    infotext.write(p, [using(library, tag, "merge") for tag in tags])
+    assert p.extra_generation_params.get("LoKr mode") == mode
 
 
 def test_the_setting_switches_it_off(infotext, library, host, folder: Path):
     write_lokr(folder / "a.safetensors")
     host.lokr_infotext = False
     p = run()
-    infotext.write(p, [("a", library.find("a"))])
+    infotext.write(p, [using(library, "a")])
     assert p.extra_generation_params == {}
 
 

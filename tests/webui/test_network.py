@@ -27,7 +27,7 @@ class World:
             write_lokr(folder / f"{name}.safetensors", seed)
         self.networks = ExtraNetworks()
         self.mode = "live"
-        self.network = LoKrNetwork(self.host, self.find, lambda: self.mode, lambda p, used: self.noted.append(used))
+        self.network = LoKrNetwork(self.host, self.find, lambda: self.mode, lambda p, used: self.noted.append([*used]))
         self.networks.register_extra_network(self.network)
 
     def find(self, name: str):
@@ -248,6 +248,16 @@ def test_the_report_of_a_file_that_is_on_the_model_or_not(world: World):
 
 def test_what_was_used_is_noted(world: World):
     world.activate("x <lokr:a:0.5> <lokr:nothing> <lokr:b>")
-    assert [name for name, _ in world.noted[-1]] == ["a", "b"]
+    assert [use.request.tag.name for use in world.noted[-1]] == ["a", "b"]
     world.activate("x")
     assert world.noted[-1] == []
+
+
+def test_what_the_model_refused_is_not_noted(world: World):
+    world.host.loaded.cond_stage_model = nn.Module()
+    world.host.loaded.model = nn.Module()
+    run = world.activate("x <lokr:a:0.5>")
+    assert "None of the 4 modules" in next(iter(run.comments))
+    assert world.noted[-1] == []
+    world.network.model_loaded(Model(seed=2))  # a refiner that takes the file
+    assert [use.request.tag.name for use in world.noted[-1]] == ["a"]
