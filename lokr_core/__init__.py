@@ -21,6 +21,7 @@ from .saving import save_adapter
 other_places = foreign_places  # an alias: its name in 0.1.0
 
 _TUNER = ("LoKrConfig", "LoKrLayer", "LoKrModel", "get_lokr_model", "load_lokr_model")
+_PEERS = ("speed_up",)
 
 __all__ = [
     "Adapter",
@@ -56,6 +57,7 @@ __all__ = [
     "other_places",
     "resolve",
     "save_adapter",
+    "speed_up",
     "weight_name",
 ]
 
@@ -66,4 +68,8 @@ def __getattr__(name: str):
         from . import tuner
 
         return getattr(tuner, name)
+    if name in _PEERS:
+        from . import peers
+
+        return getattr(peers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,8 +33,9 @@ def untouched(layer: nn.Module) -> bool:
 def own_forward(forward: object) -> nn.Module | None:
     """The layer whose own forward, torch's, the bound method ``forward`` is; None for anything else."""
     layer = getattr(forward, "__self__", None)
-    known = isinstance(layer, nn.Module) and getattr(forward, "__func__", None) in _FORWARDS
-    return layer if known and type(layer).forward in _FORWARDS else None
+    if not isinstance(layer, nn.Module) or getattr(forward, "__func__", None) not in _FORWARDS:
+        return None
+    return layer if type(layer).forward in _FORWARDS else None
 
 
 def fusible(layer: nn.Module, x: Tensor, matrices: Iterable[Tensor]) -> bool:
