@@ -49,6 +49,7 @@ MARKS = (
     Mark("Anima-Standalone-Trainer", "ss_network_module", "networks.krona"),
     Mark("Anima-Standalone-Trainer", "ss_network_module", "networks.cdka"),
     Mark("kohya-ss / LyCORIS", "ss_network_module", "lycoris.kohya"),
+    Mark("kohya-ss / lokr_core", "ss_network_module", "lokr_core.kohya"),
     Mark("kohya-ss", "ss_network_module", ""),
     Mark("diffusers / PEFT", METADATA_KEY, ""),
 )

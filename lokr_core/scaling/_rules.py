@@ -68,9 +68,9 @@ class Evidence:
 
     @property
     def is_lycoris(self) -> bool:
-        """Whether the file calls its network LyCORIS': by the module's name, else by an argument that only LyCORIS'
-        networks take."""
-        return self.network.startswith("lycoris") or (not self.network and "algo" in self.arguments)
+        """Whether the file calls its network LyCORIS', or ours, which writes as LyCORIS does: by the module's name, else
+        by an argument that only LyCORIS' networks take."""
+        return self.network.startswith(("lycoris", "lokr_core")) or (not self.network and "algo" in self.arguments)
 
 
 _arguments = lru_cache(maxsize=4)(json_object)
