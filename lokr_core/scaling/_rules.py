@@ -68,8 +68,8 @@ class Evidence:
 
     @property
     def is_lycoris(self) -> bool:
-        """Whether the file calls its network LyCORIS', or ours, which writes as LyCORIS does: by the module's name, else
-        by an argument that only LyCORIS' networks take."""
+        """Whether the file calls its network LyCORIS', or ours, which writes as it does: by the module's name, else by
+        an argument that only LyCORIS' networks take."""
         return self.network.startswith(("lycoris", "lokr_core")) or (not self.network and "algo" in self.arguments)
 
 
