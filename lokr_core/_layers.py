@@ -37,7 +37,8 @@ def kind_of(module: nn.Module) -> str | None:
 
 def _has_ints(module: nn.Module, *names: str) -> bool:
     # Only its own attributes: a model's __getattr__ may return its configuration's.
-    return all(isinstance(vars(module).get(name), int) for name in names)
+    own = vars(module)
+    return all(isinstance(own.get(name), int) for name in names)
 
 
 def shape_of(module: nn.Module) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,16 +16,25 @@ from ..lokr_core.errors import LoKrError
 from ..lokr_core.matching import Report
 from .files import fingerprint
 
+MOST_GROUPS = 40  # of a report, since a workflow keeps them
+# So that ComfyUI sends the report of a node that it has cached too, to a page that does not know it; newer ones alone can.
+_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+CACHED_REPORT = {"has_intermediate_output": True} if "has_intermediate_output" in _FIELDS else {}
+
 LOG = logging.getLogger("lokr")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a report's adapter comes from: the file's name, the line that introduces the report, the row of a stack."""
+    """Where a report's adapter comes from, and how strong it is.
+
+    title: the line that introduces the report; row: of a stack; strengths: on the model and, where it acts, the clip
+    """
 
     file: str
     title: str = ""
     row: int | None = None
+    strengths: tuple[float, ...] = ()
 
 
 def node_id(node: type[io.ComfyNode]) -> str | None:
@@ -35,12 +45,13 @@ def node_id(node: type[io.ComfyNode]) -> str | None:
 def tell(node: type[io.ComfyNode], reports: list[Report], sources: Sequence[Source] = ()) -> str:
     """Write the reports to the log and on the node, and return their whole text, each below its source's title."""
     titles = [f"{source.title}\n" if source.title else "" for source in sources] or [""] * len(reports)
-    for title, report in zip(titles, reports, strict=True):
-        LOG.log(logging.INFO if report.complete else logging.WARNING, "%s", title + report.text())
+    texts = [title + report.text() for title, report in zip(titles, reports, strict=True)]
+    for text, report in zip(texts, reports, strict=True):
+        LOG.log(logging.INFO if report.complete else logging.WARNING, "%s", text)
     if reports:
         briefs = (_brief(report) if report.complete else report.text(lines=6) for report in reports)
         write_on(node, "\n".join(title + brief for title, brief in zip(titles, briefs, strict=True)))
-    return "\n\n".join(title + report.text() for title, report in zip(titles, reports, strict=True))
+    return "\n\n".join(texts)
 
 
 def write_on(node: type[io.ComfyNode], text: str) -> None:
@@ -69,7 +80,8 @@ def _of(source: Source | None) -> dict:
         version = fingerprint(source.file)
     except (LoKrError, OSError):  # deleted since it was read
         version = ""
-    return {"file": source.file, "title": source.title, "row": source.row, "fingerprint": version}
+    fields = {"file": source.file, "title": source.title, "row": source.row, "fingerprint": version}
+    return {**fields, "strengths": list(source.strengths)}
 
 
 def _shown(report: Report) -> dict:
@@ -84,6 +96,10 @@ def _shown(report: Report) -> dict:
         "reasons": [asdict(reason) for reason in report.reasons()],
         "file": None if report.adapter.path is None else report.adapter.path.name,
         "notes": list(dict.fromkeys(report.remarks)),
+        "groups": [
+            {"count": count, "name": name, "kind": one.kind, "status": one.status}
+            for count, name, one in report.groups(coarse=len(report.groups()) > MOST_GROUPS)[:MOST_GROUPS]
+        ],
     }
 
 

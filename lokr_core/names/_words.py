@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 ORIGINAL, DIFFUSERS = "original", "diffusers"
@@ -44,6 +45,7 @@ FUSIONS = (
 _NUMBER = re.compile(r"(?<=[._])(\d+|\{\w+\})(?=[._]|$)")
 
 
+@lru_cache(maxsize=1 << 14)
 def mask_numbers(name: str, mask: str = "#") -> tuple[str, tuple[str, ...]]:
     """A module path, dotted or flattened, with its block numbers masked, and the numbers.
 
