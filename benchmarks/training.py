@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import peak_extra
-from lokr_core import LoKrConfig, LoKrModel
+from lokr_core import LoKrConfig, LoKrModel, speed_up
 
 __all__ = ["lines", "run"]
 
@@ -27,7 +27,12 @@ SEED_TARGETS = (
     *("conv1", "conv2", "conv_shortcut", "time_emb_proj"),
 )
 VIT_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
+FLUX_TARGETS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("net.0.proj", "net.2", "proj_mlp", "proj_out"),
+)
 BASE = "base"
+SPED_UP = ", sped up"
 FORWARDS = 5  # per turn: an adapter's own cost is a small difference of two
 WARM = 2  # steps before one is timed: the first has no memory to reuse
 
@@ -43,6 +48,7 @@ class Case:
     x: Tensor
     repeats: int
     steps: int = 3  # timed per turn
+    warm: int = WARM
     rank_dropout: float = 0.0
 
 
@@ -72,6 +78,24 @@ def unet(batch: int) -> Case:
     return Case(name, model, SEED_TARGETS, lambda m, x: m(x, 10, text).sample, latents, 3, 1)
 
 
+def flux(positions: int) -> Case:
+    """A transformer of Flux.1's widths, with 2 of its 19 double blocks and 4 of its 38 single ones."""
+    from diffusers import FluxTransformer2DModel
+
+    text = 64
+    model = FluxTransformer2DModel(num_layers=2, num_single_layers=4, guidance_embeds=False)
+    others = dict(
+        encoder_hidden_states=torch.randn(1, text, 4096),
+        pooled_projections=torch.randn(1, 768),
+        timestep=torch.tensor([0.5]),
+        img_ids=torch.zeros(positions - text, 3),
+        txt_ids=torch.zeros(text, 3),
+    )
+    latents = torch.randn(1, positions - text, 64)
+    forward = lambda m, x: m(x, **others).sample  # noqa: E731
+    return Case(f"Flux widths, 2 + 4 blocks, {positions} positions", model, FLUX_TARGETS, forward, latents, 1, 2, 1)
+
+
 CASES = {
     "mlp": mlp,
     "vit1": lambda: vit(1),
@@ -79,6 +103,9 @@ CASES = {
     "vit4": lambda: vit(4),
     "unet1": lambda: unet(1),
     "unet2": lambda: unet(2),
+    "flux256": lambda: flux(256),
+    "flux1024": lambda: flux(1024),
+    "flux4096": lambda: flux(4096),
 }
 
 
@@ -132,7 +159,20 @@ def lycoris(bypass: bool):
     return way
 
 
-WAYS = {BASE: base, "PEFT": peft, "LyCORIS": lycoris(False), "LyCORIS bypass": lycoris(True), "ours": ours}
+def sped(way):
+    """The same layers, with their forwards computed by ``speed_up``."""
+
+    @contextmanager
+    def sped_way(case: Case) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+        with way(case) as (model, parameters), speed_up(model):
+            yield model, parameters
+
+    return sped_way
+
+
+_OTHERS = {"PEFT": peft, "LyCORIS": lycoris(False), "LyCORIS bypass": lycoris(True)}
+WAYS = {BASE: base, **{name: way for n, w in _OTHERS.items() for name, way in ((n, w), (n + SPED_UP, sped(w)))}}
+WAYS["ours"] = ours
 
 
 def step_of(case: Case, model: nn.Module, parameters: list[nn.Parameter]) -> Callable[[], None]:
@@ -178,7 +218,7 @@ def measure(case: Case, ways: dict) -> dict:
             with way(case) as (model, parameters):
                 modules = len(getattr(model, "targeted_module_names", ())) or modules
                 step = step_of(case, model, parameters)
-                for _ in range(WARM):
+                for _ in range(case.warm):
                     step()
                 seconds["step"][name] += [_timed(step) for _ in range(case.steps)]
                 with torch.no_grad():
@@ -201,11 +241,15 @@ def measure(case: Case, ways: dict) -> dict:
     row["forward ms"] = {name: value * 1e3 for name, value in forward.items()}
     row["step, of the base"] = {name: value / step[BASE] for name, value in step.items()}
     row["ours times faster"] = {name: value / step["ours"] for name, value in step.items() if name != "ours"}
+    row["sped up, times faster"] = {n: step[n] / step[n + SPED_UP] for n in _OTHERS if n in step}
+    row["sped up, kept of its own"] = {n: kept[n + SPED_UP] / kept[n] for n in _OTHERS if n in kept}
     own = {name: value - forward[BASE] for name, value in forward.items() if name != BASE}
     row["adapters' own forward ms"] = {name: value * 1e3 for name, value in own.items()}
     row["ours' own forward, of theirs"] = {n: own["ours"] / value for n, value in own.items() if n != "ours"}
-    row["ours' kept beyond the base, of PEFT's"] = (kept["ours"] - kept[BASE]) / max(kept["PEFT"] - kept[BASE], 1e-9)
-    row["ours' kept, of PEFT's"] = kept["ours"] / kept["PEFT"]
+    if "PEFT" in kept:
+        beyond = max(kept["PEFT"] - kept[BASE], 1e-9)
+        row["ours' kept beyond the base, of PEFT's"] = (kept["ours"] - kept[BASE]) / beyond
+        row["ours' kept, of PEFT's"] = kept["ours"] / kept["PEFT"]
     return row
 
 
@@ -216,18 +260,20 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def run() -> list[dict]:
-    """One row per case; the environment's ``LOKR_CASES`` (such as "mlp,vit1") selects cases.
+    """One row per case; the environment's ``LOKR_CASES`` (such as "mlp,vit1") selects cases, ``LOKR_WAYS`` (such as
+    "base|PEFT|ours") implementations. PEFT alone would take more memory than most have for Flux and 4,096 positions.
 
     Each case has a process of its own: what allocators keep of one would leave too little memory for the next.
     """
-    wanted = os.environ.get("LOKR_CASES", ",".join(CASES)).split(",")
+    wanted = os.environ.get("LOKR_CASES", ",".join(n for n in CASES if n != "flux4096")).split(",")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         return pool.map(_row, wanted, chunksize=1)
 
 
 def _row(name: str) -> dict:
     torch.manual_seed(0)
-    return measure(CASES[name](), WAYS)
+    ways = os.environ.get("LOKR_WAYS", "|".join(WAYS)).split("|")
+    return measure(CASES[name](), {name: way for name, way in WAYS.items() if name in ways})
 
 
 def lines(rows: list[dict]) -> list[str]:
@@ -240,8 +286,10 @@ def lines(rows: list[dict]) -> list[str]:
         out.append("    step, of the base: " + _values(row["step, of the base"], ".2f"))
         out.append("    ours times faster a step: " + _values(row["ours times faster"], ".2f"))
         out.append("    ours' own forward, of theirs: " + _values(row["ours' own forward, of theirs"], ".3f"))
-        share = row["ours' kept, of PEFT's"]
-        out.append(f"    ours' kept memory, of PEFT's: {share:.2f}")
+        out.append("    sped up, times faster a step: " + _values(row.get("sped up, times faster", {}), ".2f"))
+        out.append("    sped up, kept memory of its own: " + _values(row.get("sped up, kept of its own", {}), ".2f"))
+        if (share := row.get("ours' kept, of PEFT's")) is not None:
+            out.append(f"    ours' kept memory, of PEFT's: {share:.2f}")
     return out
 
 
