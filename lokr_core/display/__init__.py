@@ -2,8 +2,18 @@
 
 from ._bytes import human_bytes
 from ._grid import Grid
-from ._plot import plot_losses
+from ._plot import curve_points, draw_losses, plot_losses
 from ._progress import Progress, progress_bar
 from ._text import draw_text, text_width
 
-__all__ = ["Grid", "Progress", "draw_text", "human_bytes", "plot_losses", "progress_bar", "text_width"]
+__all__ = [
+    "Grid",
+    "Progress",
+    "curve_points",
+    "draw_losses",
+    "draw_text",
+    "human_bytes",
+    "plot_losses",
+    "progress_bar",
+    "text_width",
+]

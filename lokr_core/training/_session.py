@@ -1,0 +1,137 @@
+"""A training whose passes a host runs itself: the optimizer's steps, and a checkpoint to resume from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LoKrFileError, LoKrValueError
+from ._accelerator import Alone
+from ._optimizer import optimizer_for
+from ._settings import TrainSettings
+from ._state import load_state, save_state
+
+
+class TrainingSession:
+    """The state of a training: parameters, their optimizer, the losses so far, torch's random state after each step.
+
+    parameters: by name, as a checkpoint holds them
+    settings: of the optimizer and its learning rate; the passes themselves are the host's
+
+    Raises LoKrValueError if there is nothing to train, LoKrError if the optimizer's package is not installed.
+
+    >>> weight = nn.Parameter(torch.ones(()))
+    >>> session = TrainingSession({"weight": weight}, TrainSettings(learning_rate=0.5, accumulate=2))
+    >>> [session.backward((weight - target).square()) for target in (0.0, 2.0)]
+    [False, True]
+    >>> session.steps, session.losses
+    (1, [1.0])
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: TrainSettings):
+        if not parameters:
+            raise LoKrValueError("There is nothing to train", expected="at least one parameter", found=0)
+        self._module, self._settings = _holding(parameters), settings
+        self._optimizer = optimizer_for(list(parameters.values()), settings)
+        self.losses: list[float] = []
+        self._random = torch.get_rng_state()
+        self._passes: list[float] = []
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken, those before it was resumed included."""
+        return len(self.losses)
+
+    def begin(self) -> None:
+        """Set torch's random state to that after the last step, and drop the passes of an unfinished one."""
+        torch.set_rng_state(self._random)
+        self._optimizer.zero_grad()
+        self._passes.clear()
+
+    def backward(self, loss: Tensor) -> bool:
+        """One of a step's passes, given its mean loss (); the last of them takes the step. Returns whether it did.
+
+        Raises LoKrValueError, without a step, if the loss is not a finite number.
+        """
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise LoKrValueError(
+                f"The loss of step {self.steps + 1} is not a finite number",
+                expected="a number",
+                found=value,
+                hint="train with a lower learning rate or in higher precision",
+            )
+        (loss / self._settings.accumulate).backward()
+        self._passes.append(value)
+        if len(self._passes) < self._settings.accumulate:
+            return False
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.rate(self.steps)
+        if self._settings.clip:
+            nn.utils.clip_grad_norm_(self._module.parameters(), self._settings.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.losses.append(sum(self._passes) / len(self._passes))
+        self._passes.clear()
+        self._random = torch.get_rng_state()
+        return True
+
+    def check_finite(self) -> None:
+        """Raises LoKrValueError if a parameter is not finite."""
+        for name, parameter in self._module.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise LoKrValueError(
+                    f"The adapter is not finite after step {self.steps}",
+                    module=_dotted(name),
+                    hint="train with a lower learning rate or in higher precision",
+                )
+
+    def save(self, path: Path, same: Mapping[str, Any]) -> None:
+        """Write a checkpoint atomically.
+
+        same: what a run that resumes it must have in common, of JSON's types
+
+        Raises LoKrValueError, and the old file stays, if a parameter is not finite.
+        """
+        self.check_finite()
+        torch.set_rng_state(self._random)
+        save_state(path, self._module, self._optimizer, _ALONE, {**same, "losses": self.losses})
+
+    def resume(self, path: Path, same: Mapping[str, Any]) -> None:
+        """Take over a checkpoint.
+
+        Raises LoKrFileError, with what differs, if it is damaged, or of other parameters or another ``same``; nothing
+        has changed then.
+        """
+        try:
+            self.losses = list(load_state(path, self._module, self._optimizer, _ALONE, same)["losses"])
+        except LoKrFileError as error:
+            raise LoKrFileError(
+                "The checkpoint of this name cannot be resumed: it is damaged, or of another model or other options",
+                file=path,
+                module=error.module and _dotted(error.module),
+                expected=error.expected,
+                found=error.found,
+                hint="train with what it was started with, or under another name, or start over",
+            ) from error
+        self._random = torch.get_rng_state()
+
+
+_ALONE = Alone(torch.device("cpu"))
+
+
+def _holding(parameters: Mapping[str, nn.Parameter]) -> nn.Module:
+    """A module with these parameters; their names may have no dots there."""
+    module = nn.Module()
+    for name, parameter in parameters.items():
+        module.register_parameter(name.replace(".", "/"), parameter)
+    return module
+
+
+def _dotted(name: str) -> str:
+    return name.replace("/", ".")
