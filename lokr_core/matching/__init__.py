@@ -3,6 +3,7 @@
 from ..names import weight_name
 from ._foreign import foreign_updates
 from ._match import Match
+from ._order import in_named_order
 from ._report import Report
 from ._resolve import foreign_places, resolve
 from ._target import Target, source_of
@@ -13,6 +14,7 @@ __all__ = [
     "Target",
     "foreign_places",
     "foreign_updates",
+    "in_named_order",
     "resolve",
     "source_of",
     "weight_name",

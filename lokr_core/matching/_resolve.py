@@ -12,6 +12,7 @@ from ..names import Slot, roots
 from ._foreign import foreign_updates
 from ._guess import guess
 from ._match import UNKNOWN, FileModule, Match, Place, Refusal, match, place, rows_of, shared_rows
+from ._order import in_named_order
 from ._report import APPLIED, REFUSED, TWO_EXPERTS, Report, looks_like, mismatch
 from ._target import Target
 
@@ -41,7 +42,7 @@ def resolve(adapter: Adapter, target: Target, expert: str = "") -> tuple[list[Ma
     ('a.weight', '1 of 1 modules applied')
     """
     report = Report(adapter, architectures=target.architectures)
-    adapter = _of_expert(adapter, target, expert, report)
+    adapter = in_named_order(_of_expert(adapter, target, expert, report), target)
     updates = foreign_updates(adapter)
     others = adapter.foreign.modules
     modules = [FileModule(module, adapter.names[module], {"weight": w}) for module, w in adapter.items()]

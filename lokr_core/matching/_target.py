@@ -80,6 +80,16 @@ class Target:
         """Whether names of the target begin with ``start``, one or more whole parts of a name, dotted or flattened."""
         return start.replace(".", "_") in self._starts
 
+    def has_reversed_halves(self, name: ModuleName) -> bool:
+        """Whether a module has its authors' name, and the halves of its rows are in reverse order in diffusers."""
+        for model in self._takers(name):
+            spellings = _spellings(name, model)
+            flat = (known for path in spellings for known in model.flat.get(path.replace(".", "_"), ()))
+            known = next((path for path in (*spellings, *flat) if path in model.names), None)
+            if known is not None:
+                return known in model.reversed_halves
+        return False
+
     @cached_property
     def _starts(self) -> frozenset[str]:
         names = {name for model in self.models for name in model.names}

@@ -11,8 +11,9 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ..modules import expert_called
-from ._registry import aliases, detect
-from ._words import WEIGHTS, Architecture, Slot
+from ._registry import detect, view_of
+from ._translate import aliases_in
+from ._words import DIFFUSERS, WEIGHTS, Architecture, Slot
 
 
 class SubModelRow(NamedTuple):
@@ -59,6 +60,7 @@ class SubModel:
     shapes: Mapping[str, tuple[int, ...]]
     names: Mapping[str, tuple[Slot, ...]]
     expert: str = ""
+    side: str = ""
 
     def takes(self, component: str, expert: str = "") -> bool:
         """Whether a file's module of that component and expert may belong here. Trainers do not agree on the numbers of
@@ -66,6 +68,14 @@ class SubModel:
         if expert and self.expert not in ("", expert):
             return False
         return not component or not self.component or component[:2] == self.component[:2]
+
+    @cached_property
+    def reversed_halves(self) -> frozenset[str]:
+        """The original ones among ``names`` of weights whose halves of rows diffusers has in reverse order."""
+        swapped = {slot.module for slots in self.names.values() for slot in slots if slot.swap}
+        other = self.side == DIFFUSERS
+        one = ((name, slots[0]) for name, slots in self.names.items() if len(slots) == 1)
+        return frozenset(name for name, slot in one if slot.module in swapped and slot.swap == other)
 
     @cached_property
     def flat(self) -> dict[str, list[str]]:
@@ -112,6 +122,8 @@ def _sub_model(
     names: dict[str, tuple[Slot, ...]] = {
         m: (Slot(prefix + m, parameter=p),) for m, _, p in sorted(split, key=itemgetter(2)) if p in WEIGHTS
     }
-    for name, slots in aliases(shapes).items():
+    view = view_of(shapes)
+    for name, slots in (aliases_in(view) if view else {}).items():
         names.setdefault(name, tuple(replace(slot, module=prefix + slot.module) for slot in slots))
-    return SubModel(prefix, component, number, detect(shapes), shapes, names, expert)
+    side, architecture = (view.side, view.architecture) if view else ("", None)
+    return SubModel(prefix, component, number, architecture, shapes, names, expert, side)

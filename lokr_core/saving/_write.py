@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._files import read_header, save_tensors
 from ..adapter import Adapter, LoKrWeights
 from ..errors import LoKrMatchError, LoKrValueError, blame
-from ..matching import Match, Target, foreign_places, resolve
+from ..matching import Match, Target, foreign_places, in_named_order, resolve
 from ..modules import SPELLINGS, Spelling
 from ..peft import METADATA_KEY, WEIGHTS_NAME, write_entries
 from ._book import Book
@@ -68,13 +68,16 @@ def save_adapter(
     if not isinstance(adapter, Adapter):
         model = adapter.get_base_model() if model is None else model
         adapter = adapter.to_adapter()
-    path, metadata = Path(path), {**adapter.metadata, **(metadata or {})}
-    tensors, modules = dict(adapter.foreign.tensors), dict(adapter)
+    path = Path(path)
     with blame(file=path):
+        if format is not None and format not in SPELLINGS:
+            raise LoKrValueError("Unknown format", expected=", ".join(SPELLINGS), found=repr(format))
+        target = None if format is None or model is None else _target(model)
+        adapter = adapter if target is None else in_named_order(adapter, target)
+        metadata = {**adapter.metadata, **(metadata or {})}
+        tensors, modules = dict(adapter.foreign.tensors), dict(adapter)
         if format is not None:
-            if format not in SPELLINGS:
-                raise LoKrValueError("Unknown format", expected=", ".join(SPELLINGS), found=repr(format))
-            spelling, target = SPELLINGS[format], None if model is None else _target(model)
+            spelling = SPELLINGS[format]
             found, foreign = rename(adapter, spelling, target)
             metadata.pop(METADATA_KEY, None)  # written anew, or every module has an alpha
             if spelling.config is not None:

@@ -16,7 +16,7 @@ from ..conversion import (
 )
 from ..display import Progress
 from ..errors import LoKrValueError, blame
-from ..matching import Target
+from ..matching import Target, in_named_order
 from ..names import DIFFUSERS, supposed_shapes
 from ..saving import SPELLINGS, UP_DOWN, Regrouped, component_of, named, regroup, save_named
 from ._about import CONVERSION_KEY, dtype_of, format_of, note_of
@@ -82,6 +82,8 @@ def convert(
     found = Converted([], format, itemsize=(dtype or dtype_of(adapter)).itemsize)
     found.left_out = dict(updates.left_out)
     found.before = sum(weights.numel for weights in adapter.values()) * found.itemsize
+    target = _target(adapter, conversion, target, found)
+    adapter = adapter if target is None else in_named_order(adapter, target)
     adapter = settle_dora(adapter, conversion.to, format, target, base, found.notes)
     groups, foreign = _groups(adapter, conversion, format, target, found)
     ranks = shared(groups, conversion, found.itemsize)
@@ -99,10 +101,8 @@ def convert(
     return found
 
 
-def _groups(
-    adapter: Adapter, conversion: Conversion, format: str, target: Target | None, found: Converted
-) -> tuple[list[Regrouped], dict[str, str]]:
-    """The modules of the new file with the rows that they are made of, and new names of the foreign modules."""
+def _target(adapter: Adapter, conversion: Conversion, target: Target | None, found: Converted) -> Target | None:
+    """The model that names are looked up in: the one that was given, else the one that the file is for."""
     if adapter.experts and (conversion.names is not None or target is not None):
         raise LoKrValueError(
             "The file holds an expert of a model of two, whose names other programs do not have",
@@ -110,8 +110,13 @@ def _groups(
             found=" and ".join(f"{expert} noise" for expert in adapter.experts),
             hint="cut it first, which takes the expert out of the names: lokr split FILE",
         )
-    if conversion.names is not None and target is None:
-        target = _supposed_target(adapter, found.notes)
+    return _supposed_target(adapter, found.notes) if conversion.names is not None and target is None else target
+
+
+def _groups(
+    adapter: Adapter, conversion: Conversion, format: str, target: Target | None, found: Converted
+) -> tuple[list[Regrouped], dict[str, str]]:
+    """The modules of the new file with the rows that they are made of, and new names of the foreign modules."""
     if conversion.names is None and target is None:
         return [Regrouped(adapter.names[m], w.shape, [(0, w)], {m: None}) for m, w in adapter.items()], {}
     if target is not None:

@@ -1,0 +1,49 @@
+"""Rows that a trainer saves in another order than the name it gives them says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from ..adapter import Adapter, LoKrWeights
+from ..conversion import LOKR, form_of
+from ..kronecker import Factor
+from ._target import Target
+
+# OneTrainer trains diffusers' models. Its formats kohya, original and comfy rename a layer whose halves the authors
+# have in reverse order, and swap those of a LoRA, of a difference and of ``dora_scale``, but not of a LoKr's factors
+# (``modules/util/convert_util.py: chunk_swap``, May to August 2026).
+_MARKS = ("ot_revision", "ot_branch")
+
+
+def has_rows_of_diffusers(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's LoKr factors keep diffusers' order of rows under any name."""
+    return any(key in metadata for key in _MARKS)
+
+
+def in_named_order(adapter: Adapter, target: Target) -> Adapter:
+    """``adapter`` with the rows of every LoKr in the order that its name says; itself if they are.
+
+    The metadata of the adapter returned do not tell of the trainer's order any more, so that it may be saved.
+    """
+    if not has_rows_of_diffusers(adapter.metadata):
+        return adapter
+    lokr = {module: weights for module, weights in adapter.items() if form_of(weights) == LOKR}
+    turned = {m: _halves_swapped(w) for m, w in lokr.items() if target.has_reversed_halves(adapter.names[m])}
+    if not turned:
+        return adapter
+    metadata = {key: text for key, text in adapter.metadata.items() if key not in _MARKS}
+    return replace(adapter, modules={**adapter.modules, **turned}, metadata=metadata)
+
+
+def _halves_swapped(weights: LoKrWeights) -> LoKrWeights:
+    """The update with the halves of its rows swapped as one update, ``dora_scale`` as it is."""
+    l, half = weights.w1.shape[0], weights.shape[0] // 2
+    if l % 2 == 0:
+        return replace(weights, w1=weights.w1.roll_rows(l // 2))
+    if l == 1:
+        return replace(weights, w2=weights.w2.roll_rows(half))
+    one = torch.ones(1, 1, dtype=weights.w1.dtype)
+    return replace(weights, w1=Factor(one), w2=Factor(weights.delta().roll(half, 0)), scaling=1.0, alpha=None)
