@@ -14,7 +14,7 @@ import torch
 
 from lokr_core import LoKrConfig, get_lokr_model
 from lokr_core.cli import add_arguments, run
-from lokr_core.training import (
+from lokr_core.demo import (
     FLUX_TARGETS,
     flow_matching_loss,
     latents_of,

@@ -1,11 +1,10 @@
 """DreamBooth with LoKr on a tiny UNet of Stable Diffusion 1.5's shape: no download, a minute on a CPU.
 
     python examples/train_dreambooth.py [FOLDER OF PICTURES]
-    torchrun --nproc-per-node 2 examples/train_dreambooth.py --parallel fsdp --batch-size 2
+    accelerate launch --num_processes 2 examples/train_dreambooth.py --batch-size 2
 
-For the real model, use ``UNet2DConditionModel.from_pretrained(..., subfolder="unet")``, the VAE's latents and the text
-encoder's embeddings instead of the stand-ins; the rest stays. After an interruption the same command resumes from the
-last checkpoint and gives the same result.
+``lokr train`` trains the real model; this shows the parts of such a training on one that needs no download. After an
+interruption the same command resumes from the last checkpoint and gives the same result.
 """
 
 from __future__ import annotations
@@ -13,11 +12,14 @@ from __future__ import annotations
 import argparse
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
 
 from lokr_core import LoKrConfig, get_lokr_model
 from lokr_core.cli import add_arguments, run
-from lokr_core.training import latents_of, load_pictures, noise_loss, prompt_embedding
+from lokr_core.demo import latents_of, load_pictures, prompt_embedding
+from lokr_core.training import Batch
 
 PROMPT = "a photo of sks dog"
 # PEFT's own example for Stable Diffusion: all Linear and 1x1 layers of the transformer blocks.
@@ -44,9 +46,20 @@ def main() -> None:
     pictures = load_pictures(options.folder, 128)[0] if options.folder else torch.rand(4, 3, 128, 128) * 2 - 1
     latents = latents_of(pictures)[:, :4]
     prompts = prompt_embedding([PROMPT] * len(latents), 96)
+    scheduler = DDPMScheduler()
     config = LoKrConfig(r=8, alpha=16, decompose_factor=-1, target_modules=TARGETS)
-    model = get_lokr_model(tiny_unet(), config)
-    trained = run(model, noise_loss(latents, prompts, DDPMScheduler()), len(latents), options)
+
+    def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+        """The mean square error of the predicted noise."""
+        clean = latents[batch.indices]
+        noise = batch.randn(*clean.shape[1:])
+        steps = batch.randint(scheduler.config.num_train_timesteps)
+        noisy = scheduler.add_noise(clean, noise, steps)
+        device = next(model.parameters()).device
+        predicted = model(noisy.to(device), steps.to(device), prompts[batch.indices].to(device)).sample
+        return F.mse_loss(predicted.float(), noise.to(device))
+
+    trained = run(get_lokr_model(tiny_unet(), config), loss_of, len(latents), options)
     if trained:
         print(trained.text())
 

@@ -64,8 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add(
         "train",
         train_on_pictures,
-        "Train a LoKr on a folder of pictures, for a small model made on the spot.",
-        ("./pictures --steps 200", "./pictures --rank 4 --factor 8 -o my-training"),
+        "Train a LoKr for Stable Diffusion 1, 2, XL or 3, or Flux.1, on a folder of pictures.",
+        (
+            'sdxl/ pictures/ --precision bf16 --checkpointing --sample "a photo of sks dog"',
+            "flux1-dev.safetensors pictures/ --config flux/ --precision bf16 --checkpointing -o my-style",
+        ),
     )
     add_train_arguments(train)
     demo = commands.add(

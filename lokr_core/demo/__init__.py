@@ -27,8 +27,17 @@ from ..peft import LoKrConfig
 from ..saving import save_adapter
 from ..tuner import get_lokr_model
 from ._scenes import GRID, day, night, points
+from ._small_flux import FLUX_TARGETS, flow_matching_loss, latents_of, load_pictures, prompt_embedding, small_flux
 
-__all__ = ["run_demo"]
+__all__ = [
+    "FLUX_TARGETS",
+    "flow_matching_loss",
+    "latents_of",
+    "load_pictures",
+    "prompt_embedding",
+    "run_demo",
+    "small_flux",
+]
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 _WIDTH, _RANK, _ALPHA, _FACTOR = 96, 12, 48, 2

@@ -17,45 +17,52 @@ from torch import Tensor, nn
 
 from .._files import load_tensors, save_tensors
 from ..errors import LoKrError, LoKrFileError
-from ._processes import Processes
 
 _KEY = "lokr.training"
 _MODEL, _OPTIMIZER, _RANDOM = "model.", "optimizer.", "random."
+# Of an optimizer's groups, what the settings and the device decide; all else goes on from the file.
+_SETTINGS = ("lr", "initial_lr", "weight_decay", "fused", "foreach", "capturable")
 
 
-def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, progress: Mapping[str, Any]
-) -> None:
+def save_state(path: Path, model: nn.Module, optimizer: Any, accelerator: Any, progress: Mapping[str, Any]) -> None:
     """Write the state atomically: the first process writes, but every process has to call it.
 
+    model, optimizer: as ``accelerator`` prepared them
     progress: the loop's own state, of JSON's types
 
     Raises LoKrError if torch is older than 2.2, LoKrFileError if the file cannot be written.
     """
     torch_state = _torch_state()
     options = torch_state.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    parameters, state = torch_state.get_state_dict(model, optimizer, options=options)
-    if not processes.is_first:
+    parameters, state = torch_state.get_state_dict(model, _torchs(optimizer), options=options)
+    if not accelerator.is_main_process:
         return
     tensors: dict[str, Tensor] = {_MODEL + name: tensor for name, tensor in parameters.items()}
+    numbers: dict[str, Any] = {}
     for name, values in state["state"].items():
-        tensors.update({f"{_OPTIMIZER}{name}:{key}": torch.as_tensor(value) for key, value in values.items()})
+        for key, value in values.items():
+            kind: dict[str, Any] = tensors if isinstance(value, Tensor) else numbers
+            kind[f"{_OPTIMIZER}{name}:{key}"] = value
     tensors[_RANDOM + "cpu"] = torch.get_rng_state()
-    if processes.device.type == "cuda":
-        tensors[_RANDOM + "cuda"] = torch.cuda.get_rng_state(processes.device)
+    if accelerator.device.type == "cuda":
+        tensors[_RANDOM + "cuda"] = torch.cuda.get_rng_state(accelerator.device)
     entries = {"progress": dict(progress), "groups": state["param_groups"]}
+    if numbers:
+        entries["numbers"] = numbers
+    if accelerator.scaler is not None:
+        entries["scaler"] = accelerator.scaler.state_dict()
     save_tensors(tensors, path, {_KEY: json.dumps(entries)})
 
 
 def load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, same: Mapping[str, Any]
+    path: Path, model: nn.Module, optimizer: Any, accelerator: Any, same: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Restore ``model``, ``optimizer`` and the random generators from the file; returns its ``progress``.
 
     same: entries that ``progress`` must have
 
-    The optimizer keeps its own hyperparameters. Raises LoKrFileError if the file is not a training checkpoint, or of
-    another model or other settings; nothing is changed then.
+    The optimizer keeps its own learning rate and weight decay. Raises LoKrFileError if the file is not a training
+    checkpoint, or of another model or other settings; nothing is changed then.
     """
     tensors, metadata = load_tensors(path)
     try:
@@ -65,32 +72,43 @@ def load_state(
         raise LoKrFileError(
             "Not a training checkpoint", file=path, expected=f"{_KEY} in its metadata", hint="start anew"
         ) from None
-    parameters = {key[len(_MODEL) :]: t for key, t in tensors.items() if key.startswith(_MODEL)}
-    _check_parameters(parameters, model, path)
     found = {name: progress.get(name) for name in same}
-    if found != same:
+    differing = [name for name in same if found[name] != same[name]]
+    parameters = {key[len(_MODEL) :]: t for key, t in tensors.items() if key.startswith(_MODEL)}
+    if "model" not in differing:
+        _check_parameters(parameters, accelerator.unwrap_model(model), path)
+    if differing:
         raise LoKrFileError(
             "This folder holds a training with other settings",
             file=path,
-            expected=same,
-            found=found,
+            expected={name: same[name] for name in differing},
+            found={name: found[name] for name in differing},
             hint="resume it with its own settings, or train into another folder",
         )
-    _restore(model, optimizer, parameters, tensors, groups)
+    _restore(model, _torchs(optimizer), parameters, {**tensors, **entries.get("numbers", {})}, groups)
     # The generators are alike in all processes (see ``train``).
     torch.set_rng_state(tensors[_RANDOM + "cpu"])
-    if processes.device.type == "cuda" and _RANDOM + "cuda" in tensors:
-        torch.cuda.set_rng_state(tensors[_RANDOM + "cuda"], processes.device)
+    if accelerator.device.type == "cuda" and _RANDOM + "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[_RANDOM + "cuda"], accelerator.device)
+    if accelerator.scaler is not None and "scaler" in entries:
+        accelerator.scaler.load_state_dict(entries["scaler"])
     return progress
 
 
-def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict, tensors: dict, groups: list) -> None:
-    state: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
-    for key, tensor in tensors.items():
+def _torchs(optimizer: Any) -> torch.optim.Optimizer:
+    """torch's own optimizer, without accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dict, values: Mapping[str, Any], groups: list
+) -> None:
+    state: dict[str, dict[str, Any]] = {name: {} for name in parameters}
+    for key, value in values.items():
         if key.startswith(_OPTIMIZER):
-            name, _, value = key[len(_OPTIMIZER) :].rpartition(":")
-            state[name][value] = tensor
-    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            name, _, kind = key[len(_OPTIMIZER) :].rpartition(":")
+            state[name][kind] = value
+    own = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
     torch_state = _torch_state()
     torch_state.set_state_dict(
         model,
@@ -99,8 +117,8 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, parameters: dic
         optim_state_dict={"state": state, "param_groups": groups},
         options=torch_state.StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False),
     )
-    for group, values in zip(optimizer.param_groups, own, strict=True):
-        group.update(values)  # for example a lower learning rate
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)  # for example a lower learning rate
 
 
 def _torch_state() -> ModuleType:
@@ -113,8 +131,7 @@ def _torch_state() -> ModuleType:
 
 
 def _check_parameters(parameters: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
-    wrapped = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    expected = {name: tuple(p.shape) for name, p in wrapped.named_parameters() if p.requires_grad}
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     found = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
     if found != expected:
         name = next(name for name in (*expected, *found) if found.get(name) != expected.get(name))

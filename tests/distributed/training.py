@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lokr_core import LoKrConfig, get_lokr_model
 from lokr_core.cli import add_arguments, run
 from lokr_core.training import Batch
-from lokr_core.training._processes import Processes
 
 
 class Block(nn.Module):
@@ -46,12 +45,36 @@ class Net(nn.Module):
         return self.out(x)
 
 
+def shard_on_a_cpu() -> None:
+    """Have accelerate shard with FSDP2, as ``accelerate launch --use_fsdp --fsdp_version 2`` does where there are GPUs.
+
+    On CPUs it takes DDP instead, whatever was asked for.
+    """
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
+    os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
+    create = AcceleratorState.__init__
+
+    def created(self, *args, fsdp_plugin=None, **kwargs) -> None:
+        create(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    AcceleratorState.__init__ = created
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser, "out", batch_size=4, learning_rate=1e-2)
+    parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--die-at", type=int, default=-1, help="kill the last process in this step")
     options = parser.parse_args()
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if options.parallel == "fsdp" and count > 1:
+        shard_on_a_cpu()
     torch.manual_seed(0)
     pictures = torch.randn(6, 3, 8, 8)
     config = LoKrConfig(
@@ -63,7 +86,7 @@ def main() -> None:
     )
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-        if batch.step == options.die_at and Processes.current().rank == Processes.current().count - 1:
+        if batch.step == options.die_at and int(os.environ.get("RANK", 0)) == count - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         clean = pictures[batch.indices]
         noise = batch.randn(3, 8, 8)

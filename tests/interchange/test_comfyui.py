@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lokr_core import LoKrConfig, get_lokr_model, save_adapter
-from lokr_core.cli import main
+from lokr_core.demo import FLUX_TARGETS, small_flux
 from lokr_core.names import ORIGINAL, Slot, spelled
-from lokr_core.training import FLUX_TARGETS, small_flux
 from tests.hosts import base_directory
 
 pytest.importorskip("diffusers", reason="diffusers makes the model that is trained")
@@ -40,7 +39,6 @@ def part(state: dict[str, torch.Tensor], slot: Slot, parameter: str) -> torch.Te
 @pytest.fixture(scope="module")
 def loaded(comfyui, tmp_path_factory):
     """(folder of results, the weights that the trainer's own merge gives)."""
-    image = pytest.importorskip("PIL.Image", reason="NO PILLOW HERE: pictures to train on are made by it")
     base = base_directory(tmp_path_factory.mktemp("comfyui"))
     models, loras = base / "models" / "diffusion_models", base / "models" / "loras"
     torch.manual_seed(0)
@@ -56,15 +54,6 @@ def loaded(comfyui, tmp_path_factory):
     expected = {f"diffusion_model.{name}": t for name, t in load_file(base / "merged.safetensors").items()}
     save_file(expected, base / "reference.safetensors")
 
-    pictures = base / "pictures"
-    pictures.mkdir()
-    for number in range(2):
-        image.effect_noise((96, 80), 60 + number).convert("RGB").save(pictures / f"{number}.png")
-    arguments = ["train", str(pictures), "--steps", "3", "--save-every", "2", "--out", str(base / "run"), "--json"]
-    assert main(arguments) == 0
-    (base / "run" / "base.safetensors").rename(models / "small-float32.safetensors")
-    (base / "run" / "lokr.safetensors").rename(loras / "command.safetensors")
-
     def through(model: str, file: str, name: str) -> dict:
         return dict(
             do="through_loader", model=str(models / model), lokr=file, strength=1.0,
@@ -72,7 +61,6 @@ def loaded(comfyui, tmp_path_factory):
         )  # fmt: skip
 
     jobs = [through(MODEL, f"{format}/trained.safetensors", f"ours-{format}") for format in FORMATS]
-    jobs.append(through("small-float32.safetensors", "command.safetensors", "command"))
     for format in CORE:
         file = f"{format}/trained.safetensors"
         jobs.append(
@@ -106,10 +94,3 @@ def test_cores_own_loader_reads_it_too(loaded, format):
     weights = load_file(base / f"core-{format}.safetensors")
     assert len(weights) == 20
     assert_near(weights, expected)
-
-
-def test_what_the_command_trains_is_loaded_whole(loaded):
-    base, _ = loaded
-    assert "34 of 34 modules applied" in (base / "command.txt").read_text()
-    result = load_file(base / "command.safetensors")
-    assert not torch.equal(result["sampled"], result["base"])

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from lokr_core import load_adapter, save_adapter
 from lokr_core.conversion import Keep
+from lokr_core.demo import small_flux
 from lokr_core.tools import Conversion, convert_file, read_updates
-from lokr_core.training import small_flux
 from tests.hosts import base_directory
 from tests.interchange.adapters import WHOLE, adapter_for, deltas
 from tests.interchange.test_comfyui import MODEL, save_for_comfyui

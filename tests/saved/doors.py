@@ -35,9 +35,36 @@ def training() -> ModuleType:
     return training
 
 
+def train_small(pictures: Path, out: Path, *arguments: object) -> None:
+    """A training of ``small_flux`` as ``lokr train`` ran it, with that command's arguments."""
+    import argparse
+
+    import torch
+
+    from lokr_core import LoKrConfig, demo, get_lokr_model
+    from lokr_core.cli import add_arguments, run
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, str(out), "comfyui")
+    for name, kind in (("size", int), ("rank", int), ("alpha", float), ("factor", int)):
+        parser.add_argument(f"--{name}", type=kind)
+    options = parser.parse_args([str(argument) for argument in arguments])
+    base = demo.small_flux()
+    torch.manual_seed(options.seed)
+    loaded, captions = demo.load_pictures(pictures, options.size)
+    prompts = demo.prompt_embedding(captions, base.config.joint_attention_dim)
+    config = LoKrConfig(options.rank, options.alpha, decompose_factor=options.factor, target_modules=demo.FLUX_TARGETS)
+    run(
+        get_lokr_model(base, config),
+        demo.flow_matching_loss(demo.latents_of(loaded), prompts),
+        len(loaded),
+        options,
+    )
+
+
 def small_flux() -> Any:
-    """The model that ``lokr train`` trains."""
-    from lokr_core.training import small_flux
+    """The model that ``train_small`` trains."""
+    from lokr_core.demo import small_flux
 
     return small_flux()
 

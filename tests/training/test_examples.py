@@ -1,4 +1,4 @@
-"""``lokr train`` and the examples, as a user runs them: what they write, and that it is what PEFT would train."""
+"""The examples, as a user runs them: what they write, and that it is what PEFT would train."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from lokr_core import load_adapter
-from lokr_core.cli import main
 
 PROJECT = Path(__file__).resolve().parents[2]
 diffusers = pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: it makes the models that are trained")
@@ -93,22 +92,3 @@ def test_a_vit_is_read_by_peft(run, tmp_path):
     with torch.no_grad():
         right = (theirs.eval()(unseen).logits.argmax(1) == expected).float().mean()
     assert f"{right:.0%} of 96 pictures" in said
-
-
-def test_lokr_train(tmp_path, pictures, capsys):
-    arguments = ["train", str(pictures), "--out", str(tmp_path / "run"), "--save-every", "2"]
-    assert main([*arguments, "--steps", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 2
-    assert main([*arguments, "--steps", "3"]) == 0
-    assert "for 3 steps" in capsys.readouterr().out
-    assert main(["check", str(tmp_path / "run" / "base.safetensors"), str(tmp_path / "run" / "lokr.safetensors")]) == 0
-    assert "34 of 34 modules applied" in capsys.readouterr().out
-
-
-def test_lokr_train_says_what_is_wrong(tmp_path, pictures, capsys):
-    assert main(["train", str(tmp_path / "gone")]) == 2
-    assert "No such folder" in capsys.readouterr().err
-    assert main(["train", str(pictures), "--out", str(tmp_path / "run"), "--rank", "0"]) == 2
-    assert "r must be a whole number" in capsys.readouterr().err
-    assert main(["train", str(pictures), "--out", str(tmp_path / "run"), "--size", "40"]) == 2
-    assert "multiple of 16" in capsys.readouterr().err

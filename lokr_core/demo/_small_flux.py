@@ -1,38 +1,67 @@
-"""The losses that diffusion models are trained with, as in diffusers' training scripts."""
+"""A diffusion model small enough for a CPU, made on the spot, that ComfyUI loads as Flux, for tests and examples.
+
+It is diffusers' Flux transformer with random weights: nothing is downloaded, and what it paints means nothing. The
+names and kinds of its layers are those of the large one, and so is all that happens to an adapter for them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._loop import Batch
+from ..diffusion import find_pictures
+from ..training import Batch, needed
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 
+FLUX_TARGETS = (
+    r"(single_)?transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+    r"|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out)"
+)
+"""All Linear layers in its blocks, for ``LoKrConfig.target_modules``."""
+_CHANNELS = 16  # of Flux' latents
+_WIDTH = 768  # of the text embeddings that it takes
 
-def noise_loss(latents: Tensor, prompts: Tensor, scheduler: Any) -> Loss:
-    """The loss of a UNet that predicts noise (DDPM, as in ``train_dreambooth.py``).
 
-    latents: (n, channels, height, width); prompts: (n, tokens, width)
-    scheduler: diffusers'; its time steps are drawn at random
+def small_flux(seed: int = 0) -> Any:
+    """A Flux transformer of 2 + 2 blocks and 7.6 M parameters, a function of ``seed``: a ``FluxTransformer2DModel``.
+
+    ``config.joint_attention_dim`` is the width of the text embeddings that it takes.
+
+    Raises LoKrError if diffusers is not installed.
     """
+    flux = needed("diffusers", "0.42").FluxTransformer2DModel
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return flux(
+            patch_size=1,
+            in_channels=4 * _CHANNELS,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=128,
+            num_attention_heads=2,
+            joint_attention_dim=_WIDTH,
+            pooled_projection_dim=_WIDTH,
+            guidance_embeds=True,
+            axes_dims_rope=(16, 56, 56),
+        )
 
-    def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-        """The mean square error of the predicted noise."""
-        clean = latents[batch.indices]
-        noise = batch.randn(*clean.shape[1:])
-        steps = batch.randint(scheduler.config.num_train_timesteps)
-        noisy = scheduler.add_noise(clean, noise, steps)
-        device = next(model.parameters()).device
-        predicted = model(noisy.to(device), steps.to(device), prompts[batch.indices].to(device)).sample
-        return F.mse_loss(predicted.float(), noise.to(device))
 
-    return loss_of
+def latents_of(pictures: Tensor) -> Tensor:
+    """What stands in for a VAE: the mean colours of 4 × 4 pixels, (n, 3, size, size) -> (n, 16, size / 8, size / 8).
+
+    >>> latents_of(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 16, 8, 8])
+    """
+    small = F.pixel_unshuffle(F.avg_pool2d(pictures, 4), 2)  # (n, 12, size / 8, size / 8)
+    return F.pad(small, (0, 0, 0, 0, 0, _CHANNELS - small.shape[1]))
 
 
 def flow_matching_loss(latents: Tensor, prompts: Tensor) -> Loss:
@@ -66,6 +95,15 @@ def flow_matching_loss(latents: Tensor, prompts: Tensor) -> Loss:
         return F.mse_loss(predicted.float(), (noise - clean).to(device))
 
     return loss_of
+
+
+def load_pictures(folder: str | os.PathLike, size: int) -> tuple[Tensor, list[str]]:
+    """The pictures of a folder, cut to squares, (n, 3, size, size) in -1 … 1, and their captions.
+
+    Raises as ``find_pictures`` does.
+    """
+    pictures = [replace(picture, bucket=(size, size)) for picture in find_pictures(folder, size)]
+    return torch.stack([picture.pixels() for picture in pictures]), [picture.caption for picture in pictures]
 
 
 def prompt_embedding(captions: Sequence[str], width: int, tokens: int = 8) -> Tensor:
