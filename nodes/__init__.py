@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from ..lokr_core import errors
 from . import routes
 from .blocks import LoKrBlockStrengths
 from .convert import LoKrConvert
@@ -15,12 +16,16 @@ from .resize import LoKrResize
 from .save import LoKrSave
 from .schedule import LoKrSchedule
 from .stack import LoKrStack
+from .train import LoKrTrain
 
 __all__ = ["LoKrExtension"]
 
 
 class LoKrExtension(ComfyExtension):
     async def on_load(self) -> None:
+        for name in errors.__all__:  # ComfyUI's page begins an error with the full name of its class, path included
+            error = getattr(errors, name)
+            error.__module__, error.__qualname__ = "builtins", "LoKr"
         if hasattr(PromptServer, "instance"):  # not where ComfyUI is used without its server
             routes.register(PromptServer.instance)
 
@@ -39,4 +44,5 @@ class LoKrExtension(ComfyExtension):
             LoKrConvert,
             LoKrExtract,
             LoKrResize,
+            LoKrTrain,
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from collections.abc import Collection
 
 import folder_paths
 
@@ -29,6 +30,8 @@ def adapter_names() -> list[str]:
 
 def adapter_path(name: str) -> str:
     """The file of that name. Raises LoKrFileError, with similar names, if there is none."""
+    if not name:
+        raise LoKrFileError("No file is chosen", hint="choose an adapter file on the node")
     for folder in _folders():
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
@@ -80,12 +83,16 @@ def adapter_called(name: str) -> str:
     return f"{name}.safetensors"
 
 
-def preview_path(path: str) -> str | None:
-    """The picture beside an adapter file. Returns None if there is none or a link leads out of the file's folder."""
+def preview_path(path: str, names: Collection[str] | None = None) -> str | None:
+    """The picture beside an adapter file. Returns None if there is none or a link leads out of the file's folder.
+
+    names: those in the file's folder, if they are known
+    """
     stem = os.path.splitext(path)[0]
     for ending in PICTURES:
         picture = stem + ending
-        if os.path.isfile(picture) and folder_paths.is_within_directory(os.path.dirname(path), picture):
+        known = names is None or os.path.basename(picture) in names
+        if known and os.path.isfile(picture) and folder_paths.is_within_directory(os.path.dirname(path), picture):
             return picture
     return None
 
@@ -95,7 +102,20 @@ def fingerprint(name: str | None) -> str:
 
     ComfyUI saves it as JSON in every image, so it is a hash: a path would show the user's folders.
     """
-    return "" if name is None else hashlib.sha256(repr(version(name)).encode()).hexdigest()[:16]
+    return "" if name is None else fingerprint_of(*version(name))
+
+
+def fingerprint_of(path: str, mtime_ns: int, size: int) -> str:
+    """The fingerprint of a file's version."""
+    return hashlib.sha256(repr((path, mtime_ns, size)).encode()).hexdigest()[:16]
+
+
+def is_plain_file(path: str) -> bool:
+    """Whether the path is a .safetensors file or a link to one: a link may lead to any other file.
+
+    ComfyUI follows links, so that models may lie on other disks.
+    """
+    return os.path.isfile(path) and os.path.realpath(path).lower().endswith(".safetensors")
 
 
 def version(name: str) -> tuple[str, int, int]:

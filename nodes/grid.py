@@ -18,7 +18,7 @@ from .apply import apply_adapter
 from .files import adapter_names, fingerprint
 from .inputs import CATEGORY, MODEL, REPORT, chosen, clip_input, expert_input, file_input, valid_file
 from .mode import AUTO, LIVE, MODES, How
-from .shown import shown, tell
+from .shown import CACHED_REPORT, Source, shown, tell
 
 __all__ = ["LoKrGridImage", "LoKrStrengthGrid"]
 
@@ -71,6 +71,7 @@ class LoKrStrengthGrid(io.ComfyNode):
                 REPORT,
             ],
             hidden=[io.Hidden.unique_id],
+            **CACHED_REPORT,
         )
 
     @classmethod
@@ -99,7 +100,7 @@ class LoKrStrengthGrid(io.ComfyNode):
         xs = parse_strengths(x_strengths)
         ys = () if y_lokr == NO_SECOND else parse_strengths(y_strengths)
         grid = Grid.of(_name(x_lokr), xs, _name(y_lokr), ys)
-        how, models, clips, reports = How(mode), [], [], {}
+        how, models, clips, reports, sources = How(mode), [], [], {}, {}
         for y in ys or (0.0,):
             for x in xs:
                 cell, cell_clip = model, clip
@@ -109,10 +110,12 @@ class LoKrStrengthGrid(io.ComfyNode):
                             cell, cell_clip, read_adapter(file, chosen(expert)), strength, strength, how
                         )
                         reports.setdefault(file, report)
+                        sources.setdefault(file, Source(file, file))
                 models.append(cell)
                 clips.append(cell_clip)
-        text = tell(cls, list(reports.values())) or "every strength is 0"
-        return io.NodeOutput(models, clips, grid, text, ui=shown(list(reports.values())))
+        told = list(reports.values()), list(sources.values())
+        text = tell(cls, *told) or "every strength is 0"
+        return io.NodeOutput(models, clips, grid, text, ui=shown(*told))
 
 
 def _name(file: str) -> str:

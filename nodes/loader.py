@@ -22,7 +22,8 @@ from .inputs import (
 )
 from .last_run import changed_since_last_run
 from .mode import AUTO, How
-from .shown import Source, node_id, shown, tell
+from .shown import CACHED_REPORT, Source, node_id, shown, tell
+from .words import WORDS, skipped_words_input, words_output
 
 ALIASES = ["lokr", "lycoris", "kronecker", "load lokr", "lora loader", "lora"]
 
@@ -51,9 +52,11 @@ class LoKrLoader(FileNode):
                 BLOCKS,
                 SCHEDULE,
                 expert_input(),
+                skipped_words_input(),
             ],
-            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), REPORT],
+            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), REPORT, WORDS],
             hidden=[io.Hidden.unique_id],
+            **CACHED_REPORT,
         )
 
     @classmethod
@@ -68,11 +71,15 @@ class LoKrLoader(FileNode):
         blocks=None,
         schedule=None,
         expert=AUTO,
+        skip_words="",
     ) -> io.NodeOutput:
         strengths = strength_model, strength_clip
         how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
-        model, clip, report = apply_adapter(model, clip, read_adapter(lokr_name, chosen(expert)), *strengths, how)
-        return io.NodeOutput(model, clip, tell(cls, [report]), ui=shown([report], [Source(lokr_name)]))
+        adapter = read_adapter(lokr_name, chosen(expert))
+        model, clip, report = apply_adapter(model, clip, adapter, *strengths, how)
+        words = words_output([adapter], skip_words)
+        told = shown([report], [Source(lokr_name, strengths=strengths)])
+        return io.NodeOutput(model, clip, tell(cls, [report]), words, ui=told)
 
 
 class LoKrLoaderModelOnly(FileNode):
@@ -92,16 +99,21 @@ class LoKrLoaderModelOnly(FileNode):
                 BLOCKS,
                 SCHEDULE,
                 expert_input(),
+                skipped_words_input(),
             ],
-            outputs=[io.Model.Output("model"), REPORT],
+            outputs=[io.Model.Output("model"), REPORT, WORDS],
             hidden=[io.Hidden.unique_id],
+            **CACHED_REPORT,
         )
 
     @classmethod
     def execute(
-        cls, model, lokr_name, strength_model, mode=AUTO, blocks=None, schedule=None, expert=AUTO
+        cls, model, lokr_name, strength_model, mode=AUTO, blocks=None, schedule=None, expert=AUTO, skip_words=""
     ) -> io.NodeOutput:
         strengths = strength_model, 0.0
         how = _how(cls, lokr_name, strengths, mode, blocks, schedule)
-        model, _, report = apply_adapter(model, None, read_adapter(lokr_name, chosen(expert)), *strengths, how)
-        return io.NodeOutput(model, tell(cls, [report]), ui=shown([report], [Source(lokr_name)]))
+        adapter = read_adapter(lokr_name, chosen(expert))
+        model, _, report = apply_adapter(model, None, adapter, *strengths, how)
+        words = words_output([adapter], skip_words)
+        told = shown([report], [Source(lokr_name, strengths=(strength_model,))])
+        return io.NodeOutput(model, tell(cls, [report]), words, ui=told)

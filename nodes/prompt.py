@@ -12,7 +12,8 @@ from .files import adapter_called, fingerprint
 from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input
 from .last_run import changed_since_last_run
 from .mode import AUTO, How
-from .shown import Source, node_id, shown, tell
+from .shown import CACHED_REPORT, Source, node_id, shown, tell
+from .words import WORDS, skipped_words_input, words_output
 
 
 class LoKrPromptLoader(io.ComfyNode):
@@ -39,14 +40,17 @@ class LoKrPromptLoader(io.ComfyNode):
                 mode_input(),
                 BLOCKS,
                 SCHEDULE,
+                skipped_words_input(),
             ],
             outputs=[
                 io.Model.Output("model"),
                 io.Clip.Output("clip"),
                 io.String.Output("prompt", display_name="prompt", tooltip="The prompt without its tags."),
                 REPORT,
+                WORDS,
             ],
             hidden=[io.Hidden.unique_id],
+            **CACHED_REPORT,
         )
 
     @classmethod
@@ -63,18 +67,22 @@ class LoKrPromptLoader(io.ComfyNode):
         return tuple(fingerprint(_file(tag)) for tag in read_tags(prompt or "")[1])
 
     @classmethod
-    def execute(cls, model, prompt, clip=None, mode=AUTO, blocks=None, schedule=None) -> io.NodeOutput:
+    def execute(cls, model, prompt, clip=None, mode=AUTO, blocks=None, schedule=None, skip_words="") -> io.NodeOutput:
         cleaned, tags = read_tags(prompt)
         files = [_file(tag) for tag in tags]
         uses = [(file, (tag.unet, tag.te, blocks)) for file, tag in zip(files, tags, strict=True)]
-        reports = []
-        for file, tag, changed in zip(files, tags, changed_since_last_run(node_id(cls), uses), strict=True):
+        reports, adapters = [], [read_adapter(file, tag.expert) for file, tag in zip(files, tags, strict=True)]
+        for adapter, tag, changed in zip(adapters, tags, changed_since_last_run(node_id(cls), uses), strict=True):
             how = How(mode, changed, blocks, schedule)
-            model, clip, report = apply_adapter(model, clip, read_adapter(file, tag.expert), tag.unet, tag.te, how)
+            model, clip, report = apply_adapter(model, clip, adapter, tag.unet, tag.te, how)
             reports.append(report)
-        sources = [Source(file, f"{tag.text}: {file}") for file, tag in zip(files, tags, strict=True)]
+        sources = [
+            Source(file, f"{tag.text}: {file}", strengths=(tag.unet, tag.te))
+            for file, tag in zip(files, tags, strict=True)
+        ]
         text = tell(cls, reports, sources) or "the prompt has no <lokr:…> tag"
-        return io.NodeOutput(model, clip, cleaned, text, ui=shown(reports, sources))
+        words = words_output(adapters, skip_words)
+        return io.NodeOutput(model, clip, cleaned, text, words, ui=shown(reports, sources))
 
 
 def _file(tag) -> str:

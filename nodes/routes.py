@@ -1,137 +1,125 @@
 """Routes under /lokr/ on ComfyUI's server, for the pages in web/: which adapters there are, and what is in one.
 
-    GET /lokr/adapters                    {"adapters": [{"name", "kind", "base_model", "size", "mtime", "has_preview",
-                                           "fingerprint"}]}
-    GET /lokr/info?name=NAME              what the file holds: metadata, blocks, heat map, factors, layout of the blocks
-    GET /lokr/preview?name=NAME           the picture beside the file
-    GET /lokr/blocks?architecture=TITLE   the blocks of an architecture, and the presets for them
+    GET  /lokr/adapters                   {"adapters": [{"name", "kind", "base_model", "size", "mtime", "has_preview",
+                                           "fingerprint", …}], "reading", "position"}: see ``Listing.answer``
+    GET  /lokr/adapters?since=POSITION    the same of those that were read since an answer of that position
+    GET  /lokr/info?name=NAME             what the file holds: metadata, blocks, heat map, factors, layout of the blocks
+    GET  /lokr/hash?name=NAME             {"sha256", "autov2"} of the file's bytes
+    GET  /lokr/preview?name=NAME          the picture beside the file
+    POST /lokr/preview?name=NAME          copies a picture of ComfyUI's to there: see ``keep_preview``
+    POST /lokr/find?name=FILE&size=BYTES  {"name"} of the file with that name, size and header, which is the body
+    GET  /lokr/model?folder=F&name=NAME   {"base_models"} in a checkpoint or diffusion model
+    GET  /lokr/blocks?architecture=TITLE  the blocks of an architecture, and the presets for them
 
 NAME is one that the nodes offer, and nothing else is opened: no path is ever made of what a request says. Nothing is
-written. Reading is done off the event loop, two files at a time. An error is JSON: {"error", "expected", "found",
-"hint"}, with its status.
+written but a preview. Reading is done off the event loop, two files at a time. An error is JSON: {"error", "expected",
+"found", "hint"}, with its status.
 """
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import json
-import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cache, lru_cache
 
+import folder_paths
 from aiohttp import web
 from server import PromptServer
 
-from ..lokr_core.errors import LoKrError
+from ..lokr_core.checkpoints import Checkpoint
 from ..lokr_core.formats import load_adapter
-from ..lokr_core.inspection import inspect_adapter, outline
+from ..lokr_core.inspection import base_model_spelled, inspect_adapter, outline, read_sidecars
+from ..lokr_core.matching import Target
 from ..lokr_core.strengths import BLOCK_LAYOUTS, block_layout_of
-from .files import adapter_names, adapter_path, fingerprint, preview_path, version
-
-LOG = logging.getLogger("lokr")
+from .answers import Refused, handler, named
+from .files import adapter_names, adapter_path, version
+from .listing import Listing, database_path
+from .pictures import keep_preview, preview
 
 MOST_BYTES = 8 << 30  # of a file that is read whole for its energies
-MOST_PICTURE = 32 << 20
+MOST_HEADER = 32 << 20
 MOST_METADATA = 200_000  # characters of one entry that go to the page
-
-_reading = ThreadPoolExecutor(max_workers=2, thread_name_prefix="lokr-routes")
-
-
-class Refused(Exception):
-    """A request that is answered with ``status`` and an error."""
-
-    def __init__(self, status: int, error: str, **details: str):
-        super().__init__(error)
-        self.status = status
-        self.body = {"error": error, **details}
 
 
 def register(server: PromptServer) -> None:
     """Add the routes to ComfyUI's server, before it starts."""
-    for path, answer in (("adapters", _adapters), ("info", _info), ("preview", _preview), ("blocks", _blocks)):
-        server.routes.get(f"/lokr/{path}")(_handler(answer))
+    answers = {"adapters": _adapters, "info": _info, "hash": _hash, "preview": preview, "model": _model}
+    for path, answer in {**answers, "blocks": _blocks}.items():
+        server.routes.get(f"/lokr/{path}")(handler(answer))
+    server.routes.post("/lokr/preview")(handler(keep_preview, most=10_000))
+    server.routes.post("/lokr/find")(handler(_find, most=MOST_HEADER))
 
 
-def _handler(answer: Callable[[web.Request], web.StreamResponse | dict]):
-    async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(_reading, answer, request)
-        except Refused as refused:
-            return web.json_response(refused.body, status=refused.status)
-        except LoKrError as error:
-            return web.json_response(_public(error), status=422)
-        except OSError as error:
-            return web.json_response({"error": f"The file cannot be read: {error.strerror}"}, status=422)
-        except Exception:
-            LOG.exception("a request to %s failed", request.path)
-            return web.json_response({"error": "This went wrong; ComfyUI's log has the details"}, status=500)
-        return found if isinstance(found, web.StreamResponse) else web.json_response(found)
-
-    return handle
+def _adapters(request: web.Request, _body: bytes) -> dict:
+    since = request.query.get("since")
+    if since is not None and not since.isdecimal():
+        raise Refused(400, "since is a position of an earlier answer", expected="a whole number")
+    return _listing().answer(None if since is None else int(since[:12]))
 
 
-def _public(error: LoKrError) -> dict:
-    """The fields of an error that show neither the file's path nor its contents."""
-    fields = {"error": error.problem, "module": error.module, "expected": error.expected, "hint": error.hint}
-    return {key: str(text) for key, text in fields.items() if text is not None}
+@cache
+def _listing() -> Listing:
+    return Listing(database_path())
 
 
-def _named(request: web.Request) -> tuple[str, str]:
-    """(name, path) of the file that a request names. Raises Refused unless the nodes offer it."""
-    name = request.query.get("name", "")
-    if not name:
-        raise Refused(400, "Which file? Say ?name=", expected="a name from /lokr/adapters")
-    if name not in adapter_names():
-        raise Refused(404, "There is no such adapter file", expected="a name from /lokr/adapters", hint="press R")
-    path = adapter_path(name)
-    # ComfyUI follows links, so that models may lie on other disks; a link may lead to any other file too.
-    if not os.path.realpath(path).lower().endswith(".safetensors"):
-        raise Refused(422, "This is a link to a file that is not a .safetensors")
-    return name, path
-
-
-def _adapters(request: web.Request) -> dict:
-    return {"adapters": [entry for name in adapter_names() if (entry := _entry(name))]}
-
-
-def _entry(name: str) -> dict | None:
-    try:
-        path, mtime_ns, size = version(name)
-        key = fingerprint(name)
-    except (LoKrError, OSError):  # deleted since it was listed
-        return None
-    kind, base_model = _brief(path, mtime_ns, size)
-    return {
-        "name": name,
-        "kind": kind,
-        "base_model": base_model,
-        "size": size,
-        "mtime": mtime_ns / 1e9,
-        "has_preview": preview_path(path) is not None,
-        "fingerprint": key,
-    }
-
-
-@lru_cache(maxsize=4096)
-def _brief(path: str, mtime_ns: int, size: int) -> tuple[str, str]:
-    try:
-        found = outline(path)
-    except (LoKrError, OSError):
-        return "unreadable", ""
-    return found.kind, found.base_model
-
-
-def _info(request: web.Request) -> dict:
-    name, _ = _named(request)
+def _info(request: web.Request, _body: bytes) -> dict:
+    name, _ = named(request)
     path, mtime_ns, size = version(name)
     if size > MOST_BYTES:
         raise Refused(413, "The file is too large to be read for this", expected=f"{MOST_BYTES:,} bytes at most")
     described = _described(path, mtime_ns, size)
+    beside = {"size": size, "mtime": mtime_ns / 1e9, "sidecar": asdict(read_sidecars(path))}
     # JSON has no infinity, which the norm of a broken file may be.
-    return json.loads(json.dumps({"name": name, **described}), parse_constant=lambda _: None)
+    return json.loads(json.dumps({"name": name, **described, **beside}), parse_constant=lambda _: None)
+
+
+def _hash(request: web.Request, _body: bytes) -> dict:
+    name, _ = named(request)
+    digest = _sha256(*version(name))
+    return {"sha256": digest, "autov2": digest[:10]}
+
+
+@lru_cache(maxsize=1000)
+def _sha256(path: str, mtime_ns: int, size: int) -> str:
+    with open(path, "rb") as file:
+        found = hashlib.sha256()
+        while part := file.read(1 << 24):
+            found.update(part)
+    return found.hexdigest()
+
+
+def _find(request: web.Request, body: bytes) -> dict:
+    """The adapter file with the name, the size and the header of a file that a person has at hand."""
+    wanted, size = request.query.get("name", ""), request.query.get("size", "")
+    for name in adapter_names():
+        if name.replace("\\", "/").rpartition("/")[2] == wanted and size == str(version(name)[2]):
+            with open(adapter_path(name), "rb") as file:
+                if body and file.read(len(body)) == body:
+                    return {"name": name}
+    raise Refused(404, "No folder for adapters has this file", expected="the same name, size and header")
+
+
+MODELS = ("checkpoints", "diffusion_models")  # ComfyUI's folders with models for adapters
+
+
+def _model(request: web.Request, _body: bytes) -> dict:
+    folder, name = request.query.get("folder", ""), request.query.get("name", "")
+    if folder not in MODELS or name not in folder_paths.get_filename_list(folder):
+        raise Refused(404, "There is no such model", expected="a name that a loader of ComfyUI offers")
+    path = folder_paths.get_full_path(folder, name)
+    status = os.stat(path)
+    return {"base_models": _bases_of(path, status.st_mtime_ns, status.st_size)}
+
+
+@lru_cache(maxsize=200)
+def _bases_of(path: str, mtime_ns: int, size: int) -> list[str]:
+    """The titles of a model's architectures, by the names and shapes in its header."""
+    if not path.lower().endswith(".safetensors"):
+        return []
+    (part,) = Checkpoint.of(path).parts
+    return Target.of(part.header.tensors, path).architectures
 
 
 @lru_cache(maxsize=32)
@@ -139,8 +127,8 @@ def _described(path: str, mtime_ns: int, size: int) -> dict:
     header = outline(path)
     described = {
         "kind": header.kind,
-        "base_model": header.base_model,
-        "base_model_text": header.base_model_text,
+        "base_model": base_model_spelled(header.base_model),
+        "guessed": header.guessed,
         "producer": header.producer,
         "title": header.title,
         "metadata": {key: text[:MOST_METADATA] for key, text in header.metadata.items()},
@@ -180,31 +168,7 @@ def _described(path: str, mtime_ns: int, size: int) -> dict:
     }
 
 
-def _preview(request: web.Request) -> web.StreamResponse:
-    name, path = _named(request)
-    picture = preview_path(path)
-    if picture is None:
-        raise Refused(404, "There is no picture beside this file", expected="a .png, .jpg or .webp of the same name")
-    if os.path.getsize(picture) > MOST_PICTURE:
-        raise Refused(413, "The picture is too large", expected=f"{MOST_PICTURE:,} bytes at most")
-    with open(picture, "rb") as file:
-        data = file.read(MOST_PICTURE)
-    kind = _picture_kind(data)
-    if kind is None:
-        raise Refused(422, "This is not an image, despite its name", expected="PNG, JPEG, WebP or GIF")
-    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-    return web.Response(body=data, content_type=kind, headers=headers)
-
-
-def _picture_kind(data: bytes) -> str | None:
-    """The content type by the first bytes, since a name may lie. Returns None if they are not an image's."""
-    marks = ((b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for mark, kind in marks if data.startswith(mark)), None)
-
-
-def _blocks(request: web.Request) -> dict:
+def _blocks(request: web.Request, _body: bytes) -> dict:
     title = request.query.get("architecture", "")
     if title and title not in BLOCK_LAYOUTS:
         raise Refused(404, "There is no layout for this architecture", expected=", ".join(BLOCK_LAYOUTS))

@@ -17,7 +17,7 @@ from ..lokr_core.matching import Report
 from .files import fingerprint
 
 MOST_GROUPS = 40  # of a report, since a workflow keeps them
-# So that ComfyUI sends the report of a node that it has cached too, to a page that does not know it; newer ones alone can.
+# A newer ComfyUI then sends the report of a cached node too, to a page that does not know it.
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 CACHED_REPORT = {"has_intermediate_output": True} if "has_intermediate_output" in _FIELDS else {}
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..lokr_core.errors import LoKrError
 from .adapters import read_adapter
 from .apply import apply_adapter
-from .files import fingerprint
+from .files import adapter_path, fingerprint
 from .inputs import (
     BLOCKS,
     CATEGORY,
@@ -26,7 +26,8 @@ from .inputs import (
 )
 from .last_run import changed_since_last_run
 from .mode import AUTO, How
-from .shown import Source, node_id, shown, tell
+from .shown import CACHED_REPORT, Source, node_id, shown, tell
+from .words import SKIPPED_WORDS, WORDS, words_output
 
 ROWS = 12
 NONE, ADD = "none", "add"
@@ -66,7 +67,7 @@ def _rows(inputs: dict) -> Iterator[Row]:
     number = 1
     while isinstance(inputs, dict) and f"lokr_{number}" in inputs:
         names = ("on", "lokr", "strength_model", "strength_clip")
-        yield Row(number, *(inputs[f"{name}_{number}"] for name in names))
+        yield Row(number, *(inputs.get(f"{name}_{number}") for name in names))
         number += 1
         inputs = inputs.get(f"row_{number}")
 
@@ -80,15 +81,20 @@ class LoKrStack(io.ComfyNode):
             category=CATEGORY,
             description="Loads any number of LoKr (LyCORIS) adapters, each with a switch and strengths of its own.",
             search_aliases=["lokr", "lycoris", "lokr stack", "lora stack", "multi lora"],
-            inputs=[MODEL, clip_input(), mode_input(), BLOCKS, SCHEDULE, *_row(1), _EXPERT],
-            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), REPORT],
+            inputs=[MODEL, clip_input(), mode_input(), BLOCKS, SCHEDULE, *_row(1), _EXPERT, SKIPPED_WORDS],
+            outputs=[io.Model.Output("model"), io.Clip.Output("clip"), REPORT, WORDS],
             hidden=[io.Hidden.unique_id],
+            **CACHED_REPORT,
         )
 
-    # Without this ComfyUI refuses a missing file in a row that is off, and numbers beyond the sliders' ends; both are
-    # left to ``execute``.
+    # Without this ComfyUI refuses a missing file in a row that is off, and numbers beyond the sliders' ends. What is
+    # returned would be repeated for each of the inputs; what is raised is one error.
     @classmethod
     def validate_inputs(cls, **inputs: object) -> bool:
+        """Raises LoKrFileError if the file of a row that is on is missing."""
+        for row in _rows(inputs):
+            if row.on and row.file is not None:  # None: it comes by a connection, and is not known yet
+                _in_row(row, adapter_path, row.file)
         return True
 
     @classmethod
@@ -96,7 +102,9 @@ class LoKrStack(io.ComfyNode):
         return tuple(_fingerprint(row) for row in _rows(inputs))
 
     @classmethod
-    def execute(cls, model, clip=None, mode=AUTO, blocks=None, schedule=None, expert=AUTO, **inputs) -> io.NodeOutput:
+    def execute(
+        cls, model, clip=None, mode=AUTO, blocks=None, schedule=None, expert=AUTO, skip_words="", **inputs
+    ) -> io.NodeOutput:
         rows = [row for row in _rows(inputs) if row.on]
         adapters = [_in_row(row, read_adapter, row.file, chosen(expert)) for row in rows]
         uses = [(row.file, (row.strength_model, row.strength_clip, blocks)) for row in rows]
@@ -107,9 +115,12 @@ class LoKrStack(io.ComfyNode):
             model, clip, report = _in_row(row, apply_adapter, model, clip, adapter, *strengths, how)
             report.notes += _repeated(row, rows)
             reports.append(report)
-        sources = [Source(row.file, f"row {row.number}: {row.file}", row.number) for row in rows]
+        sources = [
+            Source(row.file, f"row {row.number}: {row.file}", row.number, (row.strength_model, row.strength_clip))
+            for row in rows
+        ]
         text = tell(cls, reports, sources) or "no row is on"
-        return io.NodeOutput(model, clip, text, ui=shown(reports, sources))
+        return io.NodeOutput(model, clip, text, words_output(adapters, skip_words), ui=shown(reports, sources))
 
 
 def _repeated(row: Row, rows: list[Row]) -> list[str]:

@@ -1,8 +1,9 @@
 // The badge of a node: green, amber or red after a run, with reasons; before it the kind of its file.
 
 import { adapterFile } from "./api.js";
-import { openDialog } from "./dialog.js";
 import { button, h } from "./dom.js";
+import { showReport, SIGNS } from "./report.js";
+import { t, told } from "./texts.js";
 
 /**
  * @typedef {{reason: string, count: number, examples?: string[]}} Reason
@@ -18,12 +19,12 @@ import { button, h } from "./dom.js";
  * @property {string} [title] what introduces it, where a node has several
  * @property {number | null} [row] of a stack
  * @property {string} [fingerprint] of the file that was applied
- * @property {string[]} [notes]
+ * @property {number[]} [strengths] on the model and, where it acts, the clip
+ * @property {string[]} [notes] what was assumed, and why it is in its mode
+ * @property {{count: number, name: string, kind: string, status: string}[]} [groups] names without block numbers
  */
 
 /** @typedef {"none" | "file" | "past" | "ok" | "warn" | "error"} Level */
-
-const SIGNS = { none: "", file: "", past: "", ok: "✓", warn: "!", error: "✕" };
 
 /**
  * One line for all reports: the worst level, the sums of their counts, their modes.
@@ -35,9 +36,12 @@ export function summaryOf(reports) {
     const sum = (/** @type {"applied" | "found" | "total"} */ key) => reports.reduce((all, one) => all + one[key], 0);
     const [applied, found, total] = [sum("applied"), sum("found"), sum("total")];
     const modes = [...new Set(reports.map((report) => report.mode).filter(Boolean))].join(" and ");
-    const part = found < total ? `${found}/${total} · ${total - found} not found` : `${applied}/${total} applied`;
-    const idle = found > 0 && applied === 0 && "strength 0";
-    const files = reports.length > 1 && `${reports.length} files`;
+    const missing = total - found;
+    const part = missing
+        ? t("{found}/{total} · {missing} not found", { found, total, missing })
+        : t("{applied}/{total} applied", { applied, total });
+    const idle = found > 0 && applied === 0 && t("strength 0");
+    const files = reports.length > 1 && t("{count} files", { count: reports.length });
     return { level, text: [part, files, idle || modes].filter(Boolean).join(" · ") };
 }
 
@@ -56,7 +60,9 @@ export class Badge {
         this.element.removeAttribute("aria-label");
         this.element.append(this.text);
         this.element.setAttribute("data-key", "badge");
-        this.show("none", "not run yet");
+        /** What a click does while there is nothing to explain. @type {(() => void) | null} */
+        this.instead = null;
+        this.show("none", t("not run yet"));
     }
 
     /** @param {Level} level @param {string} text */
@@ -64,8 +70,9 @@ export class Badge {
         this.element.dataset.level = level;
         this.sign.textContent = SIGNS[level];
         this.text.textContent = text;
-        this.element.title = level === "warn" || level === "error" ? `${text}\nclick for the reasons` : text;
-        this.element.disabled = level === "none" || level === "file";
+        const reasons = level === "warn" || level === "error";
+        this.element.title = reasons ? `${text}\n${t("click for the reasons")}` : text;
+        this.element.disabled = level === "file" || (level === "none" && !this.instead);
     }
 
     /** Before a run: show the file's kind and base model, from its header. @param {string} name */
@@ -73,11 +80,12 @@ export class Badge {
         this.file = name;
         this.reports = [];
         this.error = "";
-        this.show("none", "not run yet");
+        this.show("none", name || !this.instead ? t("not run yet") : t("choose a file"));
         try {
             const file = await adapterFile(name);
             const untouched = this.file === name && !this.reports.length && !this.error;
-            if (file && untouched) this.show("file", [file.kind, file.base_model].filter(Boolean).join(" · ") || name);
+            const about = [file?.kind, file?.base_model].filter(Boolean).map((text) => told(String(text)));
+            if (file && untouched) this.show("file", about.join(" · ") || name);
         } catch {
             // A server without the routes: the badge stays empty until a run.
         }
@@ -89,7 +97,7 @@ export class Badge {
         this.reports = reports;
         const { level, text } = summaryOf(reports);
         if (present) this.show(level, text);
-        else this.show("past", `last run: ${text}`);
+        else this.show("past", t("last run: {text}", { text }));
     }
 
     /** @param {string} message @param {string} signature */
@@ -97,32 +105,11 @@ export class Badge {
         this.reports = [];
         this.error = message;
         this.failed = signature;
-        this.show("error", message.split("\n")[0]);
+        this.show("error", told(message.split("\n")[0]));
     }
 
     explain() {
-        const content = this.error ? h("pre.lokr-error", {}, this.error) : h("div", {}, ...this.reports.map(explained));
-        openDialog({ kind: "report", title: "What the last run applied", content });
+        if (this.error || this.reports.length) showReport(this.error, this.reports);
+        else this.instead?.();
     }
-}
-
-/** @param {Report} report */
-function explained(report) {
-    const rows = report.reasons.map(({ reason, count, examples = [] }) =>
-        h(
-            "tr",
-            {},
-            h("td.lokr-number", {}, String(count)),
-            h("td", {}, reason),
-            h("td", {}, ...examples.flatMap((example) => [h("code", {}, example), h("br")])),
-        ),
-    );
-    const head = h("tr", {}, ...["modules", "reason", "for example"].map((text) => h("th", { scope: "col" }, text)));
-    return h(
-        "section",
-        {},
-        h("h3", {}, report.title || report.file || ""),
-        h("p.lokr-level", { "data-level": report.level }, `${SIGNS[report.level]} ${report.summary}`),
-        rows.length > 0 && h("table.lokr-table", {}, h("thead", {}, head), h("tbody", {}, ...rows)),
-    );
 }

@@ -7,6 +7,7 @@ import { button, copyText, h, redraw } from "./dom.js";
 import { app, asOneChange, nodesAfter, setValue, widgetOf } from "./host.js";
 import { offeredBy } from "./chooser.js";
 import { LIMIT, slider } from "./slider.js";
+import { t, told } from "./texts.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -37,8 +38,8 @@ class BlocksEditor {
         this.layout = null;
         /** @type {Map<string, number>} energy of the file's blocks, as a share of the largest */
         this.shares = new Map();
-        this.architecture = h("select", { "aria-label": "Architecture", onchange: () => this.load() });
-        this.preset = h("select", { "aria-label": "Preset", onchange: () => this.choosePreset() });
+        this.architecture = h("select", { "aria-label": t("Architecture"), onchange: () => this.load() });
+        this.preset = h("select", { "aria-label": t("Preset"), onchange: () => this.choosePreset() });
         this.blocks = h("div.lokr-blocks");
         this.status = h("span.lokr-said", { role: "status" });
         this.problems = h("p.lokr-problems", { id: "lokr-block-problems", role: "status" });
@@ -46,7 +47,7 @@ class BlocksEditor {
             rows: 4,
             "aria-describedby": "lokr-block-problems",
             spellcheck: false,
-            "aria-label": "Strengths as text",
+            "aria-label": t("Strengths as text"),
             oninput: () => this.setText(this.text.value),
         });
         const content = h(
@@ -55,24 +56,24 @@ class BlocksEditor {
             h(
                 "p.lokr-tools",
                 {},
-                h("label", {}, "blocks of ", this.architecture),
-                h("label", {}, "preset ", this.preset),
+                h("label", {}, t("blocks of"), " ", this.architecture),
+                h("label", {}, t("preset"), " ", this.preset),
             ),
             this.blocks,
-            h("label.lokr-text", {}, "as text", this.text),
+            h("label.lokr-text", {}, t("as text"), this.text),
             this.problems,
             h(
                 "p.lokr-tools",
                 {},
-                button("Copy the text", "copy", () => this.copy()),
-                button("Paste a text from the clipboard", "paste", () => this.paste()),
-                button("Set all blocks to 1", "reset", () => this.choosePreset("none")),
+                button(t("Copy the text"), t("copy"), () => this.copy()),
+                button(t("Paste a text from the clipboard"), t("paste"), () => this.paste()),
+                button(t("Set all blocks to 1"), t("reset"), () => this.choosePreset("none")),
                 this.status,
             ),
         );
         const dialog = openDialog({
             kind: "blocks",
-            title: "Strength per block",
+            title: t("Strength per block"),
             content,
             onClose: () => this.closed(),
         });
@@ -177,15 +178,21 @@ class BlocksEditor {
         const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
         const one = group.blocks.length === 1;
         const sliders = group.blocks.map((block, index) => {
-            const element = this.slider(block, `strength of ${block}`, block, values[index], [block]);
+            const element = this.slider(block, t("strength of {block}", { block }), block, values[index], [block]);
             element.style.setProperty("--share", `${100 * (this.shares.get(block) ?? 0)}%`);
             return element;
         });
-        const all = this.slider(`all-${group.name}`, `strength of all ${group.name}`, "all", mean, group.blocks);
+        const all = this.slider(
+            `all-${group.name}`,
+            t("strength of all {group}", { group: group.name }),
+            t("all"),
+            mean,
+            group.blocks,
+        );
         return h(
             "section",
-            { "data-group": group.name, role: "group", "aria-label": group.label },
-            h("h3", {}, group.label),
+            { "data-group": group.name, role: "group", "aria-label": told(group.label) },
+            h("h3", {}, told(group.label)),
             !one && all,
             h("div.lokr-group", {}, ...sliders),
         );
@@ -235,7 +242,7 @@ class BlocksEditor {
     async copy() {
         const whole = [this.presetText(), this.value("strengths")].filter(Boolean).join("\n");
         await copyText(whole);
-        this.status.textContent = whole ? "copied" : "nothing to copy: all blocks are at 1";
+        this.status.textContent = whole ? t("copied") : t("nothing to copy: all blocks are at 1");
     }
 
     async paste() {
@@ -243,10 +250,10 @@ class BlocksEditor {
             const text = await navigator.clipboard.readText();
             this.put({ preset: "none", strengths: text });
             this.refresh();
-            this.status.textContent = "pasted";
+            this.status.textContent = t("pasted");
         } catch {
             this.text.focus();
-            this.status.textContent = "this browser blocks reading the clipboard: paste into the text instead";
+            this.status.textContent = t("this browser blocks reading the clipboard: paste into the text instead");
         }
     }
 }

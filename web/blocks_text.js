@@ -1,6 +1,8 @@
 // Strengths of blocks as text, the twin of lokr_core/strengths/_blocks.py (tests/browser/test_blocks.py compares both):
 // the last entry that matches a block counts, the default is 1. Patterns of layer names (with *) are kept unchanged.
 
+import { t } from "./texts.js";
+
 /**
  * @typedef {import("./api.js").BlockLayout} BlockLayout
  * @typedef {{name: string, strength: number, raw: string}} Entry `strength` is NaN if the entry is malformed
@@ -26,19 +28,24 @@ export function entriesOf(text) {
  */
 export function problemsOf(layout, text) {
     return entriesOf(text).flatMap(({ name, strength, raw }) => {
-        if (!Number.isFinite(strength)) return [`${raw}: expected name:number, for example IN:0.5`];
+        if (!Number.isFinite(strength)) return [t("{text}: expected name:number, for example IN:0.5", { text: raw })];
         if (!layout?.groups.length || /[.*]/.test(name) || name.toUpperCase() === OTHER || blocksNamed(name, layout)) {
             return [];
         }
+        const values = { name, model: layout.architecture ?? "", known: known(layout) };
         return [
-            `${name}: unknown block${layout.architecture ? ` of ${layout.architecture}` : ""}; known: ${known(layout)}`,
+            layout.architecture
+                ? t("{name}: unknown block of {model}; known: {known}", values)
+                : t("{name}: unknown block; known: {known}", values),
         ];
     });
 }
 
 /** @param {BlockLayout} layout */
 function known({ groups }) {
-    const names = groups.map(({ name, blocks }) => (blocks.length > 1 ? `${blocks[0]} to ${blocks.at(-1)}` : name));
+    const names = groups.map(({ name, blocks }) =>
+        blocks.length > 1 ? t("{first} to {last}", { first: blocks[0], last: blocks.at(-1) ?? "" }) : name,
+    );
     return [...names.filter((name) => name !== OTHER), OTHER, ALL].join(", ");
 }
 

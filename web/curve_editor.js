@@ -4,6 +4,7 @@ import { factorAt, pointsOf, snapped, textOf } from "./curve.js";
 import { HEIGHT, Scale, axes, line, message, outside } from "./curve_picture.js";
 import { button, h, redraw, svg } from "./dom.js";
 import { after, asOneChange, beginChange, onChange, setValue, widgetOf } from "./host.js";
+import { t } from "./texts.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -19,7 +20,7 @@ export class CurveEditor {
         this.picture = svg("svg.lokr-curve", {
             height: HEIGHT,
             role: "group",
-            "aria-label": "Strength over sampling. Points: arrow keys move, Delete removes, Enter adds one after.",
+            "aria-label": t("Strength over sampling. Points: arrow keys move, Delete removes, Enter adds one after."),
             onpointerdown: (/** @type {PointerEvent} */ event) => this.pressed(event),
             ondblclick: (/** @type {MouseEvent} */ event) => event.stopPropagation(),
         });
@@ -27,17 +28,17 @@ export class CurveEditor {
             type: "number",
             min: 0,
             max: 1000,
-            title: "Points snap to this many steps; 0 turns it off",
-            "aria-label": "Snap to steps, 0 for none",
+            title: t("Points snap to this many steps; 0 turns it off"),
+            "aria-label": t("Snap to steps, 0 for none"),
             onchange: () => this.snapTo(Number(this.steps.value)),
         });
         this.steps.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => event.stopPropagation());
         const bar = h(
             "div.lokr-bar",
             {},
-            button("Add a point", "+ point", () => this.add()),
-            button("A straight line at 1", "reset", () => this.write([], 0)),
-            h("label", {}, "snap to steps ", this.steps),
+            button(t("Add a point"), t("+ point"), () => this.add()),
+            button(t("A straight line at 1"), t("reset"), () => this.write([], 0)),
+            h("label", {}, t("snap to steps"), " ", this.steps),
         );
         this.element = h("div", {}, this.picture, bar);
         this.width = 300;
@@ -103,7 +104,7 @@ export class CurveEditor {
         if (document.activeElement !== this.steps) this.steps.value = String(this.snap);
         picture.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
         if (!points) {
-            redraw(picture, [message("These keyframes are not a curve: see the text above.")]);
+            redraw(picture, [message(t("These keyframes are not a curve: see the text above."))]);
             return;
         }
         const scale = this.scale(points);
@@ -124,7 +125,7 @@ export class CurveEditor {
                 r: 6,
                 tabindex: 0,
                 role: "slider",
-                "aria-label": `Point ${index + 1}`,
+                "aria-label": t("Point {number}", { number: index + 1 }),
                 "aria-valuenow": factor,
                 "aria-valuetext": label,
                 "data-key": `point-${index}`,

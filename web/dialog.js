@@ -1,6 +1,7 @@
 // A dialog over the page: the browser's <dialog>, which traps the focus and closes on Escape.
 
 import { button, h } from "./dom.js";
+import { t } from "./texts.js";
 
 /**
  * Show `content` in a dialog; a new one of the same `kind` replaces the old.
@@ -16,7 +17,7 @@ export function openDialog({ kind, title, content, onClose }) {
     const element = h(
         "dialog.lokr-dialog",
         { "data-kind": kind, "aria-labelledby": heading.id },
-        h("header", {}, heading, button("Close", "✕", close)),
+        h("header", {}, heading, button(t("Close"), "✕", close)),
         h("div.lokr-dialog-body", {}, content),
     );
     // Keep keys from ComfyUI's shortcuts on the graph behind; only undo, a capturing listener, still works.

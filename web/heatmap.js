@@ -1,6 +1,7 @@
 // The heat map of a file: one colour per block and kind of layer.
 
 import { h } from "./dom.js";
+import { t } from "./texts.js";
 
 /**
  * A table whose cells are coloured by their share of the largest value.
@@ -12,7 +13,7 @@ export function heatTable({ rows, columns, values, relative }) {
     const head = h(
         "tr",
         {},
-        h("th", { scope: "col" }, "block"),
+        h("th", { scope: "col" }, t("block")),
         ...columns.map((column) => h("th", { scope: "col" }, column)),
     );
     const body = rows.map((row, y) =>
@@ -26,7 +27,7 @@ export function heatTable({ rows, columns, values, relative }) {
 
     /** @param {number | null} value @param {string} where */
     function cell(value, where) {
-        if (value === null) return h("td.lokr-heat-none", { "aria-label": `${where}: none` });
+        if (value === null) return h("td.lokr-heat-none", { "aria-label": t("{where}: none", { where }) });
         const share = largest ? value / largest : 0;
         const element = h("td.lokr-heat-cell", { title: `${where}: ${measure} = ${value}` }, short(value));
         element.style.setProperty("--share", `${(100 * share).toFixed(1)}%`);
@@ -36,7 +37,14 @@ export function heatTable({ rows, columns, values, relative }) {
     return h(
         "table.lokr-heat",
         {},
-        h("caption", {}, `${measure} per block and kind of layer; the fullest colour is ${short(largest)}`),
+        h(
+            "caption",
+            {},
+            t("{measure} per block and kind of layer; the fullest colour is {largest}", {
+                measure,
+                largest: short(largest),
+            }),
+        ),
         h("thead", {}, head),
         h("tbody", {}, ...body),
     );

@@ -12,8 +12,31 @@ import { app, nodeOfExecution } from "./host.js";
 
 const PROPERTY = "lokr_last_run";
 
-/** @type {Map<string, Run>} */
-const runs = new Map();
+const KEPT = "lokr.runs";
+const MOST_KEPT = 40;
+
+/** @type {Map<string, Run>} kept by the browser's tab: the page's own copy of a workflow may miss the last run */
+const runs = new Map(keptRuns());
+
+/** @returns {[string, Run][]} */
+function keptRuns() {
+    try {
+        return JSON.parse(sessionStorage.getItem(KEPT) ?? "[]");
+    } catch {
+        return [];
+    }
+}
+
+/** @param {string} key @param {Run} run */
+function remember(key, run) {
+    runs.delete(key);
+    runs.set(key, run);
+    try {
+        sessionStorage.setItem(KEPT, JSON.stringify([...runs].slice(-MOST_KEPT)));
+    } catch {
+        // No room: the page remembers it until it is closed.
+    }
+}
 
 /** @param {Node} node */
 function keyOf(node) {
@@ -67,8 +90,8 @@ export function keepRun(id, queued, reports) {
     const known = queued?.get(id) ?? (node && { key: keyOf(node), signature: signatureOf(node) });
     if (!known) return null;
     const run = { signature: known.signature, reports };
-    runs.set(known.key, run);
-    runs.set(exactKey(id, known.signature), run);
+    remember(known.key, run);
+    remember(exactKey(id, known.signature), run);
     if (!node || keyOf(node) !== known.key) return null;
     node.properties[PROPERTY] = /** @type {any} */ (run);
     putIntoState(node, run);

@@ -3,10 +3,15 @@
 import { chooseFile, offeredBy } from "./chooser.js";
 import { button, h, redraw } from "./dom.js";
 import { resize } from "./face.js";
+import { connectedModel } from "./connected_model.js";
 import { after, beginChange, hideWidgets, isLinked, onChange, setValue, whenDrawn } from "./host.js";
 import { showInfo } from "./info.js";
+import { peekAt } from "./preview.js";
+import { rowHandle } from "./row_handle.js";
 import { canAdd, isRowWidget, moved, readRows, repeated, rowWidget, writeRows } from "./rows_model.js";
 import { LIMIT, slider } from "./slider.js";
+import { beginWithOne, isOne, ONE, oneButton, PLAIN } from "./strengths.js";
+import { t, told } from "./texts.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -14,13 +19,11 @@ import { LIMIT, slider } from "./slider.js";
  * @typedef {import("./rows_model.js").Row} Row
  */
 
-export const PLAIN = "lokr_plain_widgets";
-
 export class Rows {
     /** @param {Node} node */
     constructor(node) {
         this.node = node;
-        this.list = h("div.lokr-rows", { role: "list", "aria-label": "Adapters, first to last" });
+        this.list = h("div.lokr-rows", { role: "list", "aria-label": t("Adapters, first to last") });
         this.bar = h("div.lokr-bar");
         this.status = h("span.lokr-hidden", { role: "status" });
         this.told = h("p.lokr-told", { role: "status", hidden: true, "data-key": "told" });
@@ -30,8 +33,13 @@ export class Rows {
         /** @type {WeakSet<Widget>} */
         this.heard = new WeakSet();
         this.busy = false;
+        const first = rowWidget(node, "lokr", 1);
+        if (first) first.value = ""; // a new node has no file; a loaded one gets its own after this
+        beginWithOne(node);
         /** Set by the face that holds the rows. */
         this.fit = () => {};
+        /** Called after the rows were drawn. */
+        this.onDrawn = () => {};
         after(node, "onConfigure", (saved) => {
             this.draw();
             this.fit();
@@ -67,9 +75,14 @@ export class Rows {
             key,
         );
         this.showMarks();
-        this.told.textContent = repeated(rows).join("\n");
+        this.told.textContent = repeated(rows)
+            .map(({ file, numbers }) =>
+                t("{file} is in rows {rows}: its strengths add up", { file, rows: numbers.join(` ${t("and")} `) }),
+            )
+            .join("\n");
         this.told.hidden = !this.told.textContent;
         redraw(this.bar, this.buttons(rows), key);
+        this.onDrawn();
     }
 
     /** Colour the rows of a run. @param {import("./badge.js").Report[]} reports */
@@ -91,7 +104,7 @@ export class Rows {
         [...this.list.children].forEach((element, index) => {
             const { level = "", text = "" } = this.marks.get(index + 1) ?? {};
             element.dataset.level = level;
-            element.title = level === "ok" ? "" : text;
+            element.title = level === "ok" ? "" : told(text);
         });
     }
 
@@ -123,120 +136,96 @@ export class Rows {
     /** @param {Row} row @param {number} index @param {number} count */
     row(row, index, count) {
         const number = index + 1;
-        const name = `row ${number}, ${row.lokr}`;
+        const name = t("row {number}, {file}", { number, file: row.lokr });
         const toggle = h("button.lokr-toggle", {
             type: "button",
             role: "switch",
-            title: row.on ? "Switch this row off" : "Switch this row on",
+            title: row.on ? t("Switch this row off") : t("Switch this row on"),
             "aria-checked": String(row.on),
             "aria-label": name,
             "data-key": `on-${number}`,
             onclick: () => this.set("on", number, !row.on),
         });
-        const file = button(`${row.lokr}: choose another file for row ${number}`, row.lokr || "choose a file", () => {
-            this.choose(number);
-        });
+        const label = t("{file}: choose another file for row {number}", { file: row.lokr, number });
+        const file = button(label, row.lokr || t("choose a file"), () => this.choose(number));
+        peekAt(file, () => row.lokr);
         file.classList.add("lokr-file-button");
         file.dataset.key = `file-${number}`;
-        const remove = button(`Remove ${name}`, "✕", () => this.remove(index), { "data-key": `remove-${number}` });
+        const remove = button(t("Remove {row}", { row: name }), "✕", () => this.remove(index), {
+            "data-key": `remove-${number}`,
+        });
         remove.disabled = count === 1;
         const element = h(
             "div.lokr-row",
             { role: "listitem" },
-            this.handle(index, count, name),
+            rowHandle({
+                name,
+                index,
+                list: this.list,
+                move: (to) => this.move(index, to),
+                back: () => this.draw(),
+            }),
             toggle,
             file,
-            this.strength("strength_model", number, row, "model"),
-            this.strength("strength_clip", number, row, "clip"),
-            button(`Info on ${row.lokr}`, "i", () => showInfo(row.lokr), { "data-key": `info-${number}` }),
+            ...this.strengths(number, row),
+            button(t("Info on {file}", { file: row.lokr }), "i", () => showInfo(row.lokr), {
+                "data-key": `info-${number}`,
+            }),
             remove,
         );
         element.classList.toggle("lokr-off", !row.on);
         return element;
     }
 
-    /** @param {"strength_model" | "strength_clip"} field @param {number} number @param {Row} row @param {string} text */
-    strength(field, number, row, text) {
-        const widget = /** @type {Widget} */ (rowWidget(this.node, field, number));
-        const { min = -LIMIT, max = LIMIT } = /** @type {any} */ (widget.options);
+    /** The sliders of a row: one for both parts, or one for each. @param {number} number @param {Row} row */
+    strengths(number, row) {
+        const fields = /** @type {const} */ (["strength_model", "strength_clip"]);
+        const widgets = fields.map((field) => /** @type {Widget} */ (rowWidget(this.node, field, number)));
+        const linked = widgets.some((widget) => isLinked(this.node, widget));
+        if (!linked && isOne(this.node, row.strength_model, row.strength_clip)) {
+            return [this.strength(t("strength"), number, row, widgets, fields[0])];
+        }
+        const [model, clip] = widgets;
+        return [
+            this.strength(t("model"), number, row, [model], fields[0]),
+            this.strength(t("clip"), number, row, [clip], fields[1]),
+        ];
+    }
+
+    /**
+     * @param {string} text @param {number} number @param {Row} row @param {Widget[]} widgets
+     * @param {"strength_model" | "strength_clip"} field
+     */
+    strength(text, number, row, widgets, field) {
+        const { min = -LIMIT, max = LIMIT } = /** @type {any} */ (widgets[0].options);
         return slider({
-            label: `${text} strength of row ${number}, ${row.lokr}`,
+            label: t("{part} of row {number}, {file}", { part: text, number, file: row.lokr }),
             text,
             key: `${field}-${number}`,
             value: Number(row[field]),
             min,
             max,
             step: 0.01,
-            disabled: isLinked(this.node, widget),
+            disabled: isLinked(this.node, widgets[0]),
             onInput: (value) => {
                 this.busy = true;
-                setValue(this.node, widget, value);
+                for (const widget of widgets) setValue(this.node, widget, value);
                 this.busy = false;
             },
         });
     }
 
-    /** The handle that moves a row. @param {number} index @param {number} count @param {string} name */
-    handle(index, count, name) {
-        const element = button(`Move ${name}: drag, or arrow up and down`, "⠿", () => {}, {
-            "data-key": `handle-${index + 1}`,
-        });
-        element.classList.add("lokr-handle");
-        element.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-            const to = index + (event.key === "ArrowUp" ? -1 : event.key === "ArrowDown" ? 1 : NaN);
-            if (Number.isNaN(to)) return;
-            event.preventDefault();
-            event.stopPropagation();
-            if (to >= 0 && to < count) this.move(index, to);
-        });
-        element.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => {
-            if (event.button === 0) this.drag(event, element, index);
-        });
-        return element;
-    }
-
-    /** @param {PointerEvent} event @param {HTMLElement} handle @param {number} from */
-    drag(event, handle, from) {
-        event.preventDefault();
-        event.stopPropagation();
-        handle.focus({ preventScroll: true });
-        handle.setPointerCapture(event.pointerId);
-        const rows = /** @type {HTMLElement[]} */ ([...this.list.children]);
-        const end = beginChange();
-        let to = from;
-        rows[from].classList.add("lokr-dragged");
-        const move = (/** @type {PointerEvent} */ moved) => {
-            const others = rows.filter((_, index) => index !== from);
-            to = others.filter((row) => middle(row) < moved.clientY).length;
-            others.forEach((row, index) => {
-                row.classList.toggle("lokr-drop-before", index === to);
-                row.classList.toggle("lokr-drop-after", to === others.length && index === to - 1);
-            });
-        };
-        const stop = (/** @type {PointerEvent} */ stopped) => {
-            handle.removeEventListener("pointermove", move);
-            handle.removeEventListener("pointerup", stop);
-            handle.removeEventListener("pointercancel", stop);
-            if (stopped.type === "pointerup" && to !== from) this.move(from, to);
-            else this.draw();
-            end();
-        };
-        handle.addEventListener("pointermove", move);
-        handle.addEventListener("pointerup", stop);
-        handle.addEventListener("pointercancel", stop);
-    }
-
     /** @param {number} from @param {number} to */
     move(from, to) {
         this.write(moved(readRows(this.node), from, to), `handle-${to + 1}`);
-        this.status.textContent = `moved to row ${to + 1}`;
+        this.status.textContent = t("moved to row {number}", { number: to + 1 });
     }
 
     /** @param {number} index */
     remove(index) {
         const rows = readRows(this.node).filter((_, other) => other !== index);
         this.write(rows, rows.length === 1 ? "handle-1" : `remove-${Math.min(index + 1, rows.length)}`);
-        this.status.textContent = `row ${index + 1} removed`;
+        this.status.textContent = t("row {number} removed", { number: index + 1 });
     }
 
     /** @param {import("./rows_model.js").Field} field @param {number} number @param {any} value */
@@ -245,12 +234,23 @@ export class Rows {
         if (widget) this.change(() => setValue(this.node, widget, value));
     }
 
+    /** @param {boolean} one */
+    setOne(one) {
+        const rows = readRows(this.node);
+        const same = one ? rows.map((row) => ({ ...row, strength_clip: row.strength_model })) : rows;
+        this.change(() => {
+            this.node.setProperty(ONE, one);
+            writeRows(this.node, same);
+        }, "one");
+    }
+
     /** @param {number} number */
     choose(number) {
         const widget = /** @type {Widget} */ (rowWidget(this.node, "lokr", number));
         chooseFile({
             current: String(widget.value),
             offered: offeredBy(widget),
+            fitting: connectedModel(this.node),
             onChoose: (name) => this.set("lokr", number, name),
         });
     }
@@ -261,6 +261,7 @@ export class Rows {
         chooseFile({
             current: "",
             offered: offeredBy(rowWidget(this.node, "lokr", last)),
+            fitting: connectedModel(this.node),
             onChoose: (lokr) => {
                 const row = { on: true, lokr, strength_model: 1, strength_clip: 1 };
                 this.write([...readRows(this.node), row], `file-${last + 1}`);
@@ -271,25 +272,20 @@ export class Rows {
     /** @param {Row[]} rows */
     buttons(rows) {
         const any = rows.some((row) => row.on);
-        const all = any ? "all off" : "all on";
-        const add = button("Add a row", "+ add", () => this.add(), { "data-key": "add" });
+        const all = any ? t("all off") : t("all on");
+        const add = button(t("Add a row"), t("+ add"), () => this.add(), { "data-key": "add" });
         add.disabled = !canAdd(this.node);
         return [
             add,
             button(
-                any ? "Switch all rows off" : "Switch all rows on",
+                any ? t("Switch all rows off") : t("Switch all rows on"),
                 all,
                 () => {
                     this.write(rows.map((row) => ({ ...row, on: !any })));
                 },
                 { "data-key": "all" },
             ),
+            oneButton(Boolean(this.node.properties?.[ONE]), (one) => this.setOne(one)),
         ];
     }
-}
-
-/** @param {HTMLElement} element */
-function middle(element) {
-    const { top, height } = element.getBoundingClientRect();
-    return top + height / 2;
 }

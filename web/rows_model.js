@@ -65,12 +65,10 @@ export function moved(rows, from, to) {
     return [...others.slice(0, to), rows[from], ...others.slice(to)];
 }
 
-/** A line for each file that several rows apply. @param {Row[]} rows */
+/** Each file that several rows apply, with their numbers. @param {Row[]} rows */
 export function repeated(rows) {
     /** @type {Map<string, number[]>} */
     const numbers = new Map();
-    rows.forEach(({ on, lokr }, index) => on && numbers.set(lokr, [...(numbers.get(lokr) ?? []), index + 1]));
-    return [...numbers]
-        .filter(([, all]) => all.length > 1)
-        .map(([file, all]) => `${file} is in rows ${all.join(" and ")}: its strengths add up`);
+    rows.forEach(({ on, lokr }, index) => on && lokr && numbers.set(lokr, [...(numbers.get(lokr) ?? []), index + 1]));
+    return [...numbers].filter(([, all]) => all.length > 1).map(([file, all]) => ({ file, numbers: all }));
 }

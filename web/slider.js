@@ -2,6 +2,7 @@
 
 import { beginChange } from "./host.js";
 import { h } from "./dom.js";
+import { t } from "./texts.js";
 
 /**
  * @typedef {object} SliderOptions
@@ -38,7 +39,7 @@ export function slider(options) {
         {
             role: "slider",
             tabIndex: options.disabled ? -1 : 0,
-            title: `${options.label}\ndrag, arrow keys, or Enter to type`,
+            title: `${options.label}\n${t("drag, arrow keys, or Enter to type; Shift for fine steps")}`,
             "aria-label": options.label,
             "aria-valuemin": min,
             "aria-valuemax": max,
@@ -63,25 +64,33 @@ export function slider(options) {
         fill.style.left = `${100 * from}%`;
         fill.style.width = `${100 * (to - from)}%`;
         fill.classList.toggle("lokr-negative", value < 0);
-        number.textContent = value.toFixed(digits);
+        number.textContent = shown();
         element.setAttribute("aria-valuenow", String(value));
-        element.setAttribute("aria-valuetext", value.toFixed(digits));
+        element.setAttribute("aria-valuetext", shown());
     }
 
-    /** @param {number} next */
-    function change(next) {
+    /** The number with the step's digits, or its own if it has more. */
+    function shown() {
+        const own = String(Number(value.toFixed(4)));
+        const fixed = value.toFixed(digits);
+        return own.length > fixed.length ? own : fixed;
+    }
+
+    /** @param {number} next @param {boolean} [free] whether it may lie beyond the ends and between the steps */
+    function change(next, free = false) {
         const rounded = Number((Math.round(next / step) * step).toFixed(6));
-        const bounded = Math.min(max, Math.max(min, rounded));
+        // A typed number may lie beyond the ends; from there one can only go back.
+        const bounded = free ? next : Math.min(Math.max(max, value), Math.max(Math.min(min, value), rounded));
         if (bounded === value || options.disabled) return;
         value = bounded;
         draw();
         options.onInput(value);
     }
 
-    /** @param {number} next */
-    function changeOnce(next) {
+    /** @param {number} next @param {boolean} [free] */
+    function changeOnce(next, free = false) {
         const end = beginChange();
-        change(next);
+        change(next, free);
         end();
     }
 
@@ -95,7 +104,7 @@ export function slider(options) {
             const typed = Number(field.value.trim().replace(",", "."));
             field.remove();
             if (refocus) element.focus({ preventScroll: true });
-            if (keep && field.value.trim() && Number.isFinite(typed)) changeOnce(typed);
+            if (keep && field.value.trim() && Number.isFinite(typed)) changeOnce(typed, true);
         };
         field.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
             event.stopPropagation();
@@ -143,7 +152,7 @@ export function slider(options) {
         let [x, at] = [event.clientX, value];
         const move = (/** @type {PointerEvent} */ moved) => {
             at += ((moved.clientX - x) / zoom) * step * (moved.shiftKey ? 0.2 : 1);
-            at = Math.min(max, Math.max(min, at));
+            at = Math.min(Math.max(max, value), Math.max(Math.min(min, value), at));
             x = moved.clientX;
             change(at);
         };

@@ -136,7 +136,7 @@ class Report:
                     hint="choose the one that the model is: expert=high for the first steps, expert=low for the last",
                 )
             raise LoKrMatchError(
-                f"None of the {len(refused)} modules of this adapter belongs to this model{self._whose()}",
+                f"{self._whose()}None of the {len(refused)} modules of this adapter belongs to this model",
                 file=self.adapter.path,
                 expected=f"modules such as {refused[0].module}",
                 found=": ".join(part for part in (refused[0].reason, refused[0].detail) if part),
@@ -144,7 +144,7 @@ class Report:
             )
 
     def _whose(self) -> str:
-        """For which base model the file looks, and which model this is, to end a sentence."""
+        """For which base model the file looks, and which model this is, to begin a message; "" if neither is known."""
         names, shapes = self.adapter.names, {module: weights.shape for module, weights in self.adapter.items()}
         base = base_model_of(names, shapes, self.adapter.metadata)
         if not base.title and not self.architectures:
@@ -152,7 +152,8 @@ class Report:
         looks = "this looks like an adapter for" if base.guessed else "its metadata name the base model"
         file = f"{looks} {base.title}" if base.title else "the file does not tell its base model"
         model = f"the model is {' with '.join(self.architectures)}" if self.architectures else "the model is unknown"
-        return f": {file}; {model}" + (" of another size or version" if base.title in self.architectures else "")
+        other = " of another size or version" if base.title in self.architectures else ""
+        return f"Wrong base model: {file}; {model}{other}. "
 
     def groups(self, coarse: bool = False) -> list[tuple[int, str, Outcome]]:
         """Entries that differ in their block numbers alone, together: (how many, their common name, one of them).

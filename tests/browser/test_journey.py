@@ -102,26 +102,10 @@ def test_from_search_to_image_and_back(canvas, front_server):
 
 
 def move_slider(front, node: int, name: str) -> None:
-    """Drag a loader's slider to the left, as the front end draws it."""
-    if front.vue:
-        row = front.page.locator(f"[data-node-id='{node}'] [data-testid=node-widget]").filter(has_text=name)
-        thumb = row.get_by_role("slider")
-        box = thumb.bounding_box()
-        middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        front.drag(middle, (middle[0] - 20, middle[1]))
-        return
-    x, y, width = front.page.evaluate(
-        """([id, name]) => {
-            const node = app.graph.getNodeById(id);
-            const widget = node.widgets.find(widget => widget.name === name);
-            const {scale, offset} = app.canvas.ds;
-            const box = app.canvas.canvas.getBoundingClientRect();
-            return [(node.pos[0] + offset[0]) * scale + box.left,
-                (node.pos[1] + widget.y + 10 + offset[1]) * scale + box.top, node.size[0] * scale];
-        }""",
-        [node, name],
-    )
-    front.drag((x + width * 0.7, y), (x + width * 0.6, y))
+    """Drag a loader's slider to the left."""
+    box = front.face(node, name).bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    front.drag(middle, (middle[0] - 20, middle[1]))
 
 
 def test_a_partial_match_is_amber_with_its_reasons(front):

@@ -76,7 +76,7 @@ def test_without_the_routes_a_file_is_chosen_by_its_name(browser, front_server):
     with opened(browser, front_server.url) as front:
         front.page.route("**/lokr/**", lambda route: route.fulfill(status=404, body="not found"))
         node = front.add("LoKrLoader")
-        assert front.badge(node) == ("none", "not run yet")
+        assert front.badge(node) == ("none", "choose a file")
         front.face(node, "choose").click()
         front.page.keyboard.type("people")
         front.page.keyboard.press("Enter")
