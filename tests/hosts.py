@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -116,16 +117,20 @@ class Server:
 
 @dataclass(frozen=True)
 class A1111:
-    """A checkout of AUTOMATIC1111's web UI (or of Forge), the interpreter that runs it, and a checkpoint's folder."""
+    """A checkout of AUTOMATIC1111's web UI (or of a relative), the interpreter that runs it, and a checkpoint's folder.
+
+    cpu: the arguments that keep it on the CPU, in fp32
+    """
 
     path: Path
     python: Path
     checkpoints: Path
+    cpu: tuple[str, ...]
 
     @contextmanager
-    def serve(self, base: Path, *arguments: str, page: bool = False) -> Iterator[WebServer]:
+    def serve(self, base: Path, *arguments: str, page: bool = False, login: str = "") -> Iterator[WebServer]:
         """A real server on 127.0.0.1 with ``base`` as its data directory, stopped after the block; ``page``: with the
-        page, not the API alone.
+        page, not the API alone; ``login``: see ``WebServer``.
 
         This project lies in its ``extensions``; models/LoKr, models/Lora and models/LyCORIS are there for adapters.
         """
@@ -137,24 +142,28 @@ class A1111:
         port = free_port()
         command = [self.python, "launch.py", "--api", "--port", str(port), "--server-name", "127.0.0.1"]
         command += ["--data-dir", base, "--lora-dir", base / "models" / "Lora", "--ckpt-dir", self.checkpoints]
-        command += ["--use-cpu", "all", "--no-half", "--disable-console-progressbars", "--no-download-sd-model"]
+        command += [*self.cpu, "--disable-console-progressbars"]
         command += [f"--skip-{what}" for what in ("torch-cuda-test", "prepare-environment", "install")]
         command += ["--skip-python-version-check", *arguments] + ([] if page else ["--nowebui"])
         environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
         log = base / "server.log"
         with started(command, self.path, environment, log) as process:
-            server = WebServer(f"http://127.0.0.1:{port}", base, log)
+            server = WebServer(f"http://127.0.0.1:{port}", base, log, login)
             server.wait_until_up(process)
             yield server
 
 
 @dataclass(frozen=True)
 class WebServer:
-    """A running A1111 or Forge, called over its API."""
+    """A running web UI, called over its API.
+
+    login: the user and password that it asks programs for, "user:password"
+    """
 
     url: str
     base: Path
     log: Path
+    login: str = ""
 
     def wait_until_up(self, process: subprocess.Popen) -> None:
         for _ in range(1500):
@@ -169,37 +178,56 @@ class WebServer:
             time.sleep(0.2)
         raise AssertionError(f"It is not up after five minutes:\n{self.log.read_text()[-6000:]}")
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"} if self.login else {}
+
     def get(self, path: str, **query: str):
         url = self.url + path + ("?" + urllib.parse.urlencode(query) if query else "")
-        with urllib.request.urlopen(url, timeout=300) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=self._headers), timeout=300) as answer:
             return json.loads(answer.read())
 
     def post(self, path: str, data: dict):
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self._headers}
         request = urllib.request.Request(self.url + path, json.dumps(data).encode(), headers)
         with urllib.request.urlopen(request, timeout=600) as answer:
             return json.loads(answer.read())
 
 
+_CPU = ("--use-cpu", "all", "--no-half", "--no-download-sd-model")
+
+
 def find_a1111() -> A1111 | None:
     """A1111_PATH and A1111_PYTHON; or the web UI whose extensions this is; or ~/a1111/webui. With a checkpoint."""
-    return _find_web_ui("A1111", [PROJECT.parent.parent, Path.home() / "a1111" / "webui"])
+    return _find_web_ui("A1111", "modules/extra_networks.py", _CPU, lacks="modules_forge")
 
 
 def find_forge() -> A1111 | None:
-    """As ``find_a1111``: FORGE_PATH and FORGE_PYTHON; or ~/forge/webui."""
-    found = _find_web_ui("FORGE", [PROJECT.parent.parent, Path.home() / "forge" / "webui"])
-    return found if found and (found.path / "modules_forge").is_dir() else None
+    """As ``find_a1111``: FORGE_PATH and FORGE_PYTHON; or ~/forge/webui. With a checkpoint."""
+    return _find_web_ui("FORGE", "packages_3rdparty", (*_CPU, "--always-cpu", "--all-in-fp32"))
 
 
-def _find_web_ui(name: str, places: list[Path]) -> A1111 | None:
-    places = [os.environ.get(f"{name}_PATH"), *places]
-    for path in (Path(place) for place in places if place):
+def find_forge_neo() -> A1111 | None:
+    """As ``find_forge``: FORGE_NEO_PATH and FORGE_NEO_PYTHON; or ~/forge-neo/webui. Without a checkpoint too."""
+    return _find_web_ui("FORGE_NEO", "modules_forge/packages/comfy", ("--cpu", "--force-fp32"), checkpoint=False)
+
+
+def find_reforge() -> A1111 | None:
+    """As ``find_forge_neo``: REFORGE_PATH and REFORGE_PYTHON; or ~/reforge/webui."""
+    return _find_web_ui("REFORGE", "ldm_patched", (*_CPU, "--always-cpu", "--all-in-fp32"), checkpoint=False)
+
+
+def _find_web_ui(name: str, has: str, cpu: tuple[str, ...], lacks: str = "", checkpoint: bool = True) -> A1111 | None:
+    """The first place of the web UI that ``has`` the one and ``lacks`` the other, with a checkpoint in it."""
+    home = Path.home() / name.lower().replace("_", "-") / "webui"
+    for path in (Path(place) for place in (os.environ.get(f"{name}_PATH"), PROJECT.parent.parent, home) if place):
         checkpoints = path / "models" / "Stable-diffusion"
-        if (path / "modules" / "extra_networks.py").is_file() and any(checkpoints.glob("*.safetensors")):
+        if not (path / has).exists() or (lacks and (path / lacks).exists()):
+            continue
+        if not checkpoint or any(checkpoints.glob("*.safetensors")):
             pythons = [os.environ.get(f"{name}_PYTHON"), path / "venv/bin/python", path.parent / "venv/bin/python"]
             python = next((Path(p) for p in pythons if p and Path(p).exists()), None)
-            return A1111(path, python, checkpoints) if python else None
+            return A1111(path, python, checkpoints, cpu) if python else None
     return None
 
 

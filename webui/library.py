@@ -28,6 +28,11 @@ def entries() -> list[Entry]:
     return refresh().lokr
 
 
+def broken() -> list[Entry]:
+    """The files that cannot be read, of those that ``entries`` has seen."""
+    return (_listing or refresh()).broken
+
+
 def find(name: str) -> Entry:
     """The adapter that a prompt calls ``name``: a file's name, an alias or ``name(hash)``, in any case if that is
     unambiguous. A LoKr comes before any other file. Raises UnknownName.
@@ -61,6 +66,7 @@ def folders() -> list[Path]:
         getattr(arguments, "lokr_dir", None) or models / "LoKr",
         *settings.further_folders(),
         getattr(arguments, "lora_dir", None) or models / "Lora",
+        *(getattr(arguments, "lora_dirs", None) or []),  # Forge Neo's further ones
         getattr(arguments, "lyco_dir_backcompat", None) or models / "LyCORIS",
     ]
     return list(dict.fromkeys(Path(folder).expanduser().absolute() for folder in named))
@@ -92,8 +98,8 @@ def _scan(folders: Iterable[Path]) -> Iterator[Entry]:
                 version = _version(path)
             except OSError:
                 continue  # removed while the folder was read
-            outline, name = _outline(path, version), stem_of(path)
-            yield Entry(name, path, output_name(outline) or name, outline, version)
+            (outline, problem), name = _outline(path, version), stem_of(path)
+            yield Entry(name, path, output_name(outline) or name, outline, version, problem)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -121,21 +127,21 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=20_000)
-def _outline(path: Path, version: tuple[int, int]) -> Outline | None:
-    """The file's outline at that version, from the host's cache on disk if known. Returns None for a broken file."""
+def _outline(path: Path, version: tuple[int, int]) -> tuple[Outline | None, str]:
+    """The file's outline at that version, from the host's cache on disk if known; or (None, why it cannot be read)."""
     known = cache.cache("lokr-outlines")
     title = f"{path} {version}"
     try:
-        return Outline(**known[title])
+        return Outline(**known[title]), ""
     except (KeyError, TypeError):  # TypeError: written by another version of this extension
         pass
     try:
         found = outline(path)
     except LoKrError as error:
         _say_once(str(error))
-        return None
+        return None, "; ".join(part for part in (error.problem, error.found and f"found: {error.found}") if part)
     known[title] = asdict(found)
-    return found
+    return found, ""
 
 
 @lru_cache(maxsize=1000)

@@ -31,6 +31,7 @@ class Entry:
     alias: what its metadata calls it (``ss_output_name``) if that means this file alone, else ``name``
     outline: what its header says, None if it cannot be read
     version: (modification time in ns, size in bytes), which tells it from another file that takes its place
+    problem: why its header cannot be read, "" if it can
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     alias: str
     outline: Outline | None
     version: tuple[int, int]
+    problem: str = ""
 
     @property
     def is_lokr(self) -> bool:
@@ -114,6 +116,8 @@ class Listing:
         files = list(files)
         self.lokr = _named([entry for entry in files if entry.is_lokr])
         self.others = [entry for entry in files if not entry.is_lokr]
+        names = {entry.name for entry in self.lokr}
+        self.broken = [entry for entry in self.others if entry.problem and entry.name not in names]
         self._by_name = [_index(self.lokr), _index(self.others)]
 
     def find(self, name: str) -> Entry:

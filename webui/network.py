@@ -132,7 +132,8 @@ class LoKrNetwork:
     # To the user.
 
     def _say_incomplete(self, use: Use, report: Report) -> None:
-        self._tell(f"LoKr {use.request.tag.text}: {'; '.join([report.headline, *report.notes])}")
+        why = [f"{why.count} × {why.reason}, such as {why.examples[0]}" for why in report.reasons(1)]
+        self._tell(f"LoKr {use.request.tag.text}: {'; '.join([report.headline, *report.notes, *why])}")
 
     def _say_failed(self, use: Use, error: Exception) -> None:
         """In the ``except`` that caught ``error``. The picture is made all the same."""

@@ -17,8 +17,11 @@ from lokr_core.errors import LoKrError
 from lokr_core.inspection import frequent_tags
 from lokr_core.strengths import SLIDER_LIMIT
 
-from . import library, network, settings
+from . import library, network, presets, settings
 from .listing import Entry
+
+# Marks the card of a broken file, see style.css; the host puts search terms into a card as they are.
+_BROKEN = "<i class='lokr-broken'></i>"
 
 
 def register() -> None:
@@ -26,7 +29,7 @@ def register() -> None:
 
 
 class LoKrPage(ui_extra_networks.ExtraNetworksPage):
-    """Cards of the LoKr files. An item's name is ``Entry.name``, which is one file's only."""
+    """Cards of the LoKr files, then of the broken ones. An item's name is ``Entry.name``, which is one file's only."""
 
     def __init__(self):
         super().__init__("LoKr")
@@ -35,9 +38,12 @@ class LoKrPage(ui_extra_networks.ExtraNetworksPage):
         library.refresh()
 
     def list_items(self) -> Iterator[dict]:
-        for index, entry in enumerate(library.entries()):
+        for index, entry in enumerate([*library.entries(), *library.broken()]):
             try:
-                yield self._item(entry, index)
+                item = self._item(entry, index)
+                base_model = entry.outline.base_model if entry.outline else ""
+                if not presets.hides(base_model, item["user_metadata"].get("sd version", "")):
+                    yield item
             except Exception as error:  # what lies beside a file is anyone's text, and must not take the tab away
                 errors.display(error, f"making the LoKr card of {entry.path}")
 
@@ -60,12 +66,12 @@ class LoKrPage(ui_extra_networks.ExtraNetworksPage):
         return style + super().create_html(tabname, empty=empty)
 
     def _item(self, entry: Entry, index: int | None) -> dict:
-        path, metadata = str(entry.path.with_suffix("")), entry.outline.metadata
+        path, metadata = str(entry.path.with_suffix("")), entry.outline.metadata if entry.outline else {}
         item = {
             "name": entry.name,
             "filename": str(entry.path),
             "shorthash": entry.known_hash[:12],
-            "preview": self.find_preview(path) or self._embedded_preview(path, entry),
+            "preview": self.find_preview(path) or self._embedded_preview(path, entry, metadata),
             "description": self.find_description(path),
             "search_terms": [html.escape(term) for term in self._search_terms(entry)],
             "local_preview": f"{path}.{shared.opts.samples_format}",
@@ -76,16 +82,21 @@ class LoKrPage(ui_extra_networks.ExtraNetworksPage):
         user = item["user_metadata"]
         weight = _preferred_weight(user)
         strength = quote_js(f"{weight:g}") if weight else "opts.extra_networks_default_multiplier"
-        words = " " + user["activation text"] if user.get("activation text") else ""
+        words = user.get("activation text", "") if user else ", ".join(_words(entry))
+        words = f" {words}" if words else ""
         item["prompt"] = f"{quote_js(f'<lokr:{entry.tag_name}:')} + {strength} + {quote_js('>' + words)}"
         negative = f"({user['negative text']}:1)" if user.get("negative text") else ""
         item["negative_prompt"] = quote_js(negative)
+        if entry.problem:
+            item["description"] = f"This file cannot be read. {entry.problem}"
+            item["search_terms"].append(_BROKEN)
+            item["onclick"] = html.escape("this.querySelector('.edit-button').click();")  # a tag of it would do nothing
         return item
 
-    def _embedded_preview(self, path: str, entry: Entry) -> str | None:
+    def _embedded_preview(self, path: str, entry: Entry, metadata: Mapping) -> str | None:
         """A picture in the file's metadata. Returns None if there is none, or its entry is not a list of pictures."""
         try:
-            return self.find_embedded_preview(path, quote(entry.name), entry.outline.metadata)
+            return self.find_embedded_preview(path, quote(entry.name), metadata)
         except (ValueError, TypeError):
             return None
 
@@ -93,7 +104,7 @@ class LoKrPage(ui_extra_networks.ExtraNetworksPage):
         """What the tab's search finds a card by: the path below the model folder too, which its folder buttons use."""
         outline = entry.outline
         terms = [self.search_terms_from_path(str(entry.path)), entry.alias, entry.known_hash, entry.title]
-        terms += [outline.base_model, outline.producer, *outline.trigger_words]
+        terms += [outline.base_model, outline.producer, *outline.trigger_words] if outline else ["broken"]
         return [term for term in dict.fromkeys(terms) if term]
 
 
@@ -127,7 +138,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         values = super().put_values_into_components(name)
         user, metadata = self.get_user_metadata(name), self.page.items[name].get("metadata") or {}
         entry = _entry(name)
-        words = [(word, "trigger") for word in entry.outline.trigger_words] if entry else []
+        words = [(word, "trigger") for word in _words(entry)]
         known = {word for word, _ in words}
         words += [(tag, str(n)) for tag, n in frequent_tags(metadata, most=24).items() if tag not in known]
         return [
@@ -143,7 +154,7 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
         """The host's rows, and what the file's metadata say."""
         rows = super().get_metadata_table(name)
         entry = _entry(name)
-        if entry is None:
+        if entry is None or entry.outline is None:
             return rows
         trained = ", ".join(f"{key} {value}" for key, value in entry.outline.trained_with.items())
         details = [
@@ -172,7 +183,12 @@ class LoKrEditor(ui_extra_networks_user_metadata.UserMetadataEditor):
 
 def _entry(name: str) -> Entry | None:
     """The file of a card. Returns None if it is gone."""
-    return next((entry for entry in library.entries() if entry.name == name), None)
+    return next((entry for entry in [*library.entries(), *library.broken()] if entry.name == name), None)
+
+
+def _words(entry: Entry | None) -> list[str]:
+    """The trigger words that the file itself names."""
+    return entry.outline.trigger_words if entry and entry.outline else []
 
 
 def _preferred_weight(user: Mapping) -> float:

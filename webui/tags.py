@@ -9,6 +9,7 @@ from lokr_core.errors import LoKrValueError
 from lokr_core.strengths import BlockStrengths, Schedule, Tag, tag_of
 
 LIVE, MERGE = "live", "merge"
+_OPTIONS = ("blocks", "start", "end", "mode")  # besides those of every tag
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def request_of(items: Sequence[str], default_mode: str = LIVE) -> Request:
     """
     text = f"<lokr:{':'.join(map(str, items))}>"
     options, strengths = _options([str(item) for item in items], text)
-    tag = tag_of(strengths, text)
+    tag = tag_of(strengths, text, _OPTIONS)
     try:
         blocks = BlockStrengths.parse(options.get("blocks", ""))
         window = {key: _number(options[key], key) for key in ("start", "end") if key in options}
@@ -64,7 +65,7 @@ def _options(items: list[str], text: str) -> tuple[dict[str, str], list[str]]:
     for item in items[1:]:
         key, sign, value = (part.strip() for part in item.partition("="))
         key = key.lower()
-        if not sign or key not in ("blocks", "start", "end", "mode"):
+        if not sign or key not in _OPTIONS:
             rest.append(item)
         elif key in options:
             raise LoKrValueError(f"A tag has {key}= twice", found=text)

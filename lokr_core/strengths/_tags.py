@@ -47,11 +47,12 @@ def read_tags(prompt: str) -> tuple[str, list[Tag]]:
     return cleaned.strip(), tags
 
 
-def tag_of(pieces: Iterable[str], text: str) -> Tag:
+def tag_of(pieces: Iterable[str], text: str, others: Iterable[str] = ()) -> Tag:
     """The tag with these pieces, its text split at the colons.
 
     pieces: the name, then strengths
     text: the whole tag, for errors
+    others: the options that the caller has taken out of the pieces, for errors
 
     Raises LoKrValueError with ``text`` if the name is missing or a strength is malformed.
 
@@ -72,7 +73,7 @@ def tag_of(pieces: Iterable[str], text: str) -> Tag:
         elif option in _OPTIONS:
             named[_OPTIONS[option]] = _number(value, text)
         else:
-            known = ", ".join((*_OPTIONS, _EXPERT))
+            known = ", ".join((*_OPTIONS, _EXPERT, *others))
             raise LoKrValueError(f"Unknown option of a tag: {key!r}", expected=known, found=text)
     if len(numbers) > 2:
         raise LoKrValueError("A tag has at most two strengths", expected="<lokr:name:te:unet>", found=text)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from lokr_core.cli import main as lokr_command
-from tests.hosts import A1111, WebServer, find_forge
+from tests.hosts import A1111, WebServer, find_forge, find_forge_neo, find_reforge
 from tests.webui.adapters import FORGE_SD15, SD15, Layers, lokr, lora, peft, save
 
 HERE = Path(__file__).parent
@@ -74,6 +74,7 @@ class SmallHost:
     """A host and a small SD1.5 for it, with layers that adapters can be made for.
 
     hires: what a request for hires fix says
+    fp8: the arguments with which the UNet lies in fp8
     """
 
     web_ui: A1111
@@ -81,6 +82,7 @@ class SmallHost:
     layers: Mapping[str, Layers]
     arguments: tuple[str, ...]
     hires: Mapping[str, object]
+    fp8: tuple[str, ...] = ()
 
     @property
     def modules(self) -> int:
@@ -105,14 +107,24 @@ class SmallHost:
             yield Painter(server)
 
     @contextmanager
-    def serve(self, base: Path, *arguments: str, page: bool = False, **settings) -> Iterator[WebServer]:
-        """A server that starts now; ``settings`` are those of its page."""
+    def guarded(self, base: Path, api: str, page: str) -> Iterator[WebServer]:
+        """A server with its page and the probe, which asks programs for ``api`` and persons for ``page``."""
+        (base / "extensions/probe/scripts").mkdir(parents=True)
+        shutil.copy(HERE / "probe.py", base / "extensions/probe/scripts/probe.py")
+        with self.serve(base, "--api-auth", api, "--gradio-auth", page, page=True, login=api) as server:
+            yield server
+
+    @contextmanager
+    def serve(
+        self, base: Path, *arguments: str, page: bool = False, login: str = "", **settings
+    ) -> Iterator[WebServer]:
+        """A server that starts now; ``settings`` are those of its page, ``login`` what it asks programs for."""
         base.mkdir(parents=True, exist_ok=True)
         # A preview of SDXL would need a download.
         settings = {"sd_model_checkpoint": self.checkpoint.name, "live_previews_enable": False} | settings
         (base / "config.json").write_text(json.dumps(settings))
         arguments = ("--ckpt-dir", str(self.checkpoint.parent), *self.arguments, *arguments)
-        with self.web_ui.serve(base, *arguments, page=page) as server:
+        with self.web_ui.serve(base, *arguments, page=page, login=login) as server:
             yield server
 
 
@@ -149,25 +161,48 @@ def small_a1111(a1111: A1111, checkpoints: Path) -> SmallHost:
     return SmallHost(a1111, checkpoints / "tiny-sd15.safetensors", SD15, (), HIRES)
 
 
-@pytest.fixture(scope="session")
-def small_forge(kept: Path) -> SmallHost:
-    found = find_forge()
+def of_forges_kind(found: A1111 | None, name: str, kept: Path, fp8: str) -> SmallHost:
+    """A relative of Forge, with the checkpoint that all of them take. Skips the test if there is none."""
     if found is None:
-        pytest.skip("NO FORGE HERE: set FORGE_PATH and FORGE_PYTHON; nothing of <lokr:> in Forge is tested")
+        variable = name.upper().replace(" ", "_")
+        pytest.skip(
+            f"NO {name.upper()} HERE: set {variable}_PATH and {variable}_PYTHON; nothing of <lokr:> in {name} is tested"
+        )
     file = kept / "forge" / "narrow-sd15.safetensors"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         make_checkpoints(found, HERE / "forge_checkpoint.py", file)
-    # The page asks for the host's own files, which Forge gives out where they are its data directory's.
-    arguments = ("--always-cpu", "--all-in-fp32", "--gradio-allowed-path", str(found.path))
+    # The page asks for the host's own files, which it gives out where they are its data directory's.
+    arguments = ("--gradio-allowed-path", str(found.path))
     # The API leaves this None, which Forge cannot iterate over.
     hires = HIRES | {"hr_additional_modules": ["Use same choices"]}
-    return SmallHost(found, file, FORGE_SD15, arguments, hires)
+    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,))
 
 
-@pytest.fixture(scope="session", params=["a1111", "forge"])
+@pytest.fixture(scope="session")
+def small_forge(kept: Path) -> SmallHost:
+    return of_forges_kind(find_forge(), "Forge", kept, "--unet-in-fp8-e4m3fn")
+
+
+@pytest.fixture(scope="session")
+def small_forge_neo(kept: Path) -> SmallHost:
+    return of_forges_kind(find_forge_neo(), "Forge Neo", kept, "--fp8_e4m3fn-unet")
+
+
+@pytest.fixture(scope="session")
+def small_reforge(kept: Path) -> SmallHost:
+    return of_forges_kind(find_reforge(), "reForge", kept, "--unet-in-fp8-e4m3fn")
+
+
+@pytest.fixture(scope="session", params=["a1111", "forge", "forge_neo", "reforge"])
 def small_host(request: pytest.FixtureRequest) -> SmallHost:
     """Each of the hosts, for what is the same in all."""
+    return request.getfixturevalue(f"small_{request.param}")
+
+
+@pytest.fixture(scope="module", params=["forge", "forge_neo", "reforge"])
+def patched_host(request: pytest.FixtureRequest) -> SmallHost:
+    """Each of the hosts whose models are held by patchers."""
     return request.getfixturevalue(f"small_{request.param}")
 
 

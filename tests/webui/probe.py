@@ -6,6 +6,7 @@ It lies in the server's ``extensions`` as ``probe/scripts/probe.py``.
 import gc
 import hashlib
 import sys
+import uuid
 
 import torch
 from modules import processing, script_callbacks, scripts, sd_models, shared
@@ -79,7 +80,11 @@ def reset():
     if hasattr(model, "forge_objects"):
         for name in ("unet", "clip"):
             held = getattr(model.forge_objects_original, name).clone()
-            getattr(held, "patcher", held).lora_patches = {}
+            patcher = getattr(held, "patcher", held)
+            if hasattr(patcher, "lora_patches"):
+                patcher.lora_patches = {}
+            else:
+                patcher.patches, patcher.patches_uuid = {}, uuid.uuid4()
             setattr(model.forge_objects_original, name, held)
         model.forge_objects = model.forge_objects_original.shallow_copy()
         model.forge_objects_after_applying_lora = model.forge_objects_original.shallow_copy()
@@ -95,7 +100,16 @@ def reset():
     return {}
 
 
+def switch_logins(app, auth, api: str, page: str) -> dict:
+    """Ask programs for ``api`` alone, "" for nothing, and persons for the page's login if ``page`` is "True"."""
+    shared.cmd_opts.api_auth = api or None
+    app.auth = auth if page == "True" else None
+    return {}
+
+
 def routes(_demo, app):
+    auth = getattr(app, "auth", None)
+    app.add_api_route("/probe/logins", lambda api, page: switch_logins(app, auth, api, page), methods=["GET"])
     app.add_api_route("/probe/comments", lambda: last["comments"], methods=["GET"])
     app.add_api_route("/probe/weights", weights_hash, methods=["GET"])
     app.add_api_route("/probe/models", lambda: last["models"], methods=["GET"])

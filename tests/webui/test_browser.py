@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.hosts import WebServer
+from tests.webui.adapters import lokr, save
 from tests.webui.conftest import apart
 
 PROMPT = "#txt2img_prompt textarea"
@@ -46,7 +47,10 @@ def test_cards_of_the_lokr_files_and_no_others(page):
     open_tab(page)
     cards = page.locator("#txt2img_lokr_cards .card")
     names = cards.evaluate_all("cards => cards.map(card => card.dataset.name)")
-    assert set(names) == {"ink", "night [v2] (final)", "été 水彩"}
+    assert set(names) == {"ink", "night [v2] (final)", "été 水彩", "broken"}
+    broken = page.locator('#txt2img_lokr_cards .card[data-name="broken"]')
+    assert "cannot be read" in broken.inner_text() and "truncated" in broken.inner_text()
+    assert broken.evaluate("card => getComputedStyle(card).outlineStyle") == "solid"
     picture = page.locator('#txt2img_lokr_cards .card[data-name="ink"] img.preview')
     page.wait_for_function("image => image.naturalWidth === 64", arg=picture.element_handle())
     assert "Pen and ink" in page.locator('#txt2img_lokr_cards .card[data-name="ink"]').inner_text()
@@ -85,6 +89,27 @@ def test_a_click_inserts_the_tag_at_the_users_strength_and_another_takes_it_out(
     assert page.input_value(PROMPT).endswith("ink drawing <lokr:été 水彩:1>")
     page.click('#txt2img_lokr_cards .card[data-name="ink"]')
     assert page.input_value(PROMPT) == "a lighthouse <lokr:été 水彩:1>"
+
+
+def test_a_click_writes_the_files_own_trigger_words_where_the_user_has_no_notes(page, stocked: WebServer, small_host):
+    said = {"modelspec.trigger_phrase": "in oil, thick paint"}
+    path = save(lokr(small_host.layers, seed=9), stocked.base / "models/LoKr/oil.safetensors", **said)
+    open_tab(page)
+    page.click("#txt2img_lokr_extra_refresh")
+    page.fill(PROMPT, "a lighthouse")
+    page.click('#txt2img_lokr_cards .card[data-name="oil"]')
+    path.unlink()
+    assert page.input_value(PROMPT) == "a lighthouse <lokr:oil:1> in oil, thick paint"
+
+
+def test_a_click_on_a_broken_file_tells_why_and_writes_nothing(page):
+    open_tab(page)
+    page.fill(PROMPT, "a lighthouse")
+    page.click('#txt2img_lokr_cards .card[data-name="broken"]')
+    report = page.locator("#txt2img_lokr_edit_user_metadata .lokr-error")
+    report.wait_for()
+    assert "truncated" in report.inner_text()
+    assert page.input_value(PROMPT) == "a lighthouse"
 
 
 def test_a_slider_per_tag_that_edits_the_prompt_from_the_keyboard_too(page):

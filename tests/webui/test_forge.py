@@ -1,4 +1,6 @@
-"""Pictures that a real Forge makes with ``<lokr:…>``, beside its own ``<lora:…>`` and beside merged checkpoints."""
+"""Pictures that a real Forge, Forge Neo and reForge make with ``<lokr:…>``, beside their own ``<lora:…>`` and beside
+merged checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,18 @@ LOOKS_OTHER = 20
 
 
 @pytest.fixture(scope="module")
-def checkpoint(small_forge: SmallHost) -> Path:
-    return small_forge.checkpoint
+def checkpoint(patched_host: SmallHost) -> Path:
+    return patched_host.checkpoint
 
 
 @pytest.fixture(scope="module")
-def hires(small_forge: SmallHost) -> dict:
-    return dict(small_forge.hires)
+def hires(patched_host: SmallHost) -> dict:
+    return dict(patched_host.hires)
 
 
 @pytest.fixture(scope="module")
-def painter(small_forge: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
-    with small_forge.painter(tmp_path_factory.mktemp("forge")) as painter:
+def painter(patched_host: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+    with patched_host.painter(tmp_path_factory.mktemp("forge")) as painter:
         yield painter
 
 
@@ -145,10 +147,10 @@ def test_the_api_lists_and_reports(painter: Painter):
 
 
 @pytest.fixture(scope="module")
-def fp8_painter(small_forge: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
+def fp8_painter(patched_host: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
     """Its UNet lies in fp8, and its own LoRA is added to the numbers that a layer computes with."""
     settings = {"forge_unet_storage_dtype": "Automatic (fp16 LoRA)"}
-    with small_forge.painter(tmp_path_factory.mktemp("fp8"), "--unet-in-fp8-e4m3fn", **settings) as painter:
+    with patched_host.painter(tmp_path_factory.mktemp("fp8"), *patched_host.fp8, **settings) as painter:
         yield painter
 
 

@@ -184,6 +184,7 @@ def test_a_broken_file_has_no_card_and_is_found(library, models: Path, capsys):
     path.write_bytes(path.read_bytes()[:3000])
     assert names(library) == []
     assert library.find("broken").path == path
+    assert [(entry.name, "truncated" in entry.problem) for entry in library.broken()] == [("broken", True)]
     assert "truncated" in capsys.readouterr().err
 
 

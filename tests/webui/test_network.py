@@ -145,6 +145,7 @@ def test_an_adapter_for_another_model_is_told(world: World):
     save_file({name.replace("input", "first"): tensor for name, tensor in tensors.items()}, str(stranger))
     (text,) = world.activate("x <lokr:stranger>").comments
     assert "3 of 4 modules applied, 1 refused" in text
+    assert "1 × no such weight in this model, such as lora_unet_first_blocks_0_0" in text
     save_file({f"lora_unet_up_{name}": tensor for name, tensor in tensors.items()}, str(stranger))
     os.utime(stranger, ns=(1, 1))
     base = world.outputs()

@@ -69,6 +69,14 @@ def paint(painter: Painter, prompt: str, settings: dict, interrupted: bool) -> n
     return np.concatenate([picture.ravel() for picture in pictures])
 
 
+@pytest.fixture(
+    scope="module",
+    params=["a1111", "forge", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("forge_neo", "reforge"))],
+)
+def small_host(request: pytest.FixtureRequest) -> SmallHost:
+    return request.getfixturevalue(f"small_{request.param}")
+
+
 @pytest.fixture(scope="module")
 def runs(small_host: SmallHost) -> list[tuple[str, dict, bool]]:
     return list(random_runs(small_host.hires))

@@ -55,6 +55,7 @@ def test_the_users_mode_holds_for_tags_that_say_none():
         ("style:1:1:8", "two strengths"),
         ("style:dyn=8", "option of a tag: 'dyn'"),
         ("style:lbw=XYZ", "option of a tag: 'lbw'"),
+        ("style:lbw=XYZ", "te, clip, unet, model, expert, blocks, start, end, mode"),
         ("style:start=2", "0 to 1"),
         ("style:start=soon", "start= is not a number"),
         ("style:start=0.2:start=0.3", "start= twice"),

@@ -1,0 +1,71 @@
+"""Small models of Forge Neo's own classes, plain and packed, under LoKr, as ``in_forge_neo.py`` measures them there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import find_forge_neo
+
+HERE = Path(__file__).parent
+MODELS = ("Flux.1", "Flux.2 Klein", "Chroma", "Lumina 2", "Z-Image", "Qwen-Image", "Wan", "Anima", "Krea 2")
+PACKED = {"fp8": 0.15, "mixed fp8": 0.15, "int8": 0.1, "Q8_0": 0, "Q4_0": 0}
+"""How far a model may be off whose changed weights the host packs anew, which it does not with GGUF's."""
+TEXTS = ("qwen3", "qwen3_06b", "qwen25_7b", "gemma2")
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    found = find_forge_neo()
+    if found is None:
+        pytest.skip("NO FORGE NEO HERE: set FORGE_NEO_PATH and FORGE_NEO_PYTHON; nothing of its own models is tested")
+    environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [found.python, HERE / "in_forge_neo.py"]
+    done = subprocess.run(command, cwd=found.path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def of(measured: dict, case: str) -> dict:
+    found = measured[case]
+    assert "error" not in found, found["error"]
+    assert found.get("refused", 0) == 0 < found["modules"]
+    assert found["none"] > 0.1, "the adapter changes too little to be seen"
+    return found
+
+
+@pytest.mark.parametrize("dora", [None, "out"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_output_is_that_of_weights_with_the_adapter(measured: dict, model: str, dora: str | None):
+    found = of(measured, f"{model}, plain, {dora}")
+    assert found["live"] < 3e-6
+    assert found["merge"] < 3e-6 > found["merge while running"]
+    assert found["left by merge"] == found["left by merge while running"] == 0
+
+
+@pytest.mark.parametrize("dora", [None, "out"])
+@pytest.mark.parametrize("packing", PACKED)
+def test_packed_layers(measured: dict, packing: str, dora: str | None):
+    """Live is as near to the adapter on the unpacked weights as the host's own output is to those weights alone."""
+    found = of(measured, f"Flux.1, {packing}, {dora}")
+    assert found["live"] < 3e-6 + 2 * found["host"]
+    assert found["merge while running"] < 3e-6
+    assert found["merge"] <= PACKED[packing] + 3e-6
+    assert found["left by merge"] == found["left by merge while running"] == 0
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_language_models_that_encode_its_prompts(measured: dict, text: str):
+    found = of(measured, f"text {text}")
+    assert found["live"] < 3e-6 > found["merge"]
+    assert found["left by merge"] == 0
+
+
+@pytest.mark.parametrize("dora, weights", [(None, 0.25), ("out", 0.25)])
+def test_patching_a_weight_takes_far_less_memory_than_the_weight(measured: dict, dora: str | None, weights: float):
+    """Besides the host's working copy: W1 ⊗ W2 is never made."""
+    assert measured["peak"][str(dora)] < weights
