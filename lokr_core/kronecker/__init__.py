@@ -9,13 +9,14 @@ from ._add import add_kron_, materialize
 from ._apply import PlannedConv, PlannedLinear, accumulate_kron_, apply_kron, embed_kron
 from ._autograd import followed, linear_plus_kron, plain_autograd, plus_kron
 from ._chain import Plan, linear_plan, planned
-from ._costs import CPU, GPU, Rates, update_costs
+from ._costs import CPU, GPU, Rates, goes_through, update_costs
 from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
 from ._nearest import kron_norm, nearest_kron
 from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling, is_finite, same_numbers
 from ._reversed import reversed_factors, reversed_kron
+from ._scratch import back, release_scratch, take
 from ._steps import F_CONV
 from ._tiles import kron
 from ._updated import Update, short_run, updated_weight
@@ -35,6 +36,7 @@ __all__ = [
     "add_kron_",
     "apply_kron",
     "autocast_dtype",
+    "back",
     "compute_dtype",
     "core_name",
     "dora_ratio",
@@ -43,6 +45,7 @@ __all__ = [
     "fit",
     "followed",
     "full_precision",
+    "goes_through",
     "is_compiling",
     "is_finite",
     "kron",
@@ -55,11 +58,13 @@ __all__ = [
     "planned",
     "plus_kron",
     "rank_of",
+    "release_scratch",
     "reversed_factors",
     "reversed_kron",
     "same_numbers",
     "short_run",
     "split_rows",
+    "take",
     "update_costs",
     "updated_weight",
 ]

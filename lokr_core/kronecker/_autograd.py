@@ -7,7 +7,8 @@ the layer's own), the matrices, and the intermediates that are much smaller than
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._chain import Plan, planned, run, run_into_
+from ._costs import CPU, GPU, goes_through
 from ._factor import Factor
-from ._numerics import KEPT, full_precision, is_compiling
+from ._numerics import KEPT, compute_dtype, full_precision, is_compiling
+from ._scratch import back, take
+from ._updated import Update, short_run, updated_weight
 
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 _any_autocast = getattr(
@@ -82,7 +86,18 @@ def linear_plus_kron(
     matrices: in the order of ``plan.interleave``; rows: (l*k,), constants (rank dropout), or None for 1
     """
     rows = None if rows is None else rows.to(x.dtype)
-    return _LinearPlusChain.apply(None, x, plan, scale, rows, weight, bias, *matrices)
+    way = _LinearThrough if rows is None and _through_pays(x, plan, matrices) else _LinearPlusChain
+    return way.apply(None, x, plan, scale, rows, weight, bias, *matrices)
+
+
+def _through_pays(x: Tensor, plan: Plan, matrices: Sequence[Tensor]) -> bool:
+    """Whether a Linear goes through W + scale * dW: in single precision and up, since half would round the first
+    updates away, by the estimate for these shapes."""
+    first, second = (tuple(tuple(m.shape) for m in part) for part in plan.apart(matrices))
+    (k, n), itemsize = (second[-1][0], second[0][1]), x.element_size()
+    if x.dtype != compute_dtype(x.dtype) or (x.is_cpu and short_run((k, n), itemsize)):
+        return False
+    return goes_through(plan, first, second, x.numel() // x.shape[-1], itemsize, CPU if x.is_cpu else GPU)
 
 
 def _matrix_under(y: Tensor) -> Tensor:
@@ -142,10 +157,45 @@ class _LinearPlusChain(_Chain):
     """``_Chain`` on top of W x + b: graphs and profiles name it apart."""
 
 
+class _LinearThrough(_Chain):
+    """``_LinearPlusChain`` with one product for the output, and one for the gradient of the input, with W + scale * dW,
+    which lies in scratch memory while it is used."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor | None, x: Tensor, plan: Plan, scale: float, *tensors: Any) -> Tensor:
+        rows, weight, bias, *matrices = tensors
+        with _updated(plan, weight, matrices, scale) as new:
+            y = F.linear(_dense(plan, x).view(-1, x.shape[-1]), new, bias)  # (positions, l*k)
+        ctx.plan, ctx.scale = plan, scale
+        ctx.save_for_backward(x, weight, rows, *matrices, *[None] * (len(matrices) - 1))
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        of_x = ctx.needs_input_grad[1]
+        g_x, g_matrices = _gradients(ctx, g, of_x, ctx.needs_input_grad[7:], through=True)
+        return None, g_x, *[None] * 5, *g_matrices
+
+
+@contextmanager
+def _updated(plan: Plan, weight: Tensor, matrices: Sequence[Tensor], scale: float) -> Iterator[Tensor]:
+    """W + scale * dW in scratch memory, (l*k, m*n)."""
+    parts = plan.apart([matrix.detach() for matrix in matrices])
+    w1, w2 = (Factor(part[0]) if len(part) == 1 else Factor(a=part[1], b=part[0]) for part in parts)
+    out, buffer = take(weight)
+    try:
+        yield updated_weight(weight.detach(), [Update(0, w1, w2, scale)], out)
+    finally:
+        back(buffer)
+
+
 def _gradients(
-    ctx: Any, g: Tensor, of_x: bool, of_matrices: Sequence[bool]
+    ctx: Any, g: Tensor, of_x: bool, of_matrices: Sequence[bool], through: bool = False
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """The gradients of x and of the matrices from that of the output, ``g``; what was not kept is made again."""
+    """The gradients of x and of the matrices from that of the output, ``g``; what was not kept is made again.
+
+    through: whether x's goes through W + scale * dW
+    """
     (plan, scale), (x, weight, rows, *saved) = (ctx.plan, ctx.scale), ctx.saved_tensors
     steps, last = plan.steps, len(plan.steps) - 1
     second = torch.is_grad_enabled()  # a second derivative: what was kept has no history, so all of it is made again
@@ -170,6 +220,9 @@ def _gradients(
             return None, results
         if weight is None:
             return of_product.reshape(x.shape), results
+        if in_place and through:
+            with _updated(plan, weight, saved[: last + 1], scale) as new:
+                return (g.reshape(-1, len(weight)) @ new).view(x.shape), results
         g_x = g.reshape(-1, len(weight)) @ weight  # (positions, m*n)
         if in_place:
             steps[0].add_gradient_(g_x, saved[0], of_product)

@@ -39,6 +39,11 @@ class Plan(NamedTuple):
         todo1, todo2 = iter(first), iter(second)
         return [next(todo1 if factor == "1" else todo2) for factor in self.order]
 
+    def apart(self, matrices: Sequence[T]) -> tuple[list[T], list[T]]:
+        """w1's and w2's of what is in the order in which it acts: the inverse of ``interleave``."""
+        pairs = list(zip(self.order, matrices, strict=True))
+        return [one for factor, one in pairs if factor == "1"], [one for factor, one in pairs if factor == "2"]
+
     def split(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x (..., channels) as (positions, *grid), or (batch, channels, *size) as (batch * groups, *grid, *size)."""
         if self.groups:

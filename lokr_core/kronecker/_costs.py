@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
 from ._chain import Plan
 from ._factor import Factor
+from ._numerics import KEPT
 from ._order import Shape
 
 
@@ -34,24 +36,29 @@ CPU = Rates(8e-12, 2e-11, 2.7e-11, 5.5e-5, 1.4e-4, 5e-5)
 GPU = Rates(5e-15, 4e-13, 4e-13, 4e-5, 8e-5, 4e-5)
 
 
+def _step_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> Iterator[tuple[int, int, int]]:
+    """(multiplications, numbers read, numbers written) of each step of a chain, for each output position."""
+    rows, cols = plan.of_input
+    todo1, todo2 = iter(first), iter(second)
+    for factor in plan.order:
+        before = rows * cols
+        if factor == "1":
+            p, q = next(todo1)
+            multiplications, rows = p * q * cols, p
+        else:
+            p, q, *kernel = next(todo2)
+            multiplications, cols = p * q * prod(kernel) * rows, p
+        yield multiplications, before, rows * cols
+
+
 def chain_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> tuple[int, int]:
     """(multiplications, numbers moved) for each output position of a plan's chain; shapes as for ``linear_plan``.
 
     A convolution's steps before it has convolved count as often as its stride drops positions.
     """
-    rows, cols = plan.of_input
-    todo1, todo2 = iter(first), iter(second)
-    multiplications = moved = 0
-    for factor in plan.order:
-        moved += rows * cols
-        if factor == "1":
-            p, q = next(todo1)
-            multiplications, rows = multiplications + p * q * cols, p
-        else:
-            p, q, *kernel = next(todo2)
-            multiplications, cols = multiplications + p * q * prod(kernel) * rows, p
-        moved += rows * cols
-    return multiplications, moved + rows * cols  # the last step reads the output that it adds to
+    steps = list(_step_work(plan, first, second))
+    moved = sum(read + written for _, read, written in steps)
+    return sum(step[0] for step in steps), moved + steps[-1][2]  # the last step reads the output that it adds to
 
 
 def update_costs(
@@ -78,3 +85,32 @@ def update_costs(
         through += weight_bytes * rates.weight_byte
         factored += 3 * positions * w1.shape[0] * w2.shape[0] * itemsize * rates.byte + 2 * rates.linear
     return factored, through
+
+
+@lru_cache(maxsize=4096)
+def goes_through(
+    plan: Plan, first: tuple[Shape, ...], second: tuple[Shape, ...], positions: int, itemsize: int, rates: Rates
+) -> bool:
+    """Whether a training step of a frozen Linear is estimated to be cheaper through W + dW than with the factors beside
+    W. Both take the products that the factors' gradients need.
+
+    first, second: the shapes of w1's and w2's matrices, in the order in which they act; positions: of the input
+    """
+    steps = list(_step_work(plan, first, second))
+    (multiplications, _, entered), (last, left, _) = steps[0], steps[-1]
+    inputs, outputs = prod(plan.of_input), prod(plan.of_output)
+    # Beside W, the last step adds to the output, and the first one's transpose to the gradient of the input ...
+    multiplications, moved = multiplications + last, entered + 2 * inputs + left + 2 * outputs
+    for work, read, written in steps[:-1]:
+        if written * KEPT > inputs:  # ... and what is too large to be kept is made twice.
+            multiplications, moved = multiplications + work, moved + read + written
+    factored = positions * (multiplications * rates.multiplication + moved * itemsize * rates.byte)
+    # Through it, W' is made for the output and for the gradient of the input.
+    weight = rates.through + 2 * inputs * outputs * itemsize * rates.weight_byte
+    weight += sum(_built(shapes) for shapes in (first, second)) * rates.multiplication
+    return 2 * weight < factored
+
+
+def _built(shapes: Sequence[Shape]) -> int:
+    """Multiplications that make a factor out of its matrices."""
+    return 0 if len(shapes) == 1 else shapes[-1][0] * shapes[-1][1] * shapes[0][1]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from ._scratch import back, take
+from ..kronecker import back, take
 
 OPERATIONS = frozenset((F.linear, F.conv1d, F.conv2d, F.conv3d))
 _PLAIN = (Tensor, nn.Parameter)

@@ -12,11 +12,11 @@ from .._layers import ATTENTION, CONVOLUTION, EMBEDDING, LINEAR, WeightOf, kind_
 from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..handle import Factors, Handle, Setting
+from ..kronecker import release_scratch
 from ..matching import Match, Report, Target, resolve, source_of
 from ..models import View, view_of
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
-from ._scratch import release_scratch
 from ._update import LayerUpdate, Piece
 from ._way import LayerPlan
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lokr_core import Adapter, attach
 from lokr_core.live import FACTORED, THROUGH, forced
-from lokr_core.live import _scratch as scratch
+from lokr_core.kronecker import _scratch as scratch
 from tests.live.through import clean, expected
 from tests.norms import relative
 
