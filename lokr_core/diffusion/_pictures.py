@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import LoKrFileError, LoKrValueError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_ORIENTATION = 0x0112  # of EXIF; from 5 on, the picture lies on its side
 _LONGEST = 2.0  # the longest side of a bucket over the shortest
 _PLAIN = 512  # pixels; from this size on, sides are multiples of 64, below of 16
 
@@ -78,7 +79,7 @@ def find_pictures(folder: str | os.PathLike, size: int, caption: str = "") -> li
 def _picture(path: Path, size: int, caption: str) -> Picture:
     text = path.with_suffix(".txt")
     with _opened(path) as file:
-        width, height = ImageOps.exif_transpose(file).size
+        width, height = file.size if file.getexif().get(_ORIENTATION, 1) <= 4 else file.size[::-1]
     words = text.read_text(encoding="utf-8").strip() if text.is_file() else caption
     return Picture(path, words, (height, width), bucket_of(height, width, size))
 

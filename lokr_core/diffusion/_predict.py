@@ -26,8 +26,12 @@ def sdxl(unet: nn.Module, noisy: Tensor, times: Tensor, text: Tensors, sizes: Te
 
 
 def sd3(transformer: nn.Module, noisy: Tensor, times: Tensor, text: Tensors, sizes: Tensors) -> Tensor:
-    prompt, pooled = text["prompt"], text["pooled"]
-    return transformer(noisy, encoder_hidden_states=prompt, pooled_projections=pooled, timestep=times).sample
+    return transformer(
+        hidden_states=noisy,
+        timestep=times,
+        encoder_hidden_states=text["prompt"],
+        pooled_projections=text["pooled"],
+    ).sample
 
 
 def flux(transformer: Any, noisy: Tensor, times: Tensor, text: Tensors, sizes: Tensors) -> Tensor:

@@ -37,7 +37,8 @@ def save_state(path: Path, model: nn.Module, optimizer: Any, accelerator: Any, p
     parameters, state = torch_state.get_state_dict(model, _torchs(optimizer), options=options)
     if not accelerator.is_main_process:
         return
-    tensors: dict[str, Tensor] = {_MODEL + name: tensor for name, tensor in parameters.items()}
+    trained = _trained(accelerator.unwrap_model(model))  # torch adds the model's buffers
+    tensors: dict[str, Tensor] = {_MODEL + name: parameters[name] for name in trained}
     numbers: dict[str, Any] = {}
     for name, values in state["state"].items():
         for key, value in values.items():
@@ -74,9 +75,11 @@ def load_state(
         ) from None
     found = {name: progress.get(name) for name in same}
     differing = [name for name in same if found[name] != same[name]]
-    parameters = {key[len(_MODEL) :]: t for key, t in tensors.items() if key.startswith(_MODEL)}
+    unwrapped = accelerator.unwrap_model(model)
+    buffers = {_MODEL + name for name, _ in unwrapped.named_buffers()}  # which older files hold
+    parameters = {key[len(_MODEL) :]: t for key, t in tensors.items() if key.startswith(_MODEL) and key not in buffers}
     if "model" not in differing:
-        _check_parameters(parameters, accelerator.unwrap_model(model), path)
+        _check_parameters(parameters, unwrapped, path)
     if differing:
         raise LoKrFileError(
             "This folder holds a training with other settings",
@@ -130,8 +133,12 @@ def _torch_state() -> ModuleType:
     return state_dict
 
 
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def _check_parameters(parameters: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    expected = {name: tuple(parameter.shape) for name, parameter in _trained(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
     if found != expected:
         name = next(name for name in (*expected, *found) if found.get(name) != expected.get(name))

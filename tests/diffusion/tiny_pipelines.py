@@ -60,8 +60,16 @@ def unet(width: int, **config: Any) -> Any:
 
 
 def pipeline(family: str, **scheduler: Any) -> Any:
-    """A pipeline of a family. ``scheduler``: its configuration."""
+    """A pipeline of a family, in eval mode. ``scheduler``: its configuration."""
     torch.manual_seed(0)
+    pipe = _pipeline(family, **scheduler)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    return pipe
+
+
+def _pipeline(family: str, **scheduler: Any) -> Any:
     first = dict(text_encoder=clip(family in ("sdxl", "sd3")), tokenizer=clip_tokenizer())
     second = dict(text_encoder_2=clip(), tokenizer_2=clip_tokenizer())
     if family in ("sd", "sdxl"):
