@@ -14,7 +14,7 @@ from ..lokr_core.strengths import BlockStrengths
 from ..lokr_core.training import OPTIMIZERS, SCHEDULES, TrainSettings
 from ..lokr_core.tuner import LoKrConfig, trainable_modules
 from .bridge import file_of
-from .inputs import BLOCKS
+from .inputs import Blocks
 from .train_run import LOSSES, Plan, Sample
 
 RESUME, START_OVER = "resume", "start over"
@@ -33,7 +33,15 @@ def inputs() -> list[io.Input]:
         _integer("batch_size", 1, 1, 1024, "Pictures per pass, all of one size."),
         _integer("factor", 8, -1, 1024, "Size of the first factor; -1: the most balanced. Smaller: a larger file."),
         _integer("rank", 16, 1, 4096, "Of the second factor; at half of its size or more it is whole."),
-        io.Int.Input("seed", default=0, min=0, max=2**64 - 1, tooltip="Of the noise, the order and the first values."),
+        # Without the page's control after generate: a checkpoint is of one seed.
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=False,
+            tooltip="Of the noise, the order and the first values.",
+        ),
         _integer("sample_every", 50, 0, 1_000_000, "Steps between two samples on the node. 0: no samples."),
         io.Combo.Input(
             "existing",
@@ -43,7 +51,7 @@ def inputs() -> list[io.Input]:
         ),
         io.Vae.Input("vae", optional=True, tooltip="Decodes the samples. Without it they are rough previews."),
         io.Conditioning.Input("negative", optional=True, tooltip="Of the samples, which have cfg only with it."),
-        BLOCKS,
+        Blocks.Input("blocks", optional=True, tooltip="Which blocks and layers to train: those of a strength not 0."),
         *_form(),
         *_course(),
     ]

@@ -50,15 +50,16 @@ _PLAIN = {Tensor.add_: torch.add, Tensor.sub_: torch.sub, Tensor.mul_: torch.mul
 
 
 class OutOfPlace(TorchFunctionMode):
-    """``x += y`` makes a new tensor of the name x, unless x is a view, while this mode is entered on this thread.
+    """``x += y`` makes a new tensor, as ``x = x + y`` does, while this mode is entered on this thread.
 
-    Models of ComfyUI write so in place of ``x = x + y``. What autograd has kept of x is then lost, with an error;
-    where a checkpoint computes the block again, gradients would be wrong without one. ``x.add_(y)`` stays in place.
+    Models of ComfyUI write so to save memory. What autograd has kept of x is then lost, with an error; where a
+    checkpoint computes the block again, gradients would be wrong without one. ``x.add_(y)`` stays in place, and
+    ``x[i] += y`` still changes x.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         plain = _PLAIN.get(func)
-        if plain is not None and not args[0]._is_view():
+        if plain is not None:
             caller = sys._getframe(1)
             if _is_operator(caller.f_code, caller.f_lasti):
                 return plain(*args)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._files import json_object, read_header
 from ..errors import LoKrFileError, LoKrValueError
 from ._accelerator import Alone
 from ._optimizer import optimizer_for
 from ._settings import TrainSettings
-from ._state import load_state, save_state
+from ._state import KEY, load_state, save_state
 
 
 class TrainingSession:
@@ -108,17 +109,19 @@ class TrainingSession:
         Raises LoKrFileError, with what differs, if it is damaged, or of other parameters or another ``same``; nothing
         has changed then.
         """
+        before = json_object(read_header(path).metadata.get(KEY)).get("progress", {})
+        differing = [name for name in same if before.get(name) != same[name]]
+        problem = "The checkpoint of this name cannot be resumed: it is damaged, or of another model or other options"
+        hint = "train with what it was started with, or under another name, or start over"
+        if differing:
+            theirs, own = ({name: each.get(name) for name in differing} for each in (before, same))
+            raise LoKrFileError(problem, file=path, expected=theirs, found=own, hint=hint)
         try:
             self.losses = list(load_state(path, self._module, self._optimizer, _ALONE, same)["losses"])
         except LoKrFileError as error:
-            raise LoKrFileError(
-                "The checkpoint of this name cannot be resumed: it is damaged, or of another model or other options",
-                file=path,
-                module=error.module and _dotted(error.module),
-                expected=error.expected,
-                found=error.found,
-                hint="train with what it was started with, or under another name, or start over",
-            ) from error
+            module = error.module and _dotted(error.module)
+            about = dict(module=module, expected=error.expected, found=error.found)
+            raise LoKrFileError(problem, file=path, **about, hint=hint) from error
         self._random = torch.get_rng_state()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .._files import load_tensors, save_tensors
 from ..errors import LoKrError, LoKrFileError
 
-_KEY = "lokr.training"
+KEY = "lokr.training"
 _MODEL, _OPTIMIZER, _RANDOM = "model.", "optimizer.", "random."
 # Of an optimizer's groups, what the settings and the device decide; all else goes on from the file.
 _SETTINGS = ("lr", "initial_lr", "weight_decay", "fused", "foreach", "capturable")
@@ -52,7 +52,7 @@ def save_state(path: Path, model: nn.Module, optimizer: Any, accelerator: Any, p
         entries["numbers"] = numbers
     if accelerator.scaler is not None:
         entries["scaler"] = accelerator.scaler.state_dict()
-    save_tensors(tensors, path, {_KEY: json.dumps(entries)})
+    save_tensors(tensors, path, {KEY: json.dumps(entries)})
 
 
 def load_state(
@@ -67,11 +67,11 @@ def load_state(
     """
     tensors, metadata = load_tensors(path)
     try:
-        entries = json.loads(metadata[_KEY])
+        entries = json.loads(metadata[KEY])
         groups, progress = entries["groups"], entries["progress"]
     except (KeyError, TypeError, ValueError):
         raise LoKrFileError(
-            "Not a training checkpoint", file=path, expected=f"{_KEY} in its metadata", hint="start anew"
+            "Not a training checkpoint", file=path, expected=f"{KEY} in its metadata", hint="start anew"
         ) from None
     found = {name: progress.get(name) for name in same}
     differing = [name for name in same if found[name] != same[name]]
