@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 
 import pytest
 
 from tests.hosts import PROJECT, ComfyUI
 
-LANGUAGES = ("en", "de", "ja", "zh")
+LANGUAGES = ("en", "de", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
+HOLE = re.compile(r"\{\w+\}")
+
+
+def read(path: str) -> dict:
+    return json.loads((PROJECT / path).read_text(encoding="utf-8"))
 
 
 def texts(language: str) -> dict:
-    return json.loads((PROJECT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    return read(f"locales/{language}/nodeDefs.json")
 
 
 def flat(entry: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
@@ -38,6 +45,42 @@ def schemas(comfyui: ComfyUI, tmp_path_factory) -> dict:
     base = tmp_path_factory.mktemp("schemas")
     comfyui.run(base, {"do": "schemas", "out": str(base / "schemas.json")})
     return json.loads((base / "schemas.json").read_text())
+
+
+def said_by_the_page() -> set[str]:
+    """Every text in a call of ``t`` in web/."""
+    call = re.compile(r"""(?<![\w.])t\(\s*("(?:[^"\\]|\\.)*"|'[^'\\]*')""")
+    scripts = [path.read_text(encoding="utf-8") for path in (PROJECT / "web").glob("*.js")]
+    return {json.loads(f'"{text[1:-1]}"' if text[0] == '"' else json.dumps(text[1:-1]))
+            for script in scripts for text in call.findall(script)}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_the_files_of_a_language_are_made_of_its_one_source(language):
+    spec = importlib.util.spec_from_file_location("locales_make", PROJECT / "locales" / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    assert make.languages() == sorted(LANGUAGES[1:])
+    assert texts(language) == make.node_texts(language)
+    assert read(f"web/texts/{language}.json") == make.page_texts(language)
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_no_word_of_the_page_is_missing(language):
+    source = read(f"locales/{language}.json")
+    assert source["page"].keys() == said_by_the_page()
+    assert source["told"].keys() == read("locales/de.json")["told"].keys()
+    for english, other in {**source["page"], **source["told"]}.items():
+        assert set(HOLE.findall(english)) == set(HOLE.findall(other)), english
+        assert other.strip()
+
+
+def test_what_python_is_taken_to_tell_is_in_its_sources():
+    files = [*PROJECT.glob("lokr_core/**/*.py"), *PROJECT.glob("nodes/*.py")]
+    sources = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text(encoding="utf-8") for path in files))
+    for template in read("locales/de.json")["told"]:
+        for part in HOLE.split(template):
+            assert part.strip(" .,;:()") in sources, (template, part)
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])

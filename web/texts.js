@@ -2,8 +2,8 @@
 
 import { app } from "./host.js";
 
-/** @type {Record<string, string>} English -> the user's language */
-let table = {};
+/** @type {{page: Record<string, string>, told: Record<string, string>}} English -> the user's language */
+let texts = { page: {}, told: {} };
 /** @type {{pattern: RegExp, names: string[], text: string}[]} what Python says, with {numbers and names} in it */
 let templates = [];
 
@@ -14,7 +14,12 @@ function templateOf(key) {
         .split(/\{\w+\}/)
         .map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"))
         .join("(.+?)");
-    return { pattern: new RegExp(`^${pattern}$`, "s"), names, text: table[key] };
+    return { pattern: new RegExp(`^${pattern}$`, "s"), names, text: texts.told[key] };
+}
+
+/** How many letters of a template stand for themselves. @param {string} key */
+function literal(key) {
+    return key.replace(/\{\w+\}/g, "").length;
 }
 
 /** Read the texts of ComfyUI's language; before any is shown. */
@@ -24,10 +29,9 @@ export async function loadTexts() {
     try {
         const answer = await fetch(new URL(`./texts/${language}.json`, import.meta.url));
         if (!answer.ok) return;
-        table = await answer.json();
-        templates = Object.keys(table)
-            .filter((key) => key.includes("{"))
-            .map(templateOf);
+        texts = await answer.json();
+        const keys = Object.keys(texts.told).filter((key) => key.includes("{"));
+        templates = keys.sort((a, b) => literal(b) - literal(a)).map(templateOf); // the most special first
     } catch {
         // English then.
     }
@@ -43,15 +47,18 @@ function filled(text, values) {
  * @param {string} text in English @param {Record<string, string | number>} [values]
  */
 export function t(text, values = {}) {
-    return filled(table[text] ?? text, values);
+    return filled(texts.page[text] ?? text, values);
 }
 
-/** A text that Python wrote, such as a report's reason; as it is if its template is unknown. @param {string} said */
+/**
+ * A text that Python wrote, such as a report's reason, and the texts in it; what no template knows stays as it is.
+ * @param {string} said @returns {string}
+ */
 export function told(said) {
-    if (table[said]) return table[said];
+    if (texts.told[said]) return texts.told[said];
     for (const { pattern, names, text } of templates) {
         const found = pattern.exec(said);
-        if (found) return filled(text, Object.fromEntries(names.map((name, at) => [name, found[at + 1]])));
+        if (found) return filled(text, Object.fromEntries(names.map((name, at) => [name, told(found[at + 1])])));
     }
     return said;
 }
