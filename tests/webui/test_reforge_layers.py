@@ -1,4 +1,4 @@
-"""A small UNet in reForge's own patcher, under LoKr and its own patches in turns, as ``in_reforge.py`` measures them."""
+"""A small UNet in reForge's own patcher, under LoKr and its own patches in turns, as ``in_reforge.py`` measures it."""
 
 from __future__ import annotations
 
