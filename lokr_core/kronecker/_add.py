@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._factor import Device, Factor, fit
-from ._fused import fused_add_
+from ._fused import fused_add_, fusible
 from ._numerics import HALF_BLOCK, LEAST_BLOCK, SHORT_RUN, compute_dtype, full_precision
 from ._tiles import add_block_, blocks, check_dtype, kron, kron_view
 
@@ -51,8 +51,10 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     b_budget = max(weight.numel() * weight.element_size() // (16 * compute.itemsize), LEAST_BLOCK)
     n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.halves[1].numel())
     with full_precision(weight.device):
-        if not exact and fused_add_(view, w1, w2, scale):
-            return weight
+        if not exact and fusible(view):
+            whole = (factor.materialize(compute, weight.device) for factor in (w1, w2))
+            if fused_add_(view, *whole, scale):
+                return weight
         for at in range(0, w2.shape[1], n_step):
             columns = w2 if n_step >= w2.shape[1] else w2.narrow_cols(at, min(n_step, w2.shape[1] - at))
             add(view.narrow(3, at, columns.shape[1]), w1, columns, scale)

@@ -8,8 +8,6 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ._factor import Factor
-
 try:
     import triton
     import triton.language as tl
@@ -38,30 +36,35 @@ if triton is not None:
         tl.store(weight + at, after.to(before.dtype), mask=inside)
 
 
-def fused_add_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> bool:
-    """``view += scale * (w1 ⊗ w2)`` in one kernel, in place. Returns False if it does not apply; nothing has changed.
-
-    view: (l, k, m, n, *kernel) of a weight in fp16 or bf16; w1: (l, m), w2: (k, n, *kernel)
-
-    One kernel serves all shapes, so it is compiled once for each of the two dtypes.
-    """
-    global _failed
-    (_, k, m), run = view.shape[:3], prod(view.shape[3:])
-    usable = (
+def fusible(view: Tensor) -> bool:
+    """Whether one kernel can add to ``view``, (l, k, m, n, *kernel) of a weight, as far as can be told before."""
+    return (
         triton is not None
         and not _failed
         and view.device.type in KINDS
         and view.is_contiguous()
         and view.dtype in (torch.float16, torch.bfloat16)
-        and k * run * torch.float32.itemsize * SHARE <= view.numel() * view.element_size()
+        and _numbers_of_w2(view) * torch.float32.itemsize * SHARE <= view.numel() * view.element_size()
     )
-    if not usable:
-        return False
-    factors = (factor.materialize(torch.float32, view.device).contiguous() for factor in (w1, w2))
-    grid = (triton.cdiv(view.numel(), BLOCK),)
+
+
+def _numbers_of_w2(view: Tensor) -> int:
+    return view.shape[1] * prod(view.shape[3:])
+
+
+def fused_add_(view: Tensor, w1: Tensor, w2: Tensor, scale: float) -> bool:
+    """``view += scale * (w1 ⊗ w2)`` in one kernel, in place. Returns False if it fails; nothing has changed then.
+
+    view: (l, k, m, n, *kernel), ``fusible``; w1: (l, m), w2: (k, n, *kernel), in fp32 on the view's device
+
+    One kernel serves all shapes, so it is compiled once for each of the two dtypes.
+    """
+    global _failed
+    run, grid = prod(view.shape[3:]), (triton.cdiv(view.numel(), BLOCK),)
+    factors = w1.contiguous(), w2.contiguous()
     try:
         with torch.cuda.device_of(view):
-            _kernel[grid](view, *factors, scale, view.numel(), k, m, run, BLOCK)
+            _kernel[grid](view, *factors, scale, view.numel(), view.shape[1], view.shape[2], run, BLOCK)
     except Exception as error:  # no compiler on this machine, or a card that Triton does not know
         _failed = True
         _log.warning("Triton does not compile here (%s: %s); merges go on in blocks", type(error).__name__, error)
