@@ -240,12 +240,12 @@ def measure(case: Case, ways: dict) -> dict:
     row["ms"] = {name: value * 1e3 for name, value in step.items()}
     row["forward ms"] = {name: value * 1e3 for name, value in forward.items()}
     row["step, of the base"] = {name: value / step[BASE] for name, value in step.items()}
-    row["ours times faster"] = {name: value / step["ours"] for name, value in step.items() if name != "ours"}
+    row["ours times faster"] = {name: step[name] / step["ours"] for name in (BASE, *_OTHERS) if name in step}
     row["sped up, times faster"] = {n: step[n] / step[n + SPED_UP] for n in _OTHERS if n in step}
     row["sped up, kept of its own"] = {n: kept[n + SPED_UP] / kept[n] for n in _OTHERS if n in kept}
     own = {name: value - forward[BASE] for name, value in forward.items() if name != BASE}
     row["adapters' own forward ms"] = {name: value * 1e3 for name, value in own.items()}
-    row["ours' own forward, of theirs"] = {n: own["ours"] / value for n, value in own.items() if n != "ours"}
+    row["ours' own forward, of theirs"] = {n: own["ours"] / own[n] for n in _OTHERS if n in own}
     if "PEFT" in kept:
         beyond = max(kept["PEFT"] - kept[BASE], 1e-9)
         row["ours' kept beyond the base, of PEFT's"] = (kept["ours"] - kept[BASE]) / beyond
