@@ -52,8 +52,8 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.halves[1].numel())
     with full_precision(weight.device):
         if not exact and fusible(view):
-            whole = (factor.materialize(compute, weight.device) for factor in (w1, w2))
-            if fused_add_(view, *whole, scale):
+            first, second = (factor.materialize(compute, weight.device) for factor in (w1, w2))
+            if fused_add_(view, first, second, scale):
                 return weight
         for at in range(0, w2.shape[1], n_step):
             columns = w2 if n_step >= w2.shape[1] else w2.narrow_cols(at, min(n_step, w2.shape[1] - at))
