@@ -56,12 +56,14 @@ class WeightPatchesHost(PatchedHost):
         number, wanted = uuid.uuid4(), {weight: Updates(pairs) for weight, pairs in updates.items()}
 
         def patched(held: Any) -> Any:
-            before = patcher_of(held).patches
+            old = patcher_of(held)
+            before = old.patches
             ours = {weight: one[1].updates for weight, listed in before.items() for one in listed if self._is_ours(one)}
             if ours == wanted:
                 return held
             held = held.clone()
             patcher = patcher_of(held)
+            patcher.parent = old.parent or old  # a clone keeps its original, and would keep all that have been
             new = {weight: [self.entry(patcher.model, weight, self.patch(each))] for weight, each in wanted.items()}
             for weight, listed in before.items():
                 new[weight] = new.get(weight, []) + [one for one in listed if not self._is_ours(one)]

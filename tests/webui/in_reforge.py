@@ -164,10 +164,19 @@ def measure(storage: str, little_memory: bool, path: Path) -> dict:
         owner.load()
         steps["left"] = apart(run(model), base)
         result[f"{first} first"] = steps
+    with HOST.merge(found, adapter, lambda module: STRENGTH) as handle:
+        for strength in (0.1, 0.2, 0.3):
+            handle.strength = strength
+        result["kept"] = kept(owner.forge_objects.unet)
     result["weights"] = all(
         torch.equal(w.float(), stored[name]) for name, w in model.diffusion_model.state_dict().items()
     )
     return result
+
+
+def kept(patcher: ModelPatcher | None) -> int:
+    """How many patchers a patcher keeps."""
+    return 0 if patcher is None else 1 + kept(patcher.parent)
 
 
 def main() -> dict:

@@ -43,4 +43,5 @@ def test_whoever_comes_or_goes_first_each_keeps_its_work(measured, storage: str,
     for steps in (found["ours first"], found["theirs first"]):
         assert steps.pop("left") == 0
         assert all(distance < off for distance in steps.values()), steps
+    assert found["kept"] <= 2, "patchers of earlier strengths, and the adapters in them, are kept"
     assert found["weights"], "the weights are not those of the start"
