@@ -72,7 +72,7 @@ def install(monkeypatch: pytest.MonkeyPatch, models: Path) -> SimpleNamespace:
     for name, part in parts.items():
         setattr(host, name, part)
         monkeypatch.setitem(sys.modules, f"modules.{name}", part)
-    for name in ("library", "listing", "entry", "settings", "infotext"):  # imported anew, onto this stand-in
+    for name in ("library", "listing", "entry", "settings", "infotext", "presets"):  # imported anew, onto this stand-in
         monkeypatch.delitem(sys.modules, f"webui.{name}", raising=False)
         if "webui" in sys.modules:
             monkeypatch.delattr(sys.modules["webui"], name, raising=False)
