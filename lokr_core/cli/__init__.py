@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from ..demo import run_demo
-from ..display import progress_bar
+from ..display import columns, progress_bar, wrapped
 from ..errors import LoKrError
 from ..tools import version
 from . import _completion, _convert, _extract, _files, _look, _merge
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return INCOMPLETE if options.incomplete(result, options) else OK
             return OK
     except LoKrError as error:
-        print(f"lokr: {error}", file=sys.stderr)
+        print(wrapped(f"lokr: {error}", columns()), file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         print("lokr: interrupted", file=sys.stderr)
@@ -90,7 +90,7 @@ def _demo(options: argparse.Namespace) -> Result:
 
 
 def _show(result: Result, options: argparse.Namespace) -> None:
-    print(json.dumps(result.as_dict(), indent=2) if options.json else result.text(), flush=True)
+    print(json.dumps(result.as_dict(), indent=2) if options.json else wrapped(result.text(), columns()), flush=True)
     if hasattr(options, "output") and not options.json and getattr(result, "written", True):
         print(f"written: {options.output}")
 

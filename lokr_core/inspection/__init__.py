@@ -2,6 +2,7 @@
 
 from ._base_models import base_model_spelled, base_model_spellings
 from ._base_norms import base_norms
+from ._folder import inspect_folder, is_adapter_folder
 from ._heat_map import draw_heat_map
 from ._index import Brief, Index, brief
 from ._kept import draw_kept, save_kept_picture
@@ -23,6 +24,8 @@ __all__ = [
     "draw_kept",
     "frequent_tags",
     "inspect_adapter",
+    "inspect_folder",
+    "is_adapter_folder",
     "outline",
     "read_sidecars",
     "save_kept_picture",

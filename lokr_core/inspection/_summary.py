@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..adapter import Adapter, LoKrWeights, ModuleName
-from ..display import human_bytes
+from ..display import human_bytes, human_count, rounded
 from ..kronecker import Factor, kron_norm
 from ..names import base_model_of
 from ._energy import Energy, HeatMap, place_of
@@ -136,12 +136,13 @@ class Inspection:
             "title": self.title,
             "producer": self.producer,
             "base model": self._base_model() or "not known",
-            "trained with": ", ".join(f"{key} {value}" for key, value in self.trained_with.items()) or unstated,
+            "trained with": ", ".join(f"{key} {rounded(value)}" for key, value in self.trained_with.items())
+            or unstated,
             "trigger words": ", ".join(self.trigger_words),
             "frequent tags": ", ".join(f"{tag} ({n})" for tag, n in self.tags.items()),
             "modules": f"{len(self.modules):,}: " + ", ".join(f"{n} {kind}" for kind, n in self.kinds.items()),
-            "size": f"{self.parameters:,} numbers, {human_bytes(self.bytes)} in {dtypes}; a full difference: "
-            f"{self.full_parameters:,}, {human_bytes(self.full_bytes)} ({ratio:.3g} ×)",
+            "size": f"{human_count(self.parameters)} numbers, {human_bytes(self.bytes)} in {dtypes}; a full "
+            f"difference: {human_count(self.full_parameters)}, {human_bytes(self.full_bytes)} ({_ratio(ratio)} ×)",
             "change ‖ΔW‖": self._norms(),
             "also holds": others and f"{others} (not LoKr)",
         }
@@ -250,6 +251,10 @@ def _form(factor: Factor) -> str:
     if factor.rank is None:
         return _times(factor.shape)
     return f"{_times(factor.shape)} {'Tucker, rank' if factor.t is not None else 'of rank'} {factor.rank}"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}"
 
 
 def _times(shape: tuple[int, ...]) -> str:

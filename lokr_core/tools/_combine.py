@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Adapter, LoKrWeights, ModuleName, check_strength
+from ..display import percent
 from ..errors import LoKrValueError, blame
 from ..formats import module_names, split_keys
 from ..kronecker import Factor, nearest_kron
@@ -66,7 +67,7 @@ class Combined:
             (self.kept, "modules as they are"),
             (self.summed, "summed exactly"),
             (self.differences, "as full differences"),
-            (self.nearest, f"as the nearest LoKr, off by {self.worst:.2%} at most"),
+            (self.nearest, f"as the nearest LoKr, off by {percent(self.worst)} at most"),
         ]
         made = ", ".join(f"{count} {what}" for count, what in counts if count) or "no modules"
         return "\n".join([made, *(f"note: {note}" for note in self.notes)])

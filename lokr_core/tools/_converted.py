@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..adapter import LoKrWeights, ModuleName
 from ..conversion import Keep
-from ..display import human_bytes
+from ..display import human_bytes, percent
 from ..names import mask_numbers
 
 ENOUGH = 0.9
@@ -94,7 +94,7 @@ class Converted:
         forms = Counter(made.form for made in self.modules)
         kinds = ", ".join(f"{count} {form}" for form, count in forms.most_common())
         out = [
-            f"{kinds}: {self.energy:.2%} of the energy kept (error {sqrt(max(0.0, 1 - self.energy)):.2%}), "
+            f"{kinds}: {percent(self.energy)} of the energy kept (error {percent(sqrt(max(0.0, 1 - self.energy)))}), "
             f"{human_bytes(self.before)} -> {human_bytes(self.bytes)}"
         ]
         if not self.written:
@@ -108,7 +108,7 @@ class Converted:
             worst = min(made.energy for made in found)
             size = human_bytes(sum(made.numel for made in found) * self.itemsize)
             ranked_as = f" of rank {rank}" if rank else ""
-            out.append(f"{len(found)} × {name}: {form}{ranked_as}, {worst:.2%} at least, {size}")
+            out.append(f"{len(found)} × {name}: {form}{ranked_as}, {percent(worst)} at least, {size}")
         if len(ranked) > lines:
             out.append(f"… and {len(ranked) - lines} more kinds of modules")
         reasons = Counter(self.left_out.values())

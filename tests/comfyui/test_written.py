@@ -41,7 +41,7 @@ def core_lora(name: str) -> dict:
 )
 def test_what_is_converted_makes_the_same_image_with_cores_loader(server, inputs):  # noqa: F811
     text = run(server, "LoKrConvert", lokr_name=STYLE, filename_prefix="loras/converted", **inputs)
-    assert "100.00% of the energy kept" in text
+    assert "100% of the energy kept" in text
     assert near(image(server, core_lora(file_of(text))), image(server, loader(STYLE, 1.0)))
 
 
