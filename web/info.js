@@ -74,8 +74,10 @@ function facts(info) {
 /** A button that reads the whole file for its hash. @param {string} name */
 function hash(name) {
     const place = h("span", { role: "status" });
+    place.tabIndex = -1; // it takes the focus of the button that it replaces
     const ask = button(t("Compute the file's hash"), t("compute"), async () => {
         place.replaceChildren(t("Reading the file…"));
+        place.focus();
         try {
             const { sha256, autov2 } = await adapterHash(name);
             place.replaceChildren(`SHA256 ${sha256} · AutoV2 ${autov2}`);

@@ -9,10 +9,12 @@ import { followDrops } from "./drop.js";
 import { addFace } from "./face.js";
 import { after, api, app, asOneChange, nodeOfExecution, onChange, vueNodes, widgetOf } from "./host.js";
 import { showInfo } from "./info.js";
+import { followTab } from "./keyboard.js";
 import { pictureOf, usePicture } from "./preview.js";
 import { Rows } from "./rows.js";
 import { readRows } from "./rows_model.js";
 import { putLoaderFirst } from "./search_order.js";
+import { colorSlots } from "./slot_colors.js";
 import { addStatus, BAR, fileWidget, followRuns, hasBadge, isOurs } from "./status.js";
 import { PLAIN, Strengths } from "./strengths.js";
 import { loadTexts, t } from "./texts.js";
@@ -109,6 +111,7 @@ const FACES = {
     LoKrPromptLoader: addLoader,
     LoKrBlockStrengths: addBlocksButton,
     LoKrSchedule: addCurve,
+    LoKrGridImage: (node) => node.setSize([Math.max(node.size[0], 320), Math.max(node.size[1], 300)]),
 };
 
 /** @typedef {{content: string, callback: () => undefined}} MenuItem */
@@ -169,6 +172,8 @@ app.registerExtension({
     setup() {
         followRuns();
         followDrops();
+        followTab();
+        colorSlots();
         putLoaderFirst();
         completeNames(isPrompt);
         api.addEventListener("progress_text", (event) => {

@@ -68,7 +68,6 @@ def test_the_report_comes_back_with_a_cached_run_and_a_tab(ran, front_server):
     assert ran.shows(20, APPLIED)
 
 
-@pytest.mark.xfail(reason="the page's own copy for a reload does not always have the run", strict=False)
 def test_the_report_comes_back_with_a_reload(ran):
     ran.page.reload()
     ran.page.wait_for_function("window.app?.graph?.nodes?.length > 5", timeout=60_000)

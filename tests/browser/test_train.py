@@ -73,7 +73,10 @@ def test_progress_curve_and_sample_are_on_the_node_and_the_file_in_open_loaders(
     assert "6 steps, loss" in ended
     points = front.face(40, "train-curve").locator("polyline").first.get_attribute("points")
     assert len(points.split()) == 6
-    front.page.wait_for_timeout(1500)
+    for _ in range(100):
+        if name in offered(front):
+            break
+        front.page.wait_for_timeout(200)
     assert name in offered(front)
 
 

@@ -36,7 +36,7 @@ SHAPES = {  # of weights of the test's small SD1.5, by kohya's names
         "lora_te_text_model_encoder_layers_0_self_attn_q_proj": (768, 768),
     },
 }
-EXAMPLES = ("lokr_stack_with_blocks",)
+EXAMPLES = ("LoKr - several adapters with block strengths",)
 """Those of which a copy is kept: as users have opened them."""
 
 

@@ -1,0 +1,137 @@
+"""The faces and dialogs in the language of the page: no visible word stays English."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.browser.front import opened
+from tests.browser.test_journey import PLACES
+from tests.browser.test_plain import STACK
+from tests.comfyui.test_server import loader, workflow
+from tests.hosts import PROJECT
+
+NAMES = ("LoKr", "CLIP", "SHA256", "AutoV2", "kohya-ss / LyCORIS", "merge", "live")
+
+# Every text, label, tooltip and placeholder inside the pack's faces and dialogs that a person sees or hears.
+VISIBLE = """() => {
+    const found = [];
+    for (const root of document.querySelectorAll('.lokr-face-host, dialog.lokr-dialog')) {
+        for (const element of [root, ...root.querySelectorAll('*')]) {
+            const data = 'code, pre, table.lokr-table td, dd, .lokr-metadata, .lokr-heat, [data-name]';
+            if (element.closest(data)) continue;
+            if (!element.getClientRects().length) continue;
+            for (const name of ['aria-label', 'title', 'placeholder']) {
+                const text = element.getAttribute(name);
+                if (text) found.push(text);
+            }
+            for (const child of element.childNodes) {
+                if (child.nodeType === Node.TEXT_NODE && child.textContent.trim()) found.push(child.textContent);
+            }
+        }
+    }
+    return found;
+}"""
+
+
+@pytest.fixture
+def marked(browser, front_server):
+    """A page whose language is one in which every text is between ⟦ and ⟧."""
+    source = json.loads((PROJECT / "web/texts/de.json").read_text(encoding="utf-8"))
+    texts = {part: {key: f"⟦{key}⟧" for key in entries} for part, entries in source.items()}
+    with opened(browser, front_server.url) as front:
+        front.setting("Comfy.Locale", "ko")
+        front.page.route("**/texts/ko.json", lambda route: route.fulfill(json=texts))
+        front.page.reload()
+        front.page.wait_for_function("window.app?.graph && window.app.extensionManager")
+        front.page.wait_for_timeout(1500)
+        front.page.keyboard.press("Escape")
+        front.empty()
+        try:
+            yield front
+        finally:
+            front.setting("Comfy.Locale", "en")
+            front.page.wait_for_timeout(500)
+
+
+def in_english(texts: list[str], data: set[str]) -> list[str]:
+    """Those of ``texts`` with a word that is neither between the marks, nor a file's, nor a name."""
+    left = []
+    for text in texts:
+        for line in text.split("\n"):
+            rest, depth = "", 0
+            for sign in line:
+                depth += sign == "⟦"
+                rest += sign if not depth else ""
+                depth -= sign == "⟧"
+            for word in sorted({*data, *NAMES}, key=len, reverse=True):
+                rest = rest.replace(word, "")
+            if any(sign.isalpha() for sign in rest) and rest.strip() not in ("i", "OUT", "IN", "MID"):
+                left.append(line)
+    return left
+
+
+def test_no_visible_word_is_missing(marked):
+    front, page = marked, marked.page
+    data = {"style.safetensors", "other.safetensors", "partial.safetensors", "people/face.safetensors"}
+    data |= {"nothing.safetensors", "lghths style", "Lighthouses", "style.png"}
+    seen: list[str] = []
+
+    def look() -> None:
+        page.wait_for_timeout(400)
+        seen.extend(page.evaluate(VISIBLE))
+
+    front.load(
+        workflow({"class_type": "LoKrStack", "inputs": STACK}, loader("partial.safetensors", 0.5)),
+        {**PLACES, 20: (0, 0), 21: (0, 380)},
+    )
+    look()
+    assert front.run() == "success"
+    look()
+    front.face(21, "badge").dispatch_event("click")
+    page.locator("summary").click()
+    look()
+    page.keyboard.press("Escape")
+    front.face(21, "choose").dispatch_event("click")
+    page.locator("[data-name]").first.wait_for()
+    look()
+    page.keyboard.press("Escape")
+    front.face(21, "info").dispatch_event("click")
+    page.locator(".lokr-heat").wait_for()
+    look()
+    page.keyboard.press("Escape")
+    blocks, schedule = front.add("LoKrBlockStrengths", (600, 0)), front.add("LoKrSchedule", (600, 300))
+    front.face(schedule, "badge").count()
+    front.face(blocks, "edit").dispatch_event("click")
+    front.dialog("blocks").get_by_role("slider").first.wait_for()
+    page.locator(".lokr-blocks-editor textarea").fill("XYZ:1, IN0:abc")
+    look()
+    page.keyboard.press("Escape")
+    assert len(seen) > 100
+    options = {text for text in seen if text.startswith(("Stable ", "Flux", "SD", "none"))}
+    assert not in_english(seen, data | options)
+
+
+@pytest.mark.parametrize("language,said", [("zh", "选择文件"), ("ru", "выберите файл")])
+def test_a_language_of_the_page_is_that_of_the_faces(browser, front_server, language, said):
+    with opened(browser, front_server.url) as front:
+        front.setting("Comfy.Locale", language)
+        try:
+            front.page.reload()
+            front.page.wait_for_function("window.app?.graph && window.app.extensionManager")
+            front.page.wait_for_timeout(1500)
+            front.page.keyboard.press("Escape")
+            front.empty()
+            assert front.badge(front.add("LoKrLoader"))[1] == said
+            front.page.mouse.dblclick(700, 650)
+            front.page.locator("[role=combobox], input[role=searchbox], input").first.wait_for()
+            front.page.wait_for_timeout(800)
+            front.page.keyboard.type("lokr", delay=30)
+            front.page.wait_for_timeout(1000)
+            front.page.keyboard.press("Enter")
+            front.page.wait_for_timeout(800)
+            assert front.page.evaluate("app.graph.nodes.map(node => node.type)") == ["LoKrLoader"] * 2
+        finally:
+            front.setting("Comfy.Locale", "en")
+            front.page.wait_for_timeout(500)
