@@ -93,7 +93,7 @@ def scenes() -> list[Scene]:
             workflow(loader("style.safetensors", 0.8, mode="auto")),
             usual,
             {IMAGES / "loader.png": [1, 3, 4, 5, 6, 7, 8, 20, 120], HELP / "LoKrLoader.png": [20]},
-            "lokr_loader",
+            "LoKr - load an adapter",
             {20: (400, 330), 120: (800, 260), 8: (320, 330)},
         ),
         Scene(
@@ -107,7 +107,7 @@ def scenes() -> list[Scene]:
             _with(workflow(rows), "20", blocks("MID:0.5, OUT:1"), blocks=["50", 0]),
             {**usual, 50: (0, 240)},
             {HELP / "LoKrStack.png": [20], HELP / "LoKrBlockStrengths.png": [50, 20]},
-            "lokr_stack_with_blocks",
+            "LoKr - several adapters with block strengths",
             {20: (430, 320), 50: (360, 300)},
         ),
         Scene(
@@ -119,38 +119,39 @@ def scenes() -> list[Scene]:
             ),
             {**usual, 51: (0, 240), 120: (400, 400)},
             {HELP / "LoKrSchedule.png": [51, 20]},
-            "lokr_schedule",
+            "LoKr - a strength that changes while sampling",
             {20: (400, 330), 51: (360, 640), 120: (430, 260)},
         ),
         Scene(
             _prompt_loader(),
             usual,
             {HELP / "LoKrPromptLoader.png": [20]},
-            "lokr_in_the_prompt",
+            "LoKr - adapters named in the prompt",
             {20: (430, 360)},
         ),
         Scene(
             _grid(),
             {**usual, 30: (1560, 480), 31: (1960, 480)},
             {HELP / "LoKrStrengthGrid.png": [20, 30]},
-            "lokr_strength_grid",
+            "LoKr - compare strengths in a grid",
             {20: (400, 330), 30: (360, 330)},
         ),
         Scene(
             {**CHECKPOINT, "20": inspect, "120": _preview("20", 2)},
             {1: (0, 0), 20: (400, 0), 120: (1160, 0)},
             {HELP / "LoKrInspect.png": [20]},
-            "lokr_inspect",
+            "LoKr - see what is in a file",
             {20: (720, 440)},
         ),
         Scene(
             {**both, "40": save},
             {1: (0, 0), 20: (400, 0), 21: (860, 0), 40: (1320, 0)},
             {HELP / "LoKrSave.png": [21, 40]},
-            "lokr_merge_into_one_file",
+            "LoKr - merge adapters into one file",
             {20: (400, 330), 21: (400, 330), 40: (420, 320)},
         ),
         *_writers(),
+        _training(),
     ]
 
 
@@ -168,24 +169,50 @@ def _writers() -> list[Scene]:
             {**CHECKPOINT, "40": _node("LoKrConvert", "converted", **convert, **parts)},
             places,
             {HELP / "LoKrConvert.png": [40]},
-            "lokr_convert",
+            "LoKr - convert to LoRA",
             size,
         ),
         Scene(
             {**CHECKPOINT, "20": tuned, "40": _node("LoKrExtract", "extracted", **extract)},
             places,
             {HELP / "LoKrExtract.png": [20, 40]},
-            "lokr_extract",
+            "LoKr - extract from a fine-tuned model",
             {20: (400, 330), **size},
         ),
         Scene(
             {"40": _node("LoKrResize", "resized", **resize)},
             places,
             {HELP / "LoKrResize.png": [40]},
-            "lokr_resize",
+            "LoKr - make a file smaller",
             size,
         ),
     ]
+
+
+def _training() -> Scene:
+    """LoKr Train behind core's own nodes for a folder of pictures with captions."""
+    inputs = {"file_name": "sunset", "steps": 24, "learning_rate": 3e-3, "sample_every": 8, "existing": "start over"}
+    inputs |= {"batch_size": 1, "factor": 8, "rank": 16, "seed": 1, "precision": "fp32"}
+    wires = {"model": ["1", 0], "latents": ["3", 0], "positive": ["3", 1], "vae": ["1", 2]}
+    dataset = {"images": ["2", 0], "texts": ["2", 1], "vae": ["1", 2], "clip": ["1", 1]}
+    prompt = {
+        **CHECKPOINT,
+        "2": {"class_type": "LoadImageTextDataSetFromFolder", "inputs": {"folder": "pictures"}},
+        "3": {"class_type": "MakeTrainingDataset", "inputs": dataset},
+        "20": {"class_type": "LoKrTrain", "inputs": {**inputs, **wires}},
+        "41": {"class_type": "PreviewImage", "inputs": {"images": ["20", 1]}},
+    }
+    places = {1: (0, 0), 2: (0, 200), 3: (0, 360), 20: (400, 0), 41: (860, 0)}
+    return Scene(prompt, places, {HELP / "LoKrTrain.png": [20]}, "lokr_train", {41: (420, 320)})
+
+
+def pictures(folder: Path) -> None:
+    """Four pictures with captions to train on: colours that run into one another."""
+    folder.mkdir(parents=True)
+    for number in range(4):
+        picture = Image.radial_gradient("L").rotate(90 * number).resize((64, 64))
+        ImageOps.colorize(picture, "navy", "orange").save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a sunset", encoding="utf-8")
 
 
 def _node(name: str, prefix: str, **inputs) -> dict:
@@ -237,6 +264,9 @@ def _for_a_person(graph: dict) -> dict:
             values[:2] = [512, 512]
         elif node["type"] == "KSampler":
             values[:4] = [1, "fixed", 20, 7]
+        elif node["type"] == "LoKrTrain":
+            values[:3], values[7:9] = ["my_style", 500, 5e-4], [50, "resume"]
+            node["widgets_values"] = ["bf16" if value == "fp32" else value for value in values]
         elif isinstance(values, list):
             node["widgets_values"] = [
                 FOR_A_PERSON.get(value, value) if isinstance(value, str) else value for value in values
@@ -273,6 +303,7 @@ def main() -> None:
         host.run(base, {"do": "make_sd15", "path": str(checkpoint), "dtype": "float16"})
         save_file(lokr(LAYERS, 0), str(base / "models/loras/style.safetensors"), metadata=METADATA)
         save_file(lokr(LAYERS, 1), str(base / "models/loras/other.safetensors"))
+        pictures(base / "input/pictures")
         with host.serve(base) as server, sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=ARGUMENTS
