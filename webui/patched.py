@@ -25,7 +25,7 @@ from .a1111 import A1111
 from .host import HostModel, Watcher
 from .patches import Pairs, PatchHandle, patcher_of
 
-_UNET, _TEXT = "model.", "text_encoders."
+UNET, TEXT = "model.", "text_encoders."
 
 
 class PatchedModel(HostModel):
@@ -75,10 +75,10 @@ class PatchedHost(A1111):
         if objects is None:
             return None
         root = nn.Module()
-        root.add_module(_UNET.rstrip("."), objects.unet.model)
+        root.add_module(UNET.rstrip("."), objects.unet.model)
         if objects.clip is not None:
-            root.add_module(_TEXT.rstrip("."), objects.clip.cond_stage_model)
-        return PatchedModel(owner, root, (f"{_UNET}diffusion_model.",), (_TEXT,))
+            root.add_module(TEXT.rstrip("."), objects.clip.cond_stage_model)
+        return PatchedModel(owner, root, (f"{UNET}diffusion_model.",), (TEXT,))
 
     def weight_of(self, module: nn.Module) -> Tensor | None:
         weight = self._backup(module)
@@ -116,9 +116,14 @@ class PatchedHost(A1111):
         unet, text = defaultdict(list), defaultdict(list)
         for match in matches:
             if match.module not in reasons:
-                inside, prefix = (unet, _UNET) if match.weight.startswith(_UNET) else (text, _TEXT)
-                inside[match.weight.removeprefix(prefix)].append(match)
+                in_unet, weight = self.home_of(match.weight)
+                (unet if in_unet else text)[weight].append(match)
         return PatchHandle(model.owner, self.patching, report, unet, text, factors=factors)
+
+    def home_of(self, weight: str) -> tuple[bool, str]:
+        """(whether the UNet's patcher holds it, its name there) of a weight of the model's."""
+        in_unet = weight.startswith(UNET)
+        return in_unet, weight.removeprefix(UNET if in_unet else TEXT)
 
     def unsupported(self, model: nn.Module, weight: str) -> str:
         """Why the host cannot patch this weight of ``model``, "" if it can."""

@@ -143,6 +143,20 @@ class Engine:
         """As Forge Neo does before it runs the models."""
         memory_management.load_models_gpu([self.forge_objects.unet, self.forge_objects.clip.patcher])
 
+    def lora(self, strength: float, names: list[str]) -> None:
+        """What its Lora extension does when the tags have changed; 0: none is left."""
+        unet, generator = self.forge_objects_original.unet, torch.Generator().manual_seed(5)
+        if strength:
+            shapes = {name: unet.model.diffusion_model.get_parameter(name).shape for name in names}
+            patches = {
+                f"diffusion_model.{name}": ("diff", (torch.randn(shape, generator=generator) / 20,))
+                for name, shape in shapes.items()
+            }
+            unet = unet.clone()
+            unet.add_patches(patches, strength, online_mode=dynamic_args.online_lora)
+        self.forge_objects.unet = unet
+        self.forge_objects_after_applying_lora = self.forge_objects.shallow_copy()
+
 
 def apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
@@ -191,13 +205,59 @@ def of_model(name: str, folder: Path, packing: str, dora: str | None) -> dict:
     return result
 
 
+def in_turns(online: bool, dora: str | None, folder: Path) -> dict:
+    """Distances from what the two parties should give, in the orders in which they come and go."""
+    name, (make, *_) = "SD1.5", MODELS["SD1.5"]
+    weights, names = drawn(made(make)), linears(made(make))
+    layers = {"unet": {key[:-7]: tuple(weights[key].shape) for key in names}}
+    path = save(lokr(layers, lambda _, path: f"diffusion_model.{path}", dora=dora), folder / "turns.safetensors")
+    adapter, expected = load_adapter(path), {}
+    dynamic_args.online_lora = False
+    for case in ("none", "ours", "theirs", "both"):
+        reference = made(make, {key: w.clone() for key, w in weights.items()})
+        if case in ("ours", "both"):
+            merge_adapter(reference, adapter, STRENGTH)
+        engine = Engine(reference, {})
+        engine.lora(float(case in ("theirs", "both")), names)
+        engine.load()
+        expected[case] = run(name, reference)
+    dynamic_args.online_lora = online
+    model = made(make, weights)
+    owner = modules.sd_models.model_data.sd_model = Engine(model, {})
+    found = HOST.model()
+
+    def off(case: str) -> float:
+        owner.load()
+        return apart(run(name, model), expected[case])
+
+    result = {"seen": min(apart(expected[one], expected["none"]) for one in ("ours", "theirs"))}
+    for first in ("ours", "theirs"):
+        owner.lora(float(first == "theirs"), names)
+        handle = HOST.merge(found, adapter, lambda module: STRENGTH)
+        steps = {"alone" if first == "ours" else "both at first": off("ours" if first == "ours" else "both")}
+        for lora, case in ((1, "both"), (0, "ours"), (1, "both")):
+            owner.lora(float(lora), names)
+            steps[f"{case} {lora}"] = off(case)
+        handle.remove()
+        steps["theirs"] = off("theirs")
+        owner.lora(0, names)
+        steps["none"] = off("none")
+        result[f"{first} first"] = steps
+    return result
+
+
+def spelling(text: str, path: str) -> str:
+    """The name of a text encoder's layer in a file; Anima's adapter of texts is the denoiser's there."""
+    return f"diffusion_model.{path}" if path.startswith("llm_adapter") else f"text_encoders.{text}.{path}"
+
+
 def of_text(name: str, folder: Path) -> dict:
     """The same of a text encoder, live and merged."""
     make, tokens = TEXTS[name], torch.arange(12).reshape(2, 6)
     weights = drawn(made(make))
     text, reference = made(make, weights), made(make, {key: w.clone() for key, w in weights.items()})
     layers = {"te": {key[:-7]: tuple(weights[key].shape) for key in linears(text)}}
-    spelled = lokr(layers, lambda _, path: f"text_encoders.{name}.{path}", dora="out")
+    spelled = lokr(layers, lambda _, path: spelling(name, path), dora="out")
     adapter = load_adapter(save(spelled, folder / f"{name}.safetensors"))
     merge_adapter(
         reference,
@@ -215,6 +275,9 @@ def of_text(name: str, folder: Path) -> dict:
         with HOST.merge(found, adapter, lambda module: STRENGTH):
             owner.load()
             result["merge"] = apart(text(tokens), expected)
+        with HOST.merge(found, adapter, lambda module: 0.0 if found.is_unet(module) else STRENGTH):
+            owner.load()
+            result["as text encoder"] = apart(text(tokens), expected)
         owner.load()
         result["left by merge"] = apart(text(tokens), base)
     return result
@@ -229,6 +292,9 @@ def main() -> dict:
             results[f"{name}, {packing}, {dora}"] = attempt(of_model, name, Path(folder), packing, dora)
         for name in TEXTS:
             results[f"text {name}"] = attempt(of_text, name, Path(folder))
+        for online in (False, True):
+            for dora in (None, "out"):
+                results[f"in turns, {online}, {dora}"] = attempt(in_turns, online, dora, Path(folder))
         results["peak"] = {str(dora): peak(dora, Path(folder)) for dora in (None, "out")}
     return results
 

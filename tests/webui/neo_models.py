@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from backend.nn import anima, chroma, flux, krea, lumina, qwen, wan
+from backend.nn import anima, chroma, flux, krea, lumina, qwen, unet, wan
 from backend.nn.llm import llama
 from torch import Tensor, nn
 
+UNET = dict(in_channels=4, out_channels=4, model_channels=64, channel_mult=[1, 2], num_res_blocks=[1, 1], num_heads=4)
+UNET |= dict(use_spatial_transformer=True, transformer_depth=[1, 1], transformer_depth_middle=1, context_dim=64)
+UNET |= dict(transformer_depth_output=[1] * 4)
+XL = dict(use_linear_in_transformer=True, num_classes="sequential", adm_in_channels=64)
 FLUX = dict(in_channels=4, out_channels=4, context_in_dim=64, hidden_size=128, mlp_ratio=4.0, num_heads=4, depth=2)
 FLUX |= dict(depth_single_blocks=2, axes_dim=[8, 12, 12], theta=10000, patch_size=2, qkv_bias=True)
 FLUX_2 = dict(in_channels=16, out_channels=16, context_in_dim=64, hidden_size=128, mlp_ratio=3.0, num_heads=4, depth=2)
@@ -37,6 +41,8 @@ def drawn(*shape: int) -> Tensor:
 PICTURE, VIDEO = (2, 4, 8, 8), (2, 4, 1, 8, 8)
 # Name -> (how to make it, the shape of its input, the width of its context, what else its forward takes).
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, dict]] = {
+    "SD1.5": (lambda: unet.IntegratedUNet2DConditionModel(**UNET), PICTURE, 64, {}),
+    "SDXL": (lambda: unet.IntegratedUNet2DConditionModel(**UNET | XL), PICTURE, 64, {"y": torch.ones(2, 64)}),
     "Flux.1": (
         lambda: flux.IntegratedFluxTransformer2DModel(**FLUX, vec_in_dim=64, guidance_embed=True),
         PICTURE,
@@ -76,9 +82,13 @@ class Decoder(nn.Module):
         small.head_dim = 16
         self.model = llama.Llama2_(small)
 
+        if kind is llama.Qwen3_06BConfig:  # Anima's, with its adapter of texts
+            self.llm_adapter = anima.LLMAdapter(64, 64, 64, num_layers=1, num_heads=4)
+
     def forward(self, tokens: Tensor) -> Tensor:
         # Not by its own table: the copy of Forge Neo at hand gives that an argument that it does not take.
-        return self.model(None, embeds=self.model.embed_tokens(tokens))[0]
+        out = self.model(None, embeds=self.model.embed_tokens(tokens))[0]
+        return self.llm_adapter(out, tokens) if hasattr(self, "llm_adapter") else out
 
 
 # The name of a text encoder in Forge Neo's CLIP -> how to make it.

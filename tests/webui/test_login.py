@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.hosts import WebServer
+from tests.hosts import A1111, WebServer, find_a1111, find_forge, find_forge_neo, find_reforge, free_port
 from tests.webui.adapters import lokr, save
 from tests.webui.conftest import SmallHost
 
@@ -23,6 +26,25 @@ MODES = {
     "page": (("", True), (False, True, False)),
     "none": (("", False), (True, None, True)),
 }
+
+
+@pytest.mark.parametrize("find", [find_a1111, find_forge, find_forge_neo, find_reforge])
+def test_whom_the_guard_lets_in_with_the_hosts_own_gradio(find: Callable[[], A1111 | None]):
+    host = find()
+    if host is None:
+        pytest.skip(f"NOTHING FOUND BY {find.__name__}: our login is not tested with its Gradio")
+    command = [host.python, Path(__file__).with_name("in_gradio.py"), API, PAGE, str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for mode, found in json.loads(done.stdout.splitlines()[-1]).items():
+        (api, page), (program, person, stranger) = MODES[mode]
+        let_in = {who: status == 200 for who, (status, _) in found.items()}
+        assert let_in.pop("program") == program
+        assert let_in.pop("person") == (stranger if person is None else person)
+        assert let_in.pop("panel") == (not page)  # where the page has a login, its panel sends the cookie
+        assert set(let_in.values()) == {stranger}  # whoever guesses, too
+        assert found["stranger"][1] == bool(api), "programs are asked for their name, as by /sdapi"
+        assert not found["other panel"][1], "a browser would cover the page by a dialog"
 
 
 @pytest.fixture(scope="module")
