@@ -65,13 +65,13 @@ class LoKrNetwork(nn.Module):
                 hint="check preset, exclude_patterns and network_reg_dims in --network_args",
             )
 
-    def _modules_in_force(self) -> list[LoKrModule]:
+    def _adapters(self) -> list[LoKrModule]:
         return [*self.text_encoder_loras, *self.unet_loras]
 
     def set_multiplier(self, multiplier: float) -> None:
         """Set what multiplies all updates; 0 gives the base model."""
         self.multiplier = multiplier
-        for module in self._modules_in_force():
+        for module in self._adapters():
             module.multiplier = multiplier
 
     def apply_to(self, text_encoder: Any, unet: Any, apply_text_encoder: bool = True, apply_unet: bool = True) -> None:
@@ -80,7 +80,7 @@ class LoKrNetwork(nn.Module):
             self.text_encoder_loras, self._by_encoder = [], {}
         if not apply_unet:
             self.unet_loras = []
-        for module in self._modules_in_force():
+        for module in self._adapters():
             module.apply_to()
             self.add_module(module.lora_name, module)
 
@@ -90,7 +90,7 @@ class LoKrNetwork(nn.Module):
 
     def merge_to(self, text_encoder: Any, unet: Any, weights_sd: Any, dtype: Any = None, device: Any = None, **_: Any):
         """Add the updates to the models' weights, at the multiplier. Only a network made from a file has any."""
-        for module in self._modules_in_force():
+        for module in self._adapters():
             with blame(module=module.lora_name):
                 module.merge_to()
 
@@ -125,7 +125,7 @@ class LoKrNetwork(nn.Module):
                     found=tuple(tensor.shape),
                     hint="give network_dim and network_args as in the file's training, or --dim_from_weights",
                 )
-        for module in self._modules_in_force():
+        for module in self._adapters():
             alpha = tensors.get(f"{module.lora_name}.alpha")
             if alpha is not None:
                 module.check_alpha(float(alpha))
@@ -140,7 +140,7 @@ class LoKrNetwork(nn.Module):
 
     def apply_max_norm_regularization(self, max_norm_value: float, device: Any) -> tuple[int, float, float]:
         """Scale updates down to the norm ``max_norm_value``. Returns (how many were scaled, mean norm, largest)."""
-        done = [module.apply_max_norm(float(max_norm_value)) for module in self._modules_in_force()]
+        done = [module.apply_max_norm(float(max_norm_value)) for module in self._adapters()]
         norms = [norm for _, norm in done]
         return sum(scaled for scaled, _ in done), sum(norms) / len(norms), max(norms)
 
