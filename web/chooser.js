@@ -38,7 +38,7 @@ class Chooser {
         /** @type {string[]} */
         this.fitting = [];
         this.active = 0;
-        this.reading = 0;
+        this.reading = offered.length;
         const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
         const change = () => this.filter();
         this.search = h("input.lokr-search", {
@@ -95,7 +95,8 @@ class Chooser {
                 this.filter(this.chosen);
             }
         } catch {
-            // A server without the routes: only names.
+            this.reading = 0; // a server without the routes: only names
+            this.filter(this.chosen);
         }
     }
 

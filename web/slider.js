@@ -64,23 +64,16 @@ export function slider(options) {
         fill.style.left = `${100 * from}%`;
         fill.style.width = `${100 * (to - from)}%`;
         fill.classList.toggle("lokr-negative", value < 0);
-        number.textContent = shown();
+        number.textContent = value.toFixed(digits);
         element.setAttribute("aria-valuenow", String(value));
-        element.setAttribute("aria-valuetext", shown());
+        element.setAttribute("aria-valuetext", value.toFixed(digits));
     }
 
-    /** The number with the step's digits, or its own if it has more. */
-    function shown() {
-        const own = String(Number(value.toFixed(4)));
-        const fixed = value.toFixed(digits);
-        return own.length > fixed.length ? own : fixed;
-    }
-
-    /** @param {number} next @param {boolean} [free] whether it may lie beyond the ends and between the steps */
+    /** @param {number} next @param {boolean} [free] whether it may lie beyond the ends */
     function change(next, free = false) {
         const rounded = Number((Math.round(next / step) * step).toFixed(6));
         // A typed number may lie beyond the ends; from there one can only go back.
-        const bounded = free ? next : Math.min(Math.max(max, value), Math.max(Math.min(min, value), rounded));
+        const bounded = free ? rounded : Math.min(Math.max(max, value), Math.max(Math.min(min, value), rounded));
         if (bounded === value || options.disabled) return;
         value = bounded;
         draw();

@@ -42,7 +42,7 @@ def chooser(front):
 
 
 def names(dialog) -> list[str]:
-    return [option.get_attribute("data-name") for option in dialog.get_by_role("option").all()]
+    return [option.get_attribute("data-name") for option in dialog.locator(".lokr-file").all()]
 
 
 def search(front, text: str) -> None:
@@ -151,9 +151,11 @@ def test_two_thousand_files_show_at_once_and_are_searched_in_half_a_second(comfy
         node = front.add("LoKrLoader")
         begun = time.perf_counter()
         front.face(node, "choose").click()
-        front.dialog("files").get_by_role("option").first.wait_for()
+        front.dialog("files").locator(".lokr-file").first.wait_for()
         first = time.perf_counter() - begun
+        begun = time.perf_counter()
         front.page.wait_for_function("document.querySelector('.lokr-count').textContent === '2000 of 2000 files'")
+        rest = time.perf_counter() - begun
         took = front.page.evaluate(
             """() => {
                 const field = document.querySelector('.lokr-search');
@@ -163,5 +165,13 @@ def test_two_thousand_files_show_at_once_and_are_searched_in_half_a_second(comfy
                 return [performance.now() - begun, document.querySelectorAll('.lokr-file').length];
             }"""
         )
-        print(json.dumps({"first screen, cold, s": round(first, 3), "search, ms": round(took[0], 1)}))
+        print(
+            json.dumps(
+                {
+                    "first screen, cold, s": round(first, 3),
+                    "all read, s": round(first + rest, 1),
+                    "search, ms": round(took[0], 1),
+                }
+            )
+        )
         assert first < 5 and took[0] < 500 and took[1] == 1

@@ -78,6 +78,7 @@ def test_the_menu_and_a_command_open_it(front):
     front.page.evaluate(
         """id => {
             const node = app.graph.getNodeById(id);
+            node.widgets[0].value = 'style.safetensors';
             app.canvas.selectNode(node);
             app.extensionManager.command.execute('LoKr.Info');
         }""",
