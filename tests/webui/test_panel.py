@@ -12,13 +12,19 @@ from webui.tags import request_of
 
 HOST = """
 <div id="txt2img_prompt"><textarea></textarea></div>
-<div id="txt2img_lokr_accordion"><div id="txt2img_lokr_panel"></div></div>
+<div id="txt2img_lokr_accordion"><div id="txt2img_lokr_panel" data-key="of this page"></div></div>
 <script>
     const opts = {lokr_panel_range: 2, sd_model_checkpoint: "one"};
     const asked = [];
     let loaded = true;
-    window.fetch = async (url) => {
+    const keys = [];
+    let refuses = false;
+    window.fetch = async (url, {headers}) => {
         asked.push(url);
+        keys.push(headers["X-LoKr-Page"]);
+        if (refuses) {
+            return {ok: false, status: 401, json: async () => ({detail: {error: "Not logged in"}})};
+        }
         if (!loaded) {
             return {ok: false, status: 503, json: async () => ({detail: {error: "No model is loaded yet"}})};
         }
@@ -158,3 +164,12 @@ def test_the_report_follows_once_a_model_is_loaded(page):
     assert not page.locator(".lokr-status.lokr-wrong").count()
     page.evaluate("loaded = true")
     page.wait_for_function(f"() => {status} === '10 of 10 modules applied'")
+
+
+def test_the_panel_sends_the_pages_key_and_tells_that_the_login_has_ended(page):
+    page.evaluate("keys.length = 0, refuses = true")
+    page.fill("textarea", "<lokr:locked>")
+    page.wait_for_function("() => document.querySelector('.lokr-status')?.textContent === 'Not logged in'")
+    page.evaluate("refuses = false")
+    assert page.evaluate("keys") == ["of this page"]
+    assert page.locator(".lokr-status.lokr-wrong").count() == 1
