@@ -237,11 +237,12 @@ def test_bad_input_makes_the_picture_and_says_what_is_wrong(painter: Painter):
         ("<lokr:styel:0.7>", "no LoKr of this name", "style"),
         ("<lokr:plain:1>", "no LoKr in this file", "<lora:plain:1>"),
         ("<lokr:for flux>", "None of the 1 modules", "no such weight in this model"),
+        ("<lokr:for flux>", "looks like an adapter for Flux.1", "the model is Stable Diffusion 1.x"),
         ("<lokr:cut>", "truncated", "cut.safetensors"),
         ("<lokr:style:strong>", "not a number", "<lokr:style:strong>"),
         ("<lokr:style:nan>", "not a number"),
         ("<lokr:style:1:1:8>", "two strengths"),
-        ("<lokr:style:dyn=8>", "option of a tag: 'dyn'"),
+        ("<lokr:style:dyn=8>", "option of a tag: 'dyn'", "te, clip, unet, model, expert, blocks, start, end, mode"),
         ("<lokr:style:start=2>", "from 0 to 1"),
         ("<lokr:style:start=0.8:end=0.2>", "starts before it ends"),
         ("<lokr:style:mode=fast>", "mode=live or mode=merge"),
@@ -260,5 +261,5 @@ def test_bad_input_makes_the_picture_and_says_what_is_wrong(painter: Painter):
     assert painter.comments() == ""
     assert apart(named, base) > LOOKS_OTHER
     partly = painter("a pier <lokr:for big:0.7>")
-    assert "refused" in painter.comments()
+    assert "refused" in painter.comments() and "such as lora_" in painter.comments()
     assert apart(partly, base) > 0
