@@ -144,7 +144,7 @@ class _Chain(torch.autograd.Function):
         ctx.plan, ctx.scale = plan, scale
         # x itself is kept: it is the layer's own, and has a history for a second derivative.
         ctx.save_for_backward(x, weight, rows, *matrices, *kept)
-        return y if shape is None else y.view(shape)
+        return y if shape is None else _of_its_own(y, shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -168,13 +168,18 @@ class _LinearThrough(_Chain):
             y = F.linear(_dense(plan, x).view(-1, x.shape[-1]), new, bias)  # (positions, l*k)
         ctx.plan, ctx.scale = plan, scale
         ctx.save_for_backward(x, weight, rows, *matrices, *[None] * (len(matrices) - 1))
-        return y.view(*x.shape[:-1], -1)
+        return _of_its_own(y, (*x.shape[:-1], -1))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         of_x = ctx.needs_input_grad[1]
         g_x, g_matrices = _gradients(ctx, g, of_x, ctx.needs_input_grad[7:], through=True)
         return None, g_x, *[None] * 5, *g_matrices
+
+
+def _of_its_own(y: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``y`` in another shape, not as a view: autograd refuses in-place operations on a view that a function returns."""
+    return torch.ops.aten._unsafe_view(y, shape)
 
 
 @contextmanager

@@ -77,6 +77,17 @@ def test_the_layers_own_output_is_written_to_and_a_hooked_one_is_not():
     assert not untouched(layer.base_layer)
 
 
+@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 8), (2, 2, 2, 8)])
+def test_the_output_may_be_written_to_in_place(shape):
+    layer = Linear(nn.Linear(8, 8).requires_grad_(False), "default", LoKrConfig(init_weights=False), r=2, alpha=2)
+    x, other = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    (expected,) = torch.autograd.grad((layer(x) + other).relu().square().sum(), x)
+    y = layer(x)
+    y += other
+    y.relu_().square().sum().backward()
+    assert torch.allclose(x.grad, expected)
+
+
 def test_torch_func_sees_through_it():
     from torch.func import functional_call, grad, vmap
 
