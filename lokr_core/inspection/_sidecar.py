@@ -97,9 +97,10 @@ def _first(values):
 
 def _inside(entry: dict, *keys: str) -> object:
     """The value at a path of keys. Returns None if it ends early."""
+    found: object = entry
     for key in keys:
-        entry = entry.get(key) if isinstance(entry, dict) else None
-    return entry
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _text(value: object) -> str:

@@ -87,7 +87,7 @@ def through_loader(model: str, lokr: str, strength: float, out: str, reference: 
     before = digest(patcher.model), clip and digest(clip.cond_stage_model)
     result = {"base": sample(patcher)}
     loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"]
-    patched, patched_clip, report = output(
+    patched, patched_clip, report, _ = output(
         loader.EXECUTE_NORMALIZED(patcher, lokr, strength, strength, clip, mode="merge")
     )
     result["sampled"] = sample(patched)
@@ -191,12 +191,12 @@ def mixed(model: str, lokr: str, parts: list[str], out: str) -> None:
     """A file of several kinds: who patches which weight, and its output against its parts, each by its own loader."""
     base, _ = load(model)
     loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoaderModelOnly"].EXECUTE_NORMALIZED
-    wanted, _ = output(loader(model=base, lokr_name=parts[0], strength_model=0.7, mode="merge"))
+    wanted, *_ = output(loader(model=base, lokr_name=parts[0], strength_model=0.7, mode="merge"))
     wanted = nodes.LoraLoader().load_lora(wanted, None, parts[1], 0.7, 0.0)[0]
     wanted, plain = sample(wanted), sample(base)
     found = {"effect": ((wanted - plain).norm() / plain.norm()).item()}
     for mode in ("merge", "live"):
-        patched, report = output(loader(model=base, lokr_name=lokr, strength_model=0.7, mode=mode))
+        patched, report, _ = output(loader(model=base, lokr_name=lokr, strength_model=0.7, mode=mode))
         by = {key: [(type(p[1]).__name__, p[3]) for p in patches] for key, patches in patched.patches.items()}
         distance = ((sample(patched) - wanted).norm() / wanted.norm()).item()
         found[mode] = {"report": report, "patches": by, "distance": distance}

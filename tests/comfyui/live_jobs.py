@@ -31,7 +31,7 @@ def pack(module: str):
 def ours(model, file: str, strength: float, mode: str = "live", clip=None, **more):
     """(model, clip, report) of LoKrLoader."""
     loader = nodes.NODE_CLASS_MAPPINGS["LoKrLoader"]
-    return host.output(loader.EXECUTE_NORMALIZED(model, file, strength, strength, clip, mode, **more))
+    return host.output(loader.EXECUTE_NORMALIZED(model, file, strength, strength, clip, mode, **more))[:3]
 
 
 def core(model, file: str, strength: float):

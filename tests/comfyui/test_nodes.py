@@ -113,10 +113,12 @@ def test_a_stack_is_its_rows_in_a_chain(server):  # noqa: F811
 
 
 def test_a_row_with_a_missing_file_is_named_with_its_file(server):  # noqa: F811
-    error = error_of(server, prompt_of(stack((True, STYLE, 0.7), (True, "stlye.safetensors", 1.0))))
-    assert error["node_type"] == "LoKrStack"
-    assert "Row 2 (stlye.safetensors): There is no such adapter file" in error["exception_message"]
-    assert f"near: {STYLE}" in error["exception_message"]
+    answer = server.queue(prompt_of(stack((True, STYLE, 0.7), (True, "stlye.safetensors", 1.0))))
+    (refused,) = answer["node_errors"].values()
+    (error,) = refused["errors"]
+    assert refused["class_type"] == "LoKrStack"
+    assert "Row 2 (stlye.safetensors): There is no such adapter file" in error["details"]
+    assert f"near: {STYLE}" in error["details"]
 
 
 @pytest.mark.parametrize("mode", ["merge", "live"])
