@@ -17,13 +17,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 import lokr_core  # noqa: E402
-from lokr_core import conversion, display, inspection, kronecker, strengths, tools, training  # noqa: E402
+from lokr_core import conversion, diffusion, display, inspection, kronecker, strengths, tools, training  # noqa: E402
 
 INDEX = PROJECT / "docs" / "library.md"
 FOLDER = PROJECT / "docs" / "library"
 
 # Rooms whose own names are meant to be used too, beyond those that ``lokr_core`` itself exports.
-FURTHER = (kronecker, strengths, inspection, tools, training, display, conversion)
+FURTHER = (kronecker, strengths, inspection, tools, training, diffusion, display, conversion)
 MANY = 20  # names of a room on one page, at most
 
 

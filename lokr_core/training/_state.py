@@ -112,15 +112,21 @@ def _restore(
             name, _, kind = key[len(_OPTIMIZER) :].rpartition(":")
             state[name][kind] = value
     own = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
+    # torch takes the keys alone that a new optimizer has; Prodigy adds one in its first step.
+    known = {"params", *(key for group in optimizer.param_groups for key in group)}
     torch_state = _torch_state()
     torch_state.set_state_dict(
         model,
         optimizer,
         model_state_dict=parameters,
-        optim_state_dict={"state": state, "param_groups": groups},
+        optim_state_dict={
+            "state": state,
+            "param_groups": [{key: value for key, value in group.items() if key in known} for group in groups],
+        },
         options=torch_state.StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False),
     )
-    for group, settings in zip(optimizer.param_groups, own, strict=True):
+    for group, saved, settings in zip(optimizer.param_groups, groups, own, strict=True):
+        group.update({key: value for key, value in saved.items() if key not in known})
         group.update(settings)  # for example a lower learning rate
 
 

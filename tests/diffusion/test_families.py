@@ -1,4 +1,4 @@
-"""What a family's denoiser is asked is what diffusers' own pipeline would ask it; targets and weights are the papers'."""
+"""A family's denoiser is given what diffusers' own pipeline gives it; targets and weights are the papers'."""
 
 from __future__ import annotations
 

@@ -48,11 +48,15 @@ def t5() -> Any:
 
 
 def vae(channels: int, **config: Any) -> Any:
-    """Two scales: latents are a fourth of the picture's sides."""
-    return diffusers.AutoencoderKL(
+    """Two scales: latents are a fourth of the picture's sides. As in a trained one, they have little noise."""
+    model = diffusers.AutoencoderKL(
         block_out_channels=(8, 8, 8), latent_channels=channels, norm_num_groups=4, sample_size=32,
         down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3, **config,
     )  # fmt: skip
+    last = model.quant_conv or model.encoder.conv_out
+    with torch.no_grad():
+        last.bias[channels:] -= 8  # the logarithm of the noise's variance
+    return model
 
 
 def unet(width: int, **config: Any) -> Any:
@@ -81,7 +85,7 @@ def _pipeline(family: str, **scheduler: Any) -> Any:
             return diffusers.StableDiffusionXLPipeline(**first, **second, **parts)
         parts = dict(unet=unet(32), vae=vae(4), scheduler=noise, safety_checker=None, feature_extractor=None)
         return diffusers.StableDiffusionPipeline(**first, **parts, requires_safety_checker=False)
-    parts = dict(vae=vae(16, scaling_factor=0.36, shift_factor=0.12, use_quant_conv=False, use_post_quant_conv=False))
+    parts = dict(vae=vae(16, scaling_factor=3.0, shift_factor=0.02, use_quant_conv=False, use_post_quant_conv=False))
     if family == "sd3":
         parts["scheduler"] = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, **scheduler)
         parts["transformer"] = diffusers.SD3Transformer2DModel(

@@ -128,6 +128,45 @@ def test_the_dreambooth_example_trains_in_two_processes(tmp_path, trainings):
     assert_same(trainings.run(tmp_path / "2", 2, *options, script=script), alone, 1e-5, 1e-5)
 
 
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory) -> tuple[str, str]:
+    """The folders of a tiny Flux pipeline and of four pictures of two sizes."""
+    pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: it makes the model")
+    pytest.importorskip("transformers", reason="NO TRANSFORMERS HERE: it makes the text encoders")
+    from PIL import Image
+
+    from tests.diffusion.tiny_pipelines import saved
+
+    base = tmp_path_factory.mktemp("flux")
+    (base / "pictures").mkdir()
+    for number in range(4):
+        Image.effect_noise((32, 32 + number // 2 * 24), 60).save(base / "pictures" / f"{number}.png")
+    return str(saved("flux", base / "flux")), str(base / "pictures")
+
+
+TRAIN = ("--size", "32", "--rank", "2", "--batch-size", "4", "--text-encoders", "--rank-dropout", "0.2", "--steps", "4")
+
+
+def test_lokr_train_in_two_processes_trains_what_it_does_in_one(tmp_path, trainings, flux):
+    """With batches of two sizes, of which each process computes the same number of parts."""
+    script = PROJECT / "tests" / "distributed" / "command.py"
+    alone = trainings.run(tmp_path / "1", 1, *TRAIN, *flux, script=script)
+    found = trainings.run(tmp_path / "2", 2, *TRAIN, *flux, script=script)
+    assert_same(found, alone, 1e-5, 1e-5)
+
+
+@pytest.mark.exhaustive
+def test_accelerate_launch_starts_lokr_train(tmp_path, flux):
+    found = {}
+    for count in ("1", "2"):
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", count]
+        command = [*launch, "--module", "lokr_core.cli", "train", *flux, "-o", str(tmp_path / count), *TRAIN]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-4000:]
+        found[count] = result(tmp_path / count)
+    assert_same(found["2"], found["1"], 1e-5, 1e-5)
+
+
 def test_a_state_of_one_process_goes_on_in_two_and_back(tmp_path, trainings, alone):
     trainings.run(tmp_path, 1, *DROPOUT, "--steps", "7")
     trainings.run(tmp_path, 2, "--parallel", "fsdp", *DROPOUT, "--steps", "13")

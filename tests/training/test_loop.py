@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -83,6 +84,78 @@ def test_each_epoch_takes_every_example_once_in_an_order_of_its_own(tmp_path):
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_batch_is_of_one_bucket_if_it_can_be(tmp_path, size):
+    """Each epoch visits every example once; at most the examples that do not fill a batch of a bucket are mixed."""
+    buckets, seen = ["a", "b", "a", "b", "a", "a", "b", "b", "b", "a", "c"], []
+
+    def looks(model: nn.Module, batch: Batch) -> torch.Tensor:
+        assert len({buckets[index] for index in batch.indices}) == 1, "a part is of one bucket in any case"
+        seen.append((batch.step, batch.indices))
+        return model(torch.eye(8)[[0] * len(batch.indices)]).mean()
+
+    settings = replace(SETTINGS, steps=11, batch_size=size)
+    train(network(), looks, len(buckets), settings, tmp_path, print, buckets=buckets)
+    visits = [index for _, indices in seen for index in indices]
+    for epoch in range(size):
+        part = visits[epoch * len(buckets) : (epoch + 1) * len(buckets)]
+        assert sorted(part) == list(range(len(buckets)))
+    whole = [indices for _, indices in seen if len(indices) == size]
+    mixed = [index for _, indices in seen if len(indices) < size for index in indices]
+    assert size == 1 or len(whole) >= 4
+    assert len(mixed) <= size * 3 * size  # fewer than a batch of each of three buckets, in each of `size` epochs
+
+
+def test_accumulated_parts_are_the_batch(tmp_path):
+    """Up to the order of sums: the loss of a batch is the mean of its parts', and so is its gradient."""
+    settings = replace(SETTINGS, batch_size=4)
+    whole, losses = run(tmp_path / "a", settings)
+    parts, found = run(tmp_path / "b", replace(settings, accumulate=3))
+    assert found == pytest.approx(losses, rel=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 1 / 16), ("cosine", 0.00961)])
+def test_the_learning_rate_follows_its_schedule(schedule, last):
+    settings = TrainSettings(steps=20, learning_rate=2.0, warmup=4, schedule=schedule)
+    rates = [settings.rate(step) / 2 for step in range(20)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] == pytest.approx(last, rel=1e-3)
+
+
+def test_a_gradient_is_clipped_to_its_norm(tmp_path, monkeypatch):
+    norms = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, closure=None):
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            norms.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+            return super().step(closure)
+
+    monkeypatch.setattr("lokr_core.training._loop.optimizer_for", lambda parameters, settings: Watched(parameters))
+    for clip in (0.0, 1e-3):
+        norms.clear()
+        run(tmp_path / str(clip), replace(SETTINGS, clip=clip))
+        assert len(norms) == SETTINGS.steps and (max(norms) <= 1e-3 * (1 + 1e-5)) is bool(clip)
+
+
+def test_prodigy_goes_on_with_the_rate_that_it_found(tmp_path):
+    pytest.importorskip("prodigyopt", reason="NO PRODIGY HERE: pip install prodigyopt")
+    settings = replace(SETTINGS, optimizer="prodigy", learning_rate=1.0)
+    model, whole = run(tmp_path / "whole", settings)
+    run(tmp_path / "parts", replace(settings, steps=4))
+    again, losses = run(tmp_path / "parts", settings)
+    assert losses == whole
+    assert all(map(torch.equal, again.parameters(), model.parameters()))
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(LoKrError, match="This needs bitsandbytes") as error:
+        run(tmp_path, replace(SETTINGS, optimizer="adamw8bit"))
+    assert "pip install" in str(error.value)
+
+
 def test_noise_belongs_to_a_place_in_the_batch_and_not_to_the_process(tmp_path):
     whole = Batch(3, [4, 1, 0, 2], [0, 1, 2, 3], seed=5)
     half = Batch(3, [0, 2], [2, 3], seed=5)
@@ -99,6 +172,11 @@ def test_noise_belongs_to_a_place_in_the_batch_and_not_to_the_process(tmp_path):
         ({"batch_size": 1.5}, "batch_size must be a positive integer"),
         ({"save_every": -1}, "save_every"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
+        ({"warmup": -1}, "warmup must not be negative"),
+        ({"clip": math.inf}, "clip must not be negative"),
+        ({"accumulate": 0}, "accumulate must be a positive integer"),
+        ({"schedule": "polynomial"}, "Unknown schedule"),
+        ({"optimizer": "sgd"}, "Unknown optimizer"),
     ],
 )
 def test_settings_that_are_none(fields, said):
