@@ -6,11 +6,12 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ class SmallHost:
 
     hires: what a request for hires fix says
     fp8: the arguments with which the UNet lies in fp8
+    settings: what its file of settings has in any case
     """
 
     web_ui: A1111
@@ -83,6 +85,7 @@ class SmallHost:
     arguments: tuple[str, ...]
     hires: Mapping[str, object]
     fp8: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def modules(self) -> int:
@@ -121,7 +124,12 @@ class SmallHost:
         """A server that starts now; ``settings`` are those of its page, ``login`` what it asks programs for."""
         base.mkdir(parents=True, exist_ok=True)
         # A preview of SDXL would need a download.
-        settings = {"sd_model_checkpoint": self.checkpoint.name, "live_previews_enable": False} | settings
+        settings = {
+            "sd_model_checkpoint": self.checkpoint.name,
+            "live_previews_enable": False,
+            **self.settings,
+            **settings,
+        }
         (base / "config.json").write_text(json.dumps(settings))
         arguments = ("--ckpt-dir", str(self.checkpoint.parent), *self.arguments, *arguments)
         with self.web_ui.serve(base, *arguments, page=page, login=login) as server:
@@ -176,7 +184,9 @@ def of_forges_kind(found: A1111 | None, name: str, kept: Path, fp8: str) -> Smal
     arguments = ("--gradio-allowed-path", str(found.path))
     # The API leaves this None, which Forge cannot iterate over.
     hires = HIRES | {"hr_additional_modules": ["Use same choices"]}
-    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,))
+    # Forge Neo asks a person, and so waits for ever, where its settings are not of its version.
+    versions = re.findall(r'^VERSION_UID.*"(.*)"', (found.path / "modules/launch_utils.py").read_text(), re.MULTILINE)
+    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,), {"VERSION_UID": v for v in versions})
 
 
 @pytest.fixture(scope="session")
