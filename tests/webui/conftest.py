@@ -185,8 +185,9 @@ def of_forges_kind(found: A1111 | None, name: str, kept: Path, fp8: str) -> Smal
     # The API leaves this None, which Forge cannot iterate over.
     hires = HIRES | {"hr_additional_modules": ["Use same choices"]}
     # Forge Neo asks a person, and so waits for ever, where its settings are not of its version.
-    versions = re.findall(r'^VERSION_UID.*"(.*)"', (found.path / "modules/launch_utils.py").read_text(), re.MULTILINE)
-    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,), {"VERSION_UID": v for v in versions})
+    version = re.search(r'^VERSION_UID.*"(.*)"', (found.path / "modules/launch_utils.py").read_text(), re.MULTILINE)
+    settings = {"VERSION_UID": version[1]} if version else {}
+    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,), settings)
 
 
 @pytest.fixture(scope="session")
