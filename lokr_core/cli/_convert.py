@@ -64,5 +64,6 @@ def _convert(options: argparse.Namespace) -> Result:
             options.file, options.output, conversion, dtype, options.model, options.base, options.lossy, progress
         )
     if options.check and found.written:
-        found.notes.append(check_with(options.check, options.output, options.model, len(found.modules)))
+        of_denoiser = sum(not made.name.component.startswith("te") for made in found.modules)
+        found.notes.append(check_with(options.check, options.output, options.model, of_denoiser))
     return found

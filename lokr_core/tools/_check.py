@@ -12,20 +12,23 @@ import torch
 
 from ..checkpoints import Checkpoint
 from ..errors import LoKrError, LoKrFileError, LoKrMatchError, LoKrValueError
+from ._comfyui import taken_by_comfyui
 
-CHECKS = ("diffusers", "peft")
+CHECKS = ("diffusers", "peft", "comfyui")
 _COMPONENTS = ("transformer", "unet")
 
 
 def check_with(program: str, path: str | os.PathLike, model: str | os.PathLike | None, modules: int) -> str:
     """Load ``path`` into ``model`` with the program's own loader, and say what it took.
 
-    model: a diffusers folder, of which the configuration is read and no weight
-    modules: how many the file has
+    model: a diffusers folder, of which the configuration is read; for ComfyUI a file, of which the header is
+    modules: how many the file has for the denoiser
 
-    Returns a line for a person. Raises LoKrValueError if the program is not installed or the model is not a diffusers
-    folder, LoKrMatchError if it takes fewer modules.
+    Returns a line for a person. Raises LoKrValueError if the program is not installed or does not read such a model,
+    LoKrMatchError if it takes fewer modules.
     """
+    if program == "comfyui":
+        return _compared("ComfyUI", taken_by_comfyui(path, model), modules, path)
     network = _network(program, model)
     try:
         if program == "diffusers":
@@ -37,6 +40,10 @@ def check_with(program: str, path: str | os.PathLike, model: str | os.PathLike |
     except Exception as error:  # of any kind: it is another program's
         raise LoKrMatchError(f"{program} does not load the file: {error}", file=path) from error
     taken = sum(1 for name, _ in network.named_modules() if name.endswith((".lora_A", ".lokr_w1", ".lokr_w1_a")))
+    return _compared(program, taken, modules, path)
+
+
+def _compared(program: str, taken: int, modules: int, path: str | os.PathLike) -> str:
     if taken < modules:
         raise LoKrMatchError(
             f"{program} takes not all modules", file=path, expected=f"{modules} modules", found=f"{taken}"

@@ -24,6 +24,7 @@ from ..errors import LoKrFileError, LoKrValueError
 from ..formats import load_adapter
 from ..kronecker import is_finite
 from ..matching import Match, Report, Target, resolve
+from ._about import without_hashes
 from ._version import version
 
 MERGES_KEY = "lokr.merges"
@@ -231,4 +232,4 @@ def _with_merges(metadata: Mapping[str, str], strengths: Sequence[float], report
                 "version": version(),
             }
         )
-    return {**metadata, MERGES_KEY: json.dumps(merges)}
+    return {**without_hashes(metadata), MERGES_KEY: json.dumps(merges)}

@@ -19,10 +19,11 @@ from ..errors import LoKrValueError, blame
 from ..matching import Target, in_named_order
 from ..names import DIFFUSERS, supposed_shapes
 from ..saving import SPELLINGS, UP_DOWN, Regrouped, component_of, named, regroup, save_named
-from ._about import CONVERSION_KEY, dtype_of, format_of, note_of
+from ._about import CONVERSION_KEY, dtype_of, format_of, modelspec, note_of, without_hashes
 from ._converted import Converted
 from ._dora_rules import settle_dora
 from ._make import Conversion, made, shared
+from ._size import fit_to_size
 from ._updates import Updates, read_updates
 
 _SAMPLES = {"lora": "networks.lora", "full": "lycoris.kohya", "lokr": "lycoris.kohya"}
@@ -95,6 +96,8 @@ def convert(
             progress(number + 1, len(groups))
     found.note_rank_above(conversion.keep)
     _keep_others(adapter, foreign, format, found)
+    if conversion.to == "lokr" and conversion.keep.size is not None:
+        fit_to_size(found, conversion.keep.size)
     found.metadata = _metadata(adapter, conversion, found)
     if conversion.to == "lokr" and 1 in conversion.factors and len(conversion.factors) == 1:
         found.notes.append("factor 1: W1 is the number 1, which makes a LoRA or a difference of the same size")
@@ -193,8 +196,9 @@ def _keep_others(adapter: Adapter, foreign: dict[str, str], format: str, found: 
 
 def _metadata(adapter: Adapter, conversion: Conversion, found: Converted) -> dict[str, str]:
     """The file's metadata without what described its kind, with what readers of the new one look for."""
-    gone = ("ss_network_", "lora_adapter_metadata", "lycoris_config", "lokr_config")
-    metadata = {key: text for key, text in adapter.metadata.items() if not key.startswith(gone)}
+    gone = ("ss_network_", "lora_adapter_metadata", "lycoris_config", "lokr_config", "modelspec.")
+    metadata = {key: text for key, text in without_hashes(adapter.metadata).items() if not key.startswith(gone)}
+    metadata |= modelspec(adapter, found.format)
     ranks = [made.rank for made in found.modules if made.rank]
     if found.format in UP_DOWN:
         rank = max(set(ranks), key=ranks.count) if ranks else 1

@@ -31,6 +31,7 @@ from ..errors import LoKrValueError
 from ..kronecker import kron_norm
 from ..modules import SPELLINGS, UP_DOWN
 from ._converted import Made
+from ._size import header_size
 
 TO = ("lora", "full", "lokr")
 REFUSE, AS_LORA, NEAREST, AS_FULL = "refuse", "lora", "nearest", "full"
@@ -77,15 +78,14 @@ def _exact(group: Regrouped) -> LoKrWeights:
 
 
 def shared(groups: Sequence[Regrouped], conversion: Conversion, itemsize: int) -> list[int] | None:
-    """The rank of each module if all together are to have a size, else None."""
-    if conversion.keep.size is None:
+    """The rank of each module if all together are LoRA of a size, else None."""
+    if conversion.keep.size is None or conversion.to == "lokr":
         return None
-    if conversion.to != "lora":
-        raise LoKrValueError("Only ranks of LoRA can be shared by a size", expected="--to lora", found=conversion.to)
+    if conversion.to == "full":
+        raise LoKrValueError("Full differences have no ranks", expected="a size of lora or lokr", found=conversion.to)
     spectra = [KronSvd.of(_exact(group)).values for group in groups]
     costs = [(group.shape[0] + prod(group.shape[1:])) * itemsize for group in groups]
-    # A file has three entries of its header for each module: a key and about 100 letters.
-    header = sum(3 * (len(group.name.full) + 100) for group in groups)
+    header = header_size([group.name.full for group in groups])
     return shared_ranks(spectra, costs, conversion.keep.size - header)
 
 
@@ -141,7 +141,7 @@ def _as_lokr(weights: LoKrWeights, conversion: Conversion) -> tuple[Nearest, str
 def nearest_lokr(weights: LoKrWeights, conversion: Conversion) -> Nearest:
     """The LoKr nearest to an update that is none; a LoRA's product is not built."""
     blocks = LowRank(*lora_halves(weights)) if form_of(weights) == LORA else Dense(weights.delta())
-    asked = conversion.keep if conversion.keep != Keep() else None
+    asked = conversion.keep if conversion.keep != Keep() and conversion.keep.size is None else None
     return best_product(blocks, conversion.factors, asked)
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from math import prod
 from pathlib import Path
 
 import torch
 
 from ..adapter import Adapter
-from ..conversion import LOKR, Keep, resized, shared_ranks, spectrum_of
+from ..conversion import LOKR, Keep, resized
 from ..display import Progress
 from ..errors import LoKrValueError, blame
 from ..formats import load_adapter
 from ..kronecker import kron_norm
 from ..saving import save_adapter
-from ._about import CONVERSION_KEY, dtype_of, format_of, note_of
+from ._about import CONVERSION_KEY, dtype_of, format_of, note_of, without_hashes
 from ._converted import Converted, Made
+from ._size import ranks_within
 
 
 def resize_file(
@@ -51,6 +51,7 @@ def resize_file(
     if all(made.energy == 1 for made in found.modules):
         found.notes.append("nothing is lost: each module has that rank already, or fewer numbers as it is")
     found.note_rank_above(keep)
+    adapter.metadata = without_hashes(adapter.metadata)
     save_adapter(adapter, out, dtype, {CONVERSION_KEY: note_of(adapter, "resized", found.energy)})
     return found
 
@@ -59,10 +60,5 @@ def _shared(adapter: Adapter, keep: Keep, itemsize: int, found: Converted) -> di
     """The rank of each module's W2 if all together are to have a size, else None."""
     if keep.size is None:
         return None
-    fixed = sum(w.w1.numel for w in adapter.values()) * itemsize
-    fixed += sum(tensor.numel() * tensor.element_size() for tensor in found.other.values())
-    spectra, costs = [], []
-    for weights in adapter.values():
-        spectra.append(spectrum_of(weights.w2) * abs(weights.scaling) * kron_norm(weights.w1, torch.ones(1, 1)))
-        costs.append((weights.w2.shape[0] + prod(weights.w2.shape[1:])) * itemsize)
-    return dict(zip(adapter, shared_ranks(spectra, costs, keep.size - fixed), strict=True))
+    others = sum(tensor.numel() * tensor.element_size() for tensor in found.other.values())
+    return dict(zip(adapter, ranks_within(list(adapter.values()), keep.size - others, itemsize), strict=True))

@@ -104,6 +104,51 @@ def test_metadata_tells_what_was_done_and_not_what_the_file_no_longer_is(tmp_pat
     assert json.loads(written[CONVERSION_KEY])["to"] == "lora"
 
 
+@pytest.mark.parametrize(
+    "to, names", [("lora", "kohya"), ("lokr", "kohya"), ("full", "comfyui"), ("lora", "diffusers")]
+)
+def test_modelspec_is_written_anew_for_what_the_file_is(tmp_path, to, names):
+    metadata = {"modelspec.title": "x", "modelspec.architecture": "flux-1-dev/lycoris", "modelspec.date": "2020-01-01",
+                "modelspec.hash_sha256": "0xff", "sshs_model_hash": "ff", "modelspec.implementation": "y"}  # fmt: skip
+    tensors = {f"lora_unet_a.{k}": t for k, t in lokr((32, 24), LOW).tensors.items()}
+    converted(tmp_path, tensors, Conversion(to, names, keep=Keep(error=0) if to == "lora" else Keep()), metadata)
+    written = read_header(tmp_path / "b.safetensors").metadata
+    assert written["modelspec.architecture"] == "flux-1-dev/lora" and written["modelspec.title"] == "x"
+    assert written["modelspec.implementation"] == ("diffusers" if names == "diffusers" else "y")
+    assert written["modelspec.date"] > "2026" and not any("hash" in key for key in written)
+
+
+def test_modelspec_names_an_architecture_that_the_names_tell_and_none_that_is_not_known(tmp_path):
+    for names, told in (("double_blocks_0_img_mod_lin", "flux-1/lora"), ("some_block_0_thing", None)):
+        tensors = {f"lora_unet_{names}.{k}": t for k, t in lokr((32, 24), LOW).tensors.items()}
+        converted(tmp_path, tensors, Conversion("lora", keep=Keep(error=0)))
+        assert read_header(tmp_path / "b.safetensors").metadata.get("modelspec.architecture") == told
+
+
+@pytest.mark.parametrize("size", [20_000, 34_000])
+def test_a_size_shares_the_ranks_of_lokrs_second_factors(tmp_path, size):
+    """LoKr are resized, a LoRA that is nearly a LoKr becomes one first; the energy that is told is the true one."""
+    near = product_lora("lora_unet_b", 8, 16, 8, 12, 6)
+    near["lora_unet_b.lora_up.weight"] += 0.01 * torch.randn(128, 6)
+    whole = {name: lokr((256, 192), WHOLE, scaling=0.5 + number) for number, name in enumerate("acd")}
+    tensors = {f"lora_unet_{name}.{k}": t for name, w in whole.items() for k, t in w.tensors.items()} | near
+    found, before, after = converted(tmp_path, tensors, Conversion("lokr", keep=Keep(size=size)), lossy=True)
+    assert {made.form for made in found.modules} == {"LoKr"} and len(found.modules) == 4
+    assert 0.8 * size < (tmp_path / "b.safetensors").stat().st_size <= size + 600  # its metadata
+    for made in found.modules:
+        exact = before[made.name.full].delta()
+        lost = float((after[made.name.full].delta() - exact).norm() / exact.norm()) ** 2
+        assert made.energy == pytest.approx(1 - lost, abs=1e-4)
+
+
+def test_a_size_that_cannot_be_had_is_told(tmp_path):
+    tensors = {f"lora_unet_a.{k}": t for k, t in lokr((128, 96), WHOLE).tensors.items()}
+    with pytest.raises(LoKrValueError, match="size does not hold"):
+        converted(tmp_path, tensors, Conversion("lokr", keep=Keep(size=100)))
+    with pytest.raises(LoKrValueError, match="no ranks"):
+        converted(tmp_path, tensors, Conversion("full", keep=Keep(size=10_000)))
+
+
 def dora_file(tmp_path, axis: str = "out", rank: int = 1):
     """(path of a LoKr with DoRA for a and b, path of the model)."""
     save_file({"a.weight": torch.randn(32, 24), "b.weight": torch.randn(24, 32)}, tmp_path / "model.safetensors")
