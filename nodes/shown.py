@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +17,8 @@ from .files import fingerprint
 
 MOST_GROUPS = 40  # of a report, since a workflow keeps them
 # A newer ComfyUI then sends the report of a cached node too, to a page that does not know it.
-_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
-CACHED_REPORT = {"has_intermediate_output": True} if "has_intermediate_output" in _FIELDS else {}
+_CAN = "has_intermediate_output" in getattr(io.Schema, "__dataclass_fields__", ())
+CACHED_REPORT = {"has_intermediate_output": True} if _CAN else {}
 
 LOG = logging.getLogger("lokr")
 

@@ -1,7 +1,7 @@
 // The heat map of a file: one colour per block and kind of layer.
 
 import { h } from "./dom.js";
-import { t } from "./texts.js";
+import { t, told } from "./texts.js";
 
 /**
  * A table whose cells are coloured by their share of the largest value.
@@ -14,7 +14,7 @@ export function heatTable({ rows, columns, values, relative }) {
         "tr",
         {},
         h("th", { scope: "col" }, t("block")),
-        ...columns.map((column) => h("th", { scope: "col" }, column)),
+        ...columns.map((column) => h("th", { scope: "col" }, told(column))),
     );
     const body = rows.map((row, y) =>
         h(

@@ -130,11 +130,15 @@ const MAX_ROWS = 200;
 /** @param {NonNullable<AdapterInfo["factors"]>} all */
 function factors(all) {
     if (!all.length) return null;
-    const columns = /** @type {const} */ (["module", "shape", "w1", "w2", "rank", "scaling", "form"]);
+    const titles = {
+        ...{ module: t("module"), shape: t("shape"), w1: "w1", w2: "w2" },
+        ...{ rank: t("rank"), scaling: t("scaling"), form: t("form") },
+    };
+    const columns = /** @type {(keyof typeof titles)[]} */ (Object.keys(titles));
     const line = (/** @type {typeof all[number]} */ factor) =>
         h("tr", {}, ...columns.map((column) => h("td", {}, shown(factor[column]))));
     const body = h("tbody", {}, ...all.slice(0, MAX_ROWS).map(line));
-    const head = h("tr", {}, ...columns.map((column) => h("th", { scope: "col" }, t(column))));
+    const head = h("tr", {}, ...columns.map((column) => h("th", { scope: "col" }, titles[column])));
     const table = h("div.lokr-scroll", {}, h("table.lokr-table", {}, h("thead", {}, head), body));
     const more = button(t("Show all modules"), t("show all {count} modules", { count: all.length }), () => {
         body.append(...all.slice(MAX_ROWS).map(line));

@@ -12,7 +12,7 @@ from tests.browser.test_plain import STACK
 from tests.comfyui.test_server import loader, workflow
 from tests.hosts import PROJECT
 
-NAMES = ("LoKr", "CLIP", "SHA256", "AutoV2", "kohya-ss / LyCORIS", "merge", "live")
+NAMES = ("LoKr", "CLIP", "w1", "w2", "SHA256", "AutoV2", "kohya-ss / LyCORIS", "merge", "live")
 
 # Every text, label, tooltip and placeholder inside the pack's faces and dialogs that a person sees or hears.
 VISIBLE = """() => {
@@ -125,8 +125,7 @@ def test_a_language_of_the_page_is_that_of_the_faces(browser, front_server, lang
             front.empty()
             assert front.badge(front.add("LoKrLoader"))[1] == said
             front.page.mouse.dblclick(700, 650)
-            front.page.locator("[role=combobox], input[role=searchbox], input").first.wait_for()
-            front.page.wait_for_timeout(800)
+            front.page.wait_for_timeout(1500)
             front.page.keyboard.type("lokr", delay=30)
             front.page.wait_for_timeout(1000)
             front.page.keyboard.press("Enter")

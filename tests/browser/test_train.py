@@ -9,7 +9,7 @@ PLACES = {1: (0, 0), 2: (0, 240), 3: (0, 460), 40: (440, 0), 20: (900, 0)}
 
 def workflow(front, **inputs) -> dict:
     name = "vue" if front.vue else "litegraph"
-    inputs = {"file_name": name, "steps": 6, "sample_every": 2, "sample_steps": 1, **inputs}
+    inputs = {"file_name": name, "steps": 4, "sample_every": 2, "sample_steps": 1, **inputs}
     inputs |= dict(learning_rate=1e-3, batch_size=1, factor=8, rank=4, seed=1, precision="fp32")
     inputs.setdefault("existing", "start over")
     wires = {"model": ["1", 0], "latents": ["2", 0], "positive": ["3", 0], "vae": ["1", 2]}
@@ -62,17 +62,17 @@ def test_progress_curve_and_sample_are_on_the_node_and_the_file_in_open_loaders(
     assert status(front) == "not run yet"
     assert not front.face(40, "train-curve").is_visible()
     start(front)
-    running = wait_for(front, "of 6")
+    running = wait_for(front, "of 4")
     assert "loss" in running
     front.face(40, "train-sample").wait_for(state="visible")
     assert front.face(40, "train-curve").is_visible()
-    assert front.face(40, "train-progress").get_attribute("max") == "6"
+    assert front.face(40, "train-progress").get_attribute("max") == "4"
     assert front.face(40, "train-sample").evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
     name = f"{'vue' if front.vue else 'litegraph'}.safetensors"
     ended = wait_for(front, name)
-    assert "6 steps, loss" in ended
+    assert "4 steps, loss" in ended
     points = front.face(40, "train-curve").locator("polyline").first.get_attribute("points")
-    assert len(points.split()) == 6
+    assert len(points.split()) == 4
     for _ in range(100):
         if name in offered(front):
             break

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 HOST = (
+    "latent_preview",
     "aiohttp",
     "comfy",
     "comfy_api",

@@ -49,8 +49,8 @@ def schemas() -> dict[str, dict]:
 def test_a_node_is_what_it_was(schemas, node: str):
     """Names, kinds, order, defaults, limits and choices: a workflow holds a node's values by their order alone."""
     now, then = schemas[node], NODES[node]
-    count = len(then["inputs"])
-    assert {**now, "inputs": now["inputs"][:count]} == then
+    count, outputs = len(then["inputs"]), len(then["outputs"])
+    assert {**now, "inputs": now["inputs"][:count], "outputs": now["outputs"][:outputs]} == then
     # What came since is the last, and may be left out.
     assert all(said.get("optional") for said in now["inputs"][count:])
 
@@ -84,7 +84,8 @@ def holds(said: dict, value: object) -> bool:
 def test_a_saved_workflows_values_belong_to_the_widgets_they_were_saved_of(schemas, name: str):
     for node in ours(WORKFLOWS[name]["nodes"]):
         schema, values = schemas[node["type"]], list(node.get("widgets_values") or [])
-        schema = {**schema, "inputs": schema["inputs"][: len(NODES[node["type"]]["inputs"])]}
+        then = NODES[node["type"]]
+        schema = {**schema, **{part: schema[part][: len(then[part])] for part in ("inputs", "outputs")}}
         widgets, queued = widgets_of(schema["inputs"], values), PROMPTS[name][str(node["id"])]["inputs"]
         assert not values, f"{node['type']} has fewer widgets than values were saved"
         assert {key: value for key, value in queued.items() if not isinstance(value, list)} == {
@@ -111,8 +112,9 @@ def empty_server(comfyui, tmp_path_factory):
 @pytest.mark.parametrize("node", INFO)
 def test_the_server_says_of_a_node_what_it_said(empty_server, node: str):
     now, then = structure(empty_server.get(f"/object_info/{node}")[node]), INFO[node]
-    if "optional" in then:  # what came since is the last of these
-        now["optional"] = now["optional"][: len(then["optional"])]
+    for part in ("optional", "output", "output_name", "output_is_list"):
+        if part in then:  # what came since is the last of these
+            now[part] = now[part][: len(then[part])]
     assert now == then
 
 
