@@ -70,26 +70,27 @@ class PatchHandle(WeightsHandle):
         super().__init__(report, matches, strength, factors)
         self.unet, self.text = unet, text
         self._owner, self._patching = ref(owner), patching
-        self._publish([*_merged.get(owner, []), self])
+        self._publish(lambda merged: [*merged, self])
 
     def _refresh(self, matches: list[Match]) -> None:
-        self._publish(_merged.get(self._owner(), []))
+        self._publish(list)
 
     def remove(self) -> None:
         """Take the adapter out. Calling it again does nothing."""
         self._removed, self._matches = True, []
-        self._publish([handle for handle in _merged.get(self._owner(), []) if handle is not self])
+        self._publish(lambda merged: [handle for handle in merged if handle is not self])
 
-    def _publish(self, handles: list[PatchHandle]) -> None:
-        """Have the host patch the model with the updates of ``handles``, and with nothing else of ours.
+    def _publish(self, changed: Callable[[list[PatchHandle]], list[PatchHandle]]) -> None:
+        """Have the host patch the model with the updates of the handles that ``changed`` makes of those that it has now,
+        and with nothing else of ours.
 
         The host's Lora extension makes its patchers from the original ones, before or after us, or leaves those of an
         earlier run in force: so all of them get ours.
         """
         owner = self._owner()
         if owner is None:
-            return
-        _merged[owner] = handles
+            return  # the model is gone
+        handles = changed(_merged.get(owner, []))
         every = (owner.forge_objects_original, owner.forge_objects_after_applying_lora, owner.forge_objects)
         for name, part in (("unet", "unet"), ("clip", "text")):
             patched = self._patching(owner, _updates(handles, part))
@@ -98,6 +99,7 @@ class PatchHandle(WeightsHandle):
             new = {one: patched(one) for one in held}
             for each in every:
                 setattr(each, name, new.get(getattr(each, name)))
+        _merged[owner] = handles
 
 
 _merged: WeakKeyDictionary[object, list[PatchHandle]] = WeakKeyDictionary()
