@@ -81,8 +81,8 @@ class PatchHandle(WeightsHandle):
         self._publish(lambda merged: [handle for handle in merged if handle is not self])
 
     def _publish(self, changed: Callable[[list[PatchHandle]], list[PatchHandle]]) -> None:
-        """Have the host patch the model with the updates of the handles that ``changed`` makes of those that it has now,
-        and with nothing else of ours.
+        """Have the host patch the model with the updates of the handles that ``changed`` makes of those in force, and
+        with nothing else of ours.
 
         The host's Lora extension makes its patchers from the original ones, before or after us, or leaves those of an
         earlier run in force: so all of them get ours.
