@@ -77,6 +77,7 @@ class SmallHost:
     hires: what a request for hires fix says
     fp8: the arguments with which the UNet lies in fp8
     settings: what its file of settings has in any case
+    by_page: whether it chooses its checkpoint only where it makes its page
     """
 
     web_ui: A1111
@@ -86,6 +87,7 @@ class SmallHost:
     hires: Mapping[str, object]
     fp8: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
+    by_page: bool = False
 
     @property
     def modules(self) -> int:
@@ -132,7 +134,7 @@ class SmallHost:
         }
         (base / "config.json").write_text(json.dumps(settings))
         arguments = ("--ckpt-dir", str(self.checkpoint.parent), *self.arguments, *arguments)
-        with self.web_ui.serve(base, *arguments, page=page, login=login) as server:
+        with self.web_ui.serve(base, *arguments, page=page or self.by_page, login=login) as server:
             yield server
 
 
@@ -187,7 +189,7 @@ def of_forges_kind(found: A1111 | None, name: str, kept: Path, fp8: str) -> Smal
     # Forge Neo asks a person, and so waits for ever, where its settings are not of its version.
     version = re.search(r'^VERSION_UID.*"(.*)"', (found.path / "modules/launch_utils.py").read_text(), re.MULTILINE)
     settings = {"VERSION_UID": version[1]} if version else {}
-    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,), settings)
+    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,), settings, by_page=bool(version))
 
 
 @pytest.fixture(scope="session")
