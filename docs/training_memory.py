@@ -75,8 +75,8 @@ class Flash(torch.autograd.Function):
         return out
 
 
-def attention(q, k, v, *arguments, **options):
-    return Flash.apply(q, k, v)
+def attention(query, key, value, *arguments, **options):
+    return Flash.apply(query, key, value)
 
 
 def counted(name: str, checkpointing: bool) -> tuple[float, int, float]:

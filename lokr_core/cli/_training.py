@@ -126,14 +126,18 @@ def run(
 
         write = save or save_to_out
         losses = train(model, loss_of, examples, settings, options.out, write, accelerator, progress, **how)
-    accelerator.end_training()
-    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-        time.sleep(_RELEASE_TIME)
+    _end(accelerator)
     if not is_first:
         return None
     tenth = max(1, len(losses) // 10)
     means = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
     return Trained(str(options.out), len(losses), *means, trainable, accelerator.num_processes)
+
+
+def _end(accelerator: Any) -> None:
+    accelerator.end_training()
+    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        time.sleep(_RELEASE_TIME)
 
 
 def _drops_layers(model: nn.Module) -> bool:

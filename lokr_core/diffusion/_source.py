@@ -21,6 +21,11 @@ _INDEX = "model_index.json"
 # Of diffusers' names for the models in a single file.
 _TYPES = {"v1": "sd", "v2": "sd", "xl_base": "sdxl", "sd3": "sd3", "sd35_large": "sd3", "sd35_medium": "sd3"}
 _TYPES |= {"flux-dev": "flux", "flux-schnell": "flux"}
+# With which the names of other models than the denoiser begin in a single file.
+_PREFIXES: dict[str, str | tuple[str, ...]] = {
+    "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("cond_stage_model.", "conditioner.", "text_encoders."),
+}
 # Of a repository, what has no weights.
 _SMALL = ("*.json", "*/*.json", "*/*.txt", "*/*.model")
 
@@ -55,7 +60,8 @@ class Source:
         is_model = name in self.family.components
         try:
             with _quiet():
-                return self._from_file(name, options) if self.is_file and is_model else self._from_folder(name, options)
+                in_file = is_model and self._file_has(name)
+                return self._from_file(name, options) if in_file else self._from_folder(name, options)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise LoKrFileError(
                 f"{name} cannot be loaded: {error}",
@@ -64,13 +70,18 @@ class Source:
                 hint="download it again; a single file may need the --config of another version of the model",
             ) from error
 
+    def _file_has(self, name: str) -> bool:
+        """Whether the file has tensors of a model of this kind; one of the denoiser alone has no other."""
+        prefixes = _PREFIXES.get(name.rstrip("_23"), "")
+        return self.is_file and any(tensor.startswith(prefixes) for tensor in read_header(self.path).tensors)
+
     def _from_file(self, name: str, options: Mapping[str, Any]) -> Any:
         diffusers = needed("diffusers", "0.42")
         missing = diffusers.loaders.single_file_utils.SingleFileComponentError
         try:
             pipeline = getattr(diffusers, self.family.pipeline)
             return getattr(pipeline.from_single_file(str(self.path), config=str(self.folder), **options), name)
-        except missing:  # a file of the denoiser alone: the folder may have the other models
+        except missing:  # such as T5: the folder may have it
             return self._from_folder(name, options)
 
     def _from_folder(self, name: str, options: Mapping[str, Any]) -> Any:

@@ -63,10 +63,7 @@ def train(
     is_first = accelerator.is_main_process
     if is_first:
         out.mkdir(parents=True, exist_ok=True)
-    same = {"seed": settings.seed, "batch_size": settings.batch_size, "examples": examples, **(identity or {})}
-    if settings.optimizer != "adamw":
-        same["optimizer"] = settings.optimizer
-    state = out / STATE_NAME
+    state, same = out / STATE_NAME, _identity(settings, examples) | dict(identity or {})
     losses = load_state(state, model, optimizer, accelerator, same)["losses"] if state.exists() else []
     model.train()
     plan = Plan(settings, examples, buckets, accelerator.process_index, accelerator.num_processes)
@@ -109,6 +106,12 @@ def _step(
         accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], settings.clip)
     optimizer.step()
     return mean
+
+
+def _identity(settings: TrainSettings, examples: int) -> dict[str, Any]:
+    """What a state must have in common with a training that resumes from it."""
+    same = {"seed": settings.seed, "batch_size": settings.batch_size, "examples": examples}
+    return same if settings.optimizer == "adamw" else {**same, "optimizer": settings.optimizer}
 
 
 def _check_sizes(settings: TrainSettings, examples: int, processes: int) -> None:

@@ -66,6 +66,7 @@ def result(out: Path) -> tuple[list[float], dict]:
 def trainings() -> Iterator[Trainings]:
     modules = ["lokr_core.training", "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp"]
     modules += ["torch.distributed.device_mesh", "accelerate", "diffusers.models.unets.unet_2d_condition"]
+    modules += ["lokr_core.diffusion", "diffusers.pipelines.flux.pipeline_flux", "diffusers.loaders.single_file_utils"]
     command = [sys.executable, Path(__file__).with_name("forks.py"), *modules]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True) as server:
