@@ -98,9 +98,9 @@ function means(values) {
     });
 }
 
-/** Three digits. @param {number} value */
+/** Three digits, in at most seven characters. @param {number} value */
 function short(value) {
-    return Number(value.toPrecision(3)).toString();
+    return value && Math.abs(value) < 0.001 ? value.toExponential(1) : Number(value.toPrecision(3)).toString();
 }
 
 /** @param {number} seconds */

@@ -69,5 +69,6 @@ def weight_norms(weight: Tensor, axis: str) -> Tensor:
     """DoRA's magnitude at the start, in fp32 at least: the norms of a weight (out, in, *kernel) for each row ("out"),
     (out, 1, ...), or column ("in"), (1, in, 1, ...)."""
     over = [d for d in range(weight.ndim) if d != (0 if axis == "out" else 1)]
+    weight = weight.detach().float() if weight.element_size() == 1 else weight.detach()  # fp8 has no arithmetic
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    return torch.linalg.vector_norm(weight.detach(), dim=over, keepdim=True, dtype=dtype)
+    return torch.linalg.vector_norm(weight, dim=over, keepdim=True, dtype=dtype)

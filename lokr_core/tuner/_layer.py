@@ -74,7 +74,8 @@ class LoKrLayer(TunerLayer):
             raise LoKrValueError(f"This layer has an adapter {adapter_name!r} already", hint="choose another name")
         shapes = AdapterShapes.of(self.get_base_layer(), config, r)
         weight = self.weight
-        device, dtype = device or weight.device, weight.dtype if weight.is_floating_point() else torch.float32
+        plain = weight.is_floating_point() and weight.element_size() > 1  # fp8 is a storage format: nothing adds to it
+        device, dtype = device or weight.device, weight.dtype if plain else torch.float32
         dtype = torch.promote_types(dtype, torch.float32) if fp32 else dtype
         for name, shape in shapes.tensors.items():
             getattr(self, name)[adapter_name] = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.comfyui.test_server import server  # noqa: F401  (a fixture)
 from tests.hosts import PROJECT
@@ -18,6 +19,7 @@ SMALL = {
     "CheckpointLoaderSimple": {"ckpt_name": "sd15-float16.safetensors"},
     "EmptyLatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 1},
+    "LoKrTrain": {"steps": 1, "sample_steps": 1},
 }
 
 
@@ -45,6 +47,9 @@ def test_there_are_enough_of_them():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs(server, path: Path):  # noqa: F811
+    folder = server.base / "input/pictures"
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64), "orange").save(folder / "1.png")
     prompt = queued(json.loads(path.read_text(encoding="utf-8")))
     history = server.run(prompt)
     assert history["status"]["status_str"] == "success", history["status"]["messages"][-1]
