@@ -21,7 +21,7 @@ export function isOne(node, model, clip) {
 export function beginWithOne(node) {
     node.properties[ONE] = true;
     after(node, "onConfigure", (saved) => {
-        if (saved?.properties?.[ONE] === undefined) node.properties[ONE] = false;
+        if (saved?.properties?.[ONE] === undefined) delete node.properties[ONE];
     });
 }
 

@@ -24,6 +24,8 @@ NODES, INFO, PROMPTS, RESULTS = (
 WORKFLOWS = {
     name: json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) for name in PROMPTS if name != "without"
 }
+DEFAULTS = ("auto", "")
+"""Of the inputs that came since: ``expert``, ``skip_words``."""
 LINKS = ("MODEL", "CLIP", "IMAGE")
 """Kinds of inputs without a widget, beside those of our own."""
 
@@ -187,13 +189,13 @@ def test_the_page_makes_of_a_saved_workflow_the_prompt_that_it_made(browser, ser
         assert not page.errors
     for node, entry in PROMPTS[name].items():
         since = prompt[node]["inputs"].keys() - entry["inputs"].keys()
-        assert all(prompt[node]["inputs"].pop(key) == "auto" for key in since)
+        assert all(prompt[node]["inputs"].pop(key) in DEFAULTS for key in since)
     assert prompt == PROMPTS[name]
     found, saved = (
         {node["id"]: [node["type"], node.get("widgets_values") or [], node["properties"]] for node in ours(each)}
         for each in (nodes, WORKFLOWS[name]["nodes"])
     )
     for node, (_, values, _) in saved.items():
-        assert all(value == "auto" for value in found[node][1][len(values) :])
+        assert all(value in DEFAULTS for value in found[node][1][len(values) :])
         del found[node][1][len(values) :]
     assert found == saved
