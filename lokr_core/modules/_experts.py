@@ -6,7 +6,7 @@ Both experts have the same names and shapes, so a file tells them apart by the n
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -32,6 +32,8 @@ _WORD = re.compile(rf"(?:^|(?<=[._]))({_ANY})[._]$")
 _OWN_WORD = re.compile(rf"(?:^|(?<=[._]))(?:{_ANY}|{'|'.join(re.escape(first) for first, _ in _FIRST)})[._]$")
 _LEADING = re.compile(rf"({_ANY})[._]")
 _WRAPPED = re.compile("^" + WRAPPERS.pattern)
+# A wrapper of the trainer's own before an expert's word; a dotted one also before the word of a first expert.
+_BEHIND = re.compile(rf"((?:[A-Za-z]\w*?[._])+?)({_ANY}|(?:transformer|pipe\.dit)(?=\.))[._](?=\D)")
 # In the name of a model's file or folder. ``high_res`` and the like say nothing about noise.
 _IN_A_NAME = re.compile(r"(?<![a-z])(high|low)(?:[\W_]?noise|(?![a-z]|[\W_]?(?:res|quality|vram|poly|light)))", re.I)
 
@@ -62,6 +64,24 @@ def with_experts(names: Mapping[str, ModuleName]) -> dict[str, ModuleName]:
             for module, name in found.items():
                 if not name.expert and _head(name).endswith(f"{first}."):
                     found[module] = replace(name, expert=HIGH)
+    return found | _behind_wrappers(found)
+
+
+def _behind_wrappers(names: Mapping[str, ModuleName]) -> dict[str, ModuleName]:
+    """Those of ``names`` that have an expert's word behind a wrapper's, if all that begin with the wrapper's have one:
+    ``core.transformer_1.…``."""
+    groups: dict[str, dict[str, re.Match[str]]] = defaultdict(dict)
+    for module, name in names.items():
+        if not name.expert and (match := _BEHIND.match(name.path)):
+            groups[match.group(1)][module] = match
+    found: dict[str, ModuleName] = {}
+    for wrapper, matches in groups.items():
+        firsts = {first: HIGH for first, second in _FIRST if any(m.group(2) == second for m in matches.values())}
+        experts = {module: {**firsts, **_EXPERT_OF}.get(m.group(2), "") for module, m in matches.items()}
+        if all(experts.get(module) for module, name in names.items() if name.path.startswith(wrapper)):
+            for module, match in matches.items():
+                path = names[module].path[match.end() :]
+                found[module] = replace(names[module], path=path, component="unet", expert=experts[module])
     return found
 
 

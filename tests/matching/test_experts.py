@@ -30,6 +30,12 @@ SPELLINGS = {
     "Wan's authors": ("high_noise_model.{}", "low_noise_model.{}"),
     "plain": ("transformer_1.{}", "transformer_2.{}"),
     "DiffSynth": ("pipe.dit.{}", "pipe.dit2.{}"),
+    "a wrapper before them": ("core.transformer_1.{}", "core.transformer_2.{}"),
+    "a wrapper before them, flattened": ("lycoris_core_transformer_1_{}", "lycoris_core_transformer_2_{}"),
+    "a wrapper before diffusers'": (
+        "base_model.model.wrapped.transformer.{}",
+        "base_model.model.wrapped.transformer_2.{}",
+    ),
 }
 BLOCK = {n: s for n, s in recorded("wan_t2v")[1].items() if n.startswith("blocks.0.") and len(s) == 2}
 EXPERTS = ("high", "low")
