@@ -69,7 +69,7 @@ def test_python_runs_as_it_stands_there(page, code, folder, tmp_path):
 
 
 # Commands that need the network or much time, or that other tests run (tests/demo, tests/training, tests/distributed).
-ELSEWHERE = ("pip install", "pytest", "python -m benchmarks", "python docs/", "lokr demo", "lokr train", "torchrun")
+ELSEWHERE = ("pip install", "pytest", "python -m benchmarks", "python docs/", "lokr demo", "lokr train", "accelerate")
 
 
 @pytest.mark.parametrize(("page", "code"), blocks_of("") + blocks_of("sh"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -13,21 +12,27 @@ from safetensors.torch import load_file, save_file
 
 from lokr_core import LoKrFileError
 from lokr_core.diffusion import source_of
+from tests.interchange.test_comfyui import save_for_comfyui
 
 diffusers = pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: it builds the models")
 pytest.importorskip("transformers", reason="NO TRANSFORMERS HERE: it makes the text encoders")
 
 
 @pytest.fixture(scope="module")
-def flux_file(folder_of, tmp_path_factory) -> Path:
-    """A file of the tiny Flux transformer alone, under the original names, as flux1-dev.safetensors is."""
-    from tests.interchange.test_comfyui import save_for_comfyui
+def unet_file(folder_of, tmp_path_factory) -> Path:
+    """A file of the tiny UNet of Stable Diffusion 1 alone, under the original names."""
+    path = tmp_path_factory.mktemp("file") / "sd.safetensors"
+    save_for_comfyui(diffusers.UNet2DConditionModel.from_pretrained(folder_of("sd"), subfolder="unet"), path)
+    save_file({f"model.diffusion_model.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    return path
 
+
+@pytest.fixture(scope="module")
+def flux_file(tmp_path_factory) -> Path:
+    """The beginning of a Flux.1 dev file."""
     path = tmp_path_factory.mktemp("file") / "flux.safetensors"
-    model = diffusers.FluxTransformer2DModel.from_pretrained(folder_of("flux"), subfolder="transformer")
-    save_for_comfyui(model, path)
-    tensors = load_file(path)
-    save_file({re.sub(r"(query|key)_norm\.weight$", r"\1_norm.scale", name): t for name, t in tensors.items()}, path)
+    names = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias", "img_in.weight")
+    save_file({name: torch.ones(4, 64) for name in names}, path)
     return path
 
 
@@ -57,11 +62,11 @@ def test_weights_in_half_precision_only(folder_of, tmp_path):
     assert torch.equal(source_of(tmp_path / "sd").component("unet").conv_in.weight, unet.conv_in.weight.float())
 
 
-def test_a_file_of_the_denoiser_takes_the_rest_from_its_configuration(flux_file, folder_of):
-    source = source_of(flux_file, folder_of("flux"))
-    assert source.is_file and source.family.name == "Flux.1"
-    expected = source_of(folder_of("flux"))
-    for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+def test_a_file_of_the_denoiser_takes_the_rest_from_its_configuration(unet_file, folder_of):
+    source = source_of(unet_file, folder_of("sd"))
+    assert source.is_file and source.family.name == "Stable Diffusion 1 or 2"
+    expected = source_of(folder_of("sd"))
+    for name in ("unet", "vae", "text_encoder"):
         found, whole = source.component(name).state_dict(), expected.component(name).state_dict()
         assert found.keys() == whole.keys() and all(torch.equal(found[key], whole[key]) for key in whole), name
     assert source.component("tokenizer").model_max_length == 16

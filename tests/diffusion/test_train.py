@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image
 from lokr_core import load_adapter, merge_adapter
 from lokr_core._files import load_tensors
 from lokr_core.cli import main
+from lokr_core.diffusion import FinetuneOptions, Finetuning, Source, find_pictures, source_of
+from lokr_core.diffusion._latents import encode
+from lokr_core.training import Batch, accelerator_for
 
 pytest.importorskip("diffusers", reason="NO DIFFUSERS HERE: it makes the models that are trained")
 pytest.importorskip("transformers", reason="NO TRANSFORMERS HERE: it makes the text encoders")
@@ -28,6 +32,13 @@ def train(model: Path, pictures: Path, out: Path, *arguments: object) -> int:
 
 def losses(out: Path) -> list[float]:
     return json.loads((out / "losses.json").read_text())
+
+
+two_families = pytest.mark.parametrize(
+    "trained",
+    ["sd", "flux", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("sdxl", "sd3"))],
+    indirect=True,
+)
 
 
 @pytest.fixture(scope="module", params=tiny.FAMILIES)
@@ -76,6 +87,7 @@ def test_every_module_of_its_file_is_diffusers_and_changes_what_is_painted(train
     assert (found - before).abs().max() > 5 / 255
 
 
+@two_families
 def test_stopped_and_resumed_it_is_what_it_would_have_been(trained, pictures, tmp_path):
     """With dropout of captions, rows and layers, mixed batches and gradient accumulation; another cache too."""
     family, model, _ = trained
@@ -86,8 +98,6 @@ def test_stopped_and_resumed_it_is_what_it_would_have_been(trained, pictures, tm
 
     with pytest.MonkeyPatch.context() as patch:
         calls = []
-        from lokr_core.diffusion import Finetuning
-
         loss_of = Finetuning.loss_of
 
         def stops(self, module, batch):
@@ -106,6 +116,7 @@ def test_stopped_and_resumed_it_is_what_it_would_have_been(trained, pictures, tm
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+@two_families
 def test_another_training_is_not_resumed(trained, pictures, tmp_path, capsys):
     family, model, out = trained
     assert train(model, pictures, tmp_path, "--resume") == 2
@@ -123,10 +134,9 @@ def test_another_training_is_not_resumed(trained, pictures, tmp_path, capsys):
     assert (out / "state.safetensors").read_bytes() == before
 
 
+@two_families
 def test_the_cache_is_used_again(trained, pictures, monkeypatch, tmp_path):
     """Neither the VAE nor the text encoders are loaded a second time, but where a picture or a caption is new."""
-    from lokr_core.diffusion import Source
-
     _, model, _ = trained
     loaded = []
     component = Source.component
@@ -144,13 +154,41 @@ def test_the_cache_is_used_again(trained, pictures, monkeypatch, tmp_path):
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
-def test_a_tiny_model_learns_the_colour_of_the_pictures(folder_of, pictures, tmp_path):
-    """It paints redder for "a red picture" and bluer for "a blue picture" than it did, and than the other caption."""
-    samples = ("--sample", "a red picture", "--sample", "a blue picture", "--sample-steps", 6)
-    options = ("--steps", 120, "--learning-rate", 0.02, "--batch-size", 4, "--sample-every", 120, "--save-every", 120)
-    assert train(folder_of("sd"), pictures, tmp_path, *options, *samples) == 0
-    found = losses(tmp_path)
-    assert sum(found[-20:]) < 0.7 * sum(found[:20])
+def test_a_tiny_model_that_paints_blue_learns_to_paint_red(folder_of, tmp_path):
+    """Judged by what it sees in noise alone: nearer to the blue picture's latents before, to the red one's after."""
+    for colour, rgb in (("red", (220, 30, 40)), ("blue", (30, 60, 210))):
+        (tmp_path / colour).mkdir()
+        Image.new("RGB", (16, 16), rgb).save(tmp_path / colour / "0.png")
+    noisy = dict(times="uniform", shift=4.0)
+    options = FinetuneOptions(folder_of("flux"), tmp_path / "blue", tmp_path / "cache", size=16, **noisy)
+    base = Finetuning(options, accelerator_for())
+    optimizer = torch.optim.AdamW(base.learner.parameters(), 3e-3)
+    for step in range(100):
+        base.loss_of(base.learner, Batch(step, [0] * 8, list(range(8)), seed=0)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model = shutil.copytree(folder_of("flux"), tmp_path / "flux")
+    base.learner.denoiser.save_pretrained(model / "transformer")
+    vae = source_of(model).component("vae")
+    pictures = [find_pictures(tmp_path / colour, 16)[0].pixels()[None] for colour in ("red", "blue")]
+    red, blue = (encode(vae, pixels)[0] for pixels in pictures)  # (1, 16, 4, 4)
+
+    @torch.no_grad()
+    def redder() -> float:
+        noise = torch.randn(16, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+        text = base._texts([""] * 16)
+        seen = noise - base.learner(noise, torch.full((16,), 1000.0), *text, base._sizes(torch.zeros(16, 6)))
+        return float((seen - blue).square().mean() - (seen - red).square().mean())
+
+    options = ("--full-matrix", "--learning-rate", 0.01, "--save-every", 120, "--size", 16, "--batch-size", 8)
+    options += ("--times", "uniform", "--shift", 4)
+    assert train(model, tmp_path / "red", tmp_path / "out", *options, "--steps", 120) == 0
+    found = losses(tmp_path / "out")
+    assert sum(found[-10:]) < 0.6 * sum(found[:10])
+    before = redder()
+    with merge_adapter(base.learner.denoiser, load_adapter(tmp_path / "out" / "lokr.safetensors")) as handle:
+        assert handle.report.complete
+        assert before < -0.2 and redder() > 0.1
 
 
 def test_what_is_wrong_is_said(folder_of, pictures, tmp_path, capsys):
