@@ -120,8 +120,9 @@ class TrainingSession:
             self.losses = list(load_state(path, self._module, self._optimizer, _ALONE, same)["losses"])
         except LoKrFileError as error:
             module = error.module and _dotted(error.module)
-            about = dict(module=module, expected=error.expected, found=error.found)
-            raise LoKrFileError(problem, file=path, **about, hint=hint) from error
+            raise LoKrFileError(
+                problem, file=path, module=module, expected=error.expected, found=error.found, hint=hint
+            ) from error
         self._random = torch.get_rng_state()
 
 
