@@ -25,7 +25,7 @@ def trained(name: str, make) -> tuple[Trained, torch.Tensor]:
     return Trained(model, layers, list(layers.parameters())), x
 
 
-@pytest.mark.every_pair
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", MODELS)
 def test_kohyas_training_is_the_same(name, form):

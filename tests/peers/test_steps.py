@@ -27,7 +27,7 @@ LYCORIS = {
 }
 
 
-@pytest.mark.every_pair
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", PEFT)
 @pytest.mark.parametrize("name", MODELS)
 def test_pefts_training_is_the_same(name, form):
@@ -40,7 +40,7 @@ def test_pefts_training_is_the_same(name, form):
     assert not reports[0].left and len(reports[0].sped_up) >= 3
 
 
-@pytest.mark.every_pair
+@pytest.mark.every_value
 @pytest.mark.parametrize("form", LYCORIS)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("given", ["the network", "the model"])
