@@ -203,7 +203,7 @@ def _training() -> Scene:
         "41": {"class_type": "PreviewImage", "inputs": {"images": ["20", 1]}},
     }
     places = {1: (0, 0), 2: (0, 200), 3: (0, 360), 20: (400, 0), 41: (860, 0)}
-    return Scene(prompt, places, {HELP / "LoKrTrain.png": [20]}, "lokr_train", {41: (420, 320)})
+    return Scene(prompt, places, {HELP / "LoKrTrain.png": [20]}, "LoKr - train on your pictures", {41: (420, 320)})
 
 
 def pictures(folder: Path) -> None:

@@ -52,10 +52,10 @@ def pictures(front: Front, suffix: str) -> None:
         "strength_model_1": 0.7 if suffix else 0.8,
     }  # a cached node sends no badge
     prompt = workflow({"class_type": "LoKrStack", "inputs": rows}, loader("partial.safetensors", 0.8, mode="live"))
-    front.load(prompt, {20: (0, 0), 21: (0, 340), 1: (700, 0), 5: (700, 300), 121: (700, 200)})
+    front.load(prompt, {20: (0, 0), 21: (0, 420), 1: (700, 0), 5: (700, 300), 121: (700, 200)})
     assert front.run() == "success"
     page.wait_for_timeout(4000)  # until ComfyUI's notification has gone
-    page.screenshot(path=str(IMAGES / f"stack{suffix}.png"), clip={"x": 60, "y": 84, "width": 530, "height": 600})
+    page.screenshot(path=str(IMAGES / f"stack{suffix}.png"), clip={"x": 60, "y": 84, "width": 530, "height": 700})
     print(f"stack{suffix}.png", flush=True)
     front.face(20, "file-1").click()
     front.dialog("files").locator("img").first.wait_for()

@@ -285,7 +285,10 @@ export class Rows {
                 },
                 { "data-key": "all" },
             ),
-            oneButton(Boolean(this.node.properties?.[ONE]), (one) => this.setOne(one)),
+            oneButton(
+                rows.every((row) => isOne(this.node, row.strength_model, row.strength_clip)),
+                (one) => this.setOne(one),
+            ),
         ];
     }
 }

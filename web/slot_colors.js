@@ -1,5 +1,6 @@
 // The colours of the pack's own connections, on the canvas and in Vue nodes.
 
+import { h } from "./dom.js";
 import { app } from "./host.js";
 
 const COLORS = { LOKR_BLOCKS: "#d9a441", LOKR_SCHEDULE: "#3fb6a8", LOKR_GRID: "#b48ef0" };
@@ -8,8 +9,9 @@ const COLORS = { LOKR_BLOCKS: "#d9a441", LOKR_SCHEDULE: "#3fb6a8", LOKR_GRID: "#
 export function colorSlots() {
     const canvas = /** @type {any} */ (app.canvas);
     const tables = [canvas?.default_connection_color_byType, canvas?.constructor?.link_type_colors];
+    const rules = Object.entries(COLORS).map(([type, color]) => `--color-datatype-${type}: ${color};`);
+    document.head.append(h("style", {}, `:root { ${rules.join(" ")} }`));
     for (const [type, color] of Object.entries(COLORS)) {
-        document.documentElement.style.setProperty(`--color-datatype-${type}`, color);
         for (const table of tables) {
             if (!table) continue;
             Object.defineProperty(table, type, {

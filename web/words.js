@@ -27,6 +27,8 @@ export class Words {
         const { node } = this;
         const widget = node.addWidget("text", SKIPPED, "", () => {}, {});
         widget.serialize = false;
+        // A prompt without a choice is what it was.
+        Object.assign(widget, { serializeValue: () => widget.value || undefined });
         Object.defineProperty(widget, "value", {
             get: () => String(node.properties?.[SKIPPED] ?? ""),
             set: (value) => {
