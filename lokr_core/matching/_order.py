@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from ..adapter import Adapter, LoKrWeights
-from ..conversion import LOKR, form_of
 from ..kronecker import Factor
 from ._target import Target
 
@@ -30,12 +29,17 @@ def in_named_order(adapter: Adapter, target: Target) -> Adapter:
     """
     if not has_rows_of_diffusers(adapter.metadata):
         return adapter
-    lokr = {module: weights for module, weights in adapter.items() if form_of(weights) == LOKR}
+    lokr = {module: weights for module, weights in adapter.items() if not _is_one(weights.w1)}
     turned = {m: _halves_swapped(w) for m, w in lokr.items() if target.has_reversed_halves(adapter.names[m])}
     if not turned:
         return adapter
     metadata = {key: text for key, text in adapter.metadata.items() if key not in _MARKS}
     return replace(adapter, modules={**adapter.modules, **turned}, metadata=metadata)
+
+
+def _is_one(w1: Factor) -> bool:
+    """Whether W1 is the number 1, as in a LoRA or a difference that is held as a LoKr."""
+    return w1.whole is not None and w1.whole.numel() == 1 and float(w1.whole) == 1
 
 
 def _halves_swapped(weights: LoKrWeights) -> LoKrWeights:
