@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,16 +124,15 @@ def source_of(path: str | os.PathLike, config: str | os.PathLike | None = None) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of diffusers and transformers, of which a component has several."""
-    logs = [needed(f"{package}.utils.logging") for package in ("diffusers", "transformers")]
-    shown = [log for log in logs if log.is_progress_bar_enabled()]
-    for log in shown:
-        log.disable_progress_bar()
-    try:
+    """Without the progress bars and the advice of diffusers and transformers, of which a component has several."""
+    with ExitStack() as restored:
+        for log in (needed(f"{package}.utils.logging") for package in ("diffusers", "transformers")):
+            restored.callback(log.set_verbosity, log.get_verbosity())
+            log.set_verbosity_error()
+            if log.is_progress_bar_enabled():
+                restored.callback(log.enable_progress_bar)
+                log.disable_progress_bar()
         yield
-    finally:
-        for log in shown:
-            log.enable_progress_bar()
 
 
 def _index(folder: Path) -> dict[str, Any]:
