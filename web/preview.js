@@ -80,6 +80,12 @@ export function peekAt(element, nameOf) {
         peeked.src = previewUrl(name);
         peeked.hidden = false;
         document.body.append(peeked);
+        // An element that is removed or redrawn under the mouse tells of no leaving.
+        const watch = setInterval(() => {
+            if (element.isConnected && element.matches(":hover") && peeked.isConnected) return;
+            clearInterval(watch);
+            peeked.remove();
+        }, 150);
     });
     for (const end of ["pointerleave", "pointerdown"]) element.addEventListener(end, () => peeked.remove());
 }

@@ -134,6 +134,10 @@ def test_a_row_shows_its_preview_while_the_mouse_is_on_it(front):
     front.page.locator(".lokr-peek").wait_for()
     front.page.mouse.move(5, 400)
     front.page.locator(".lokr-peek").wait_for(state="detached")
+    front.face(stack, "file-1").hover()
+    front.page.locator(".lokr-peek").wait_for()
+    front.page.evaluate("app.graph.clear()")  # the row goes, the mouse stays
+    front.page.locator(".lokr-peek").wait_for(state="detached")
 
 
 MANY = 2000
