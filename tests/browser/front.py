@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ class Front:
 
     def api(self, node: int) -> dict:
         """The inputs that a node is queued with."""
-        prompt = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        prompt = json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
         return prompt[str(node)]["inputs"]
 
     # a person -----------------------------------------------------------------------------------------------------
