@@ -10,12 +10,13 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..lokr_core.errors import LoKrValueError
+from ..lokr_core.peft import LoKrConfig
 from ..lokr_core.strengths import BlockStrengths
 from ..lokr_core.training import OPTIMIZERS, SCHEDULES, TrainSettings
-from ..lokr_core.tuner import LoKrConfig, trainable_modules
+from ..lokr_core.tuner import trainable_modules
 from .bridge import file_of
 from .inputs import Blocks
-from .train_run import LOSSES, Plan, Sample
+from .train_plan import LOSSES, TrainPlan, Sample
 
 RESUME, START_OVER = "resume", "start over"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -143,7 +144,7 @@ class Options:
     sample_steps: int = 12
     sample_cfg: float = 5.0
 
-    def plan(self, negative: list | None) -> Plan:
+    def plan(self, negative: list | None) -> TrainPlan:
         """Raises LoKrValueError for a number out of range, unknown blocks, or blocks that leave nothing to train."""
         sample = Sample(self.sample_every, self.sample_steps, self.sample_cfg, negative)
         settings = TrainSettings(
@@ -170,7 +171,7 @@ class Options:
             order="lycoris",
         )
         how = self.loss, DTYPES[self.precision], self.gradient_checkpointing, sample
-        return Plan(self._modules(), config, settings, *how)
+        return TrainPlan(self._modules(), config, settings, *how)
 
     def _modules(self) -> list[str]:
         found = trainable_modules(self.model.model.diffusion_model)

@@ -12,43 +12,20 @@ import comfy.samplers
 import torch
 from comfy_extras import nodes_train
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..lokr_core.adapter import Adapter
-from ..lokr_core.training import TrainingSession, TrainSettings
-from ..lokr_core.tuner import LoKrConfig, LoKrLayers
+from ..lokr_core.training import TrainingSession
+from ..lokr_core.tuner import LoKrLayers
 from .train_data import Pictures, Prepared, conds_of
+from .train_plan import LOSSES, TrainPlan
 from .train_tensors import normal_tensors, out_of_place
 
 PREFIX = "diffusion_model."
-LOSSES = {"MSE": nn.MSELoss, "L1": nn.L1Loss, "Huber": nn.HuberLoss, "SmoothL1": nn.SmoothL1Loss}
 _BLOCKS_DEPTH = 2
 """Core counts the model itself as depth 1, so its blocks are at 2."""
 _BETWEEN_SEEDS = 1000
 """Between the noise seeds of two passes, as in core's Train LoRA."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is painted while training: a picture of the first picture's size and prompt."""
-
-    every: int
-    steps: int
-    cfg: float
-    negative: list | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to train, and how. dtype: of the computation; loss: one of ``LOSSES``; modules: below diffusion_model."""
-
-    modules: list[str]
-    config: LoKrConfig
-    settings: TrainSettings
-    loss: str
-    dtype: torch.dtype
-    checkpointing: bool
-    sample: Sample
 
 
 @dataclass
@@ -57,7 +34,7 @@ class Run:
 
     patcher: object
     pictures: Pictures
-    plan: Plan
+    plan: TrainPlan
     on_step: Callable[[TrainingSession], None]
     resume: Callable[[TrainingSession], None]
     layers: LoKrLayers | None = None
