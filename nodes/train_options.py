@@ -16,7 +16,7 @@ from ..lokr_core.training import OPTIMIZERS, SCHEDULES, TrainSettings
 from ..lokr_core.tuner import trainable_modules
 from .bridge import file_of
 from .inputs import Blocks
-from .train_plan import LOSSES, TrainPlan, Sample
+from .train_plan import LOSSES, Sample, TrainPlan
 
 RESUME, START_OVER = "resume", "start over"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
