@@ -180,7 +180,7 @@ def prompt_of_page(page: Any, workflow: dict) -> tuple[dict, list[dict]]:
     """(the prompt that the page makes of a saved workflow, the workflow's nodes as it saves them again)."""
     page.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
     page.page.wait_for_timeout(1000)
-    prompt = page.page.evaluate("async () => (await app.graphToPrompt()).output")
+    prompt = json.loads(page.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
     found = {node: {key: entry[key] for key in ("class_type", "inputs")} for node, entry in prompt.items()}
     return found, workflow_of_page(page)["nodes"]
 
