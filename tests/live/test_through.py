@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lokr_core import Adapter, attach
-from lokr_core.live import FACTORED, THROUGH, forced
 from lokr_core.kronecker import _scratch as scratch
+from lokr_core.live import FACTORED, THROUGH, forced
 from tests.live.through import clean, expected
 from tests.norms import relative
 
