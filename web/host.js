@@ -78,6 +78,17 @@ export function setValue(node, widget, value) {
 }
 
 /**
+ * The same for a number of any size: the callback of ComfyUI's sliders puts it back between their ends.
+ * @param {Node} node
+ * @param {Widget} widget
+ * @param {number} value
+ */
+export function setNumber(node, widget, value) {
+    setValue(node, widget, value);
+    if (widget.value !== value) widget.value = value;
+}
+
+/**
  * Call `listener` after a widget's own callback.
  * @param {Widget} widget
  * @param {() => void} listener

@@ -4,7 +4,7 @@ import { chooseFile, offeredBy } from "./chooser.js";
 import { button, h, redraw } from "./dom.js";
 import { resize } from "./face.js";
 import { connectedModel } from "./connected_model.js";
-import { after, beginChange, hideWidgets, isLinked, onChange, setValue, whenDrawn } from "./host.js";
+import { after, beginChange, hideWidgets, isLinked, onChange, setNumber, setValue, whenDrawn } from "./host.js";
 import { showInfo } from "./info.js";
 import { peekAt } from "./preview.js";
 import { rowHandle } from "./row_handle.js";
@@ -209,7 +209,7 @@ export class Rows {
             disabled: isLinked(this.node, widgets[0]),
             onInput: (value) => {
                 this.busy = true;
-                for (const widget of widgets) setValue(this.node, widget, value);
+                for (const widget of widgets) setNumber(this.node, widget, value);
                 this.busy = false;
             },
         });

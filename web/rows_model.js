@@ -1,6 +1,6 @@
 // The stack's rows in its widgets. The last widget of a row opens the next row: row_2, row_2.row_3, ...
 
-import { isLinked, setValue } from "./host.js";
+import { isLinked, setNumber, setValue } from "./host.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -54,7 +54,10 @@ export function writeRows(node, rows) {
     rows.forEach((row, index) => {
         for (const field of FIELDS) {
             const widget = rowWidget(node, field, index + 1);
-            if (widget && !isLinked(node, widget)) setValue(node, widget, row[field]);
+            if (!widget || isLinked(node, widget)) continue;
+            const value = row[field];
+            if (typeof value === "number") setNumber(node, widget, value);
+            else setValue(node, widget, value);
         }
     });
 }

@@ -1,7 +1,7 @@
 // The strengths of a loader: one for model and clip, or two. Their numbers are in the node's own two widgets.
 
 import { button, h, redraw } from "./dom.js";
-import { after, asOneChange, hideWidgets, isLinked, onChange, setValue, widgetOf } from "./host.js";
+import { after, asOneChange, hideWidgets, isLinked, onChange, setNumber, widgetOf } from "./host.js";
 import { LIMIT, slider } from "./slider.js";
 import { t } from "./texts.js";
 
@@ -78,7 +78,7 @@ export class Strengths {
         const { min = -LIMIT, max = LIMIT } = /** @type {any} */ (first.options);
         const onInput = (/** @type {number} */ value) => {
             this.busy = true;
-            for (const widget of widgets) setValue(this.node, widget, value);
+            for (const widget of widgets) setNumber(this.node, widget, value);
             this.busy = false;
         };
         const label = text === t("strength") ? text : t("{part} strength", { part: text });
@@ -90,7 +90,7 @@ export class Strengths {
         const [model, clip] = NAMES.map((name) => widgetOf(this.node, name));
         asOneChange(() => {
             this.node.setProperty(ONE, one);
-            if (one && model && clip) setValue(this.node, clip, model.value);
+            if (one && model && clip) setNumber(this.node, clip, Number(model.value));
         });
         this.draw();
     }
