@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._layers import convolution, kernel_axes
 from ..adapter import LoKrWeights
 from ..errors import LoKrMatchError, LoKrValueError
-from ..kronecker import Factor, is_compiling, kron_norm, linear_plus_kron, plain_autograd
+from ..kronecker import Factor, fusible, is_compiling, kron_norm, linear_plus_kron, own_forward, plain_autograd
 from ..peft import LoKrConfig
 from ..trainable import (
     AdapterShapes,
@@ -19,8 +19,6 @@ from ..trainable import (
     Update,
     added,
     as_computed,
-    fusible,
-    own_forward,
     planned_linear,
     trainable_dora_ratio,
     weight_norms,

@@ -7,7 +7,7 @@ import warnings
 
 from ._add import add_kron_, materialize
 from ._apply import PlannedConv, PlannedLinear, accumulate_kron_, apply_kron, embed_kron
-from ._autograd import followed, linear_plus_kron, plain_autograd, plus_kron
+from ._autograd import followed, fusible, linear_plus_kron, own_forward, plain_autograd, plus_kron, untouched
 from ._chain import Plan, linear_plan, planned
 from ._costs import CPU, GPU, Rates, goes_through, update_costs
 from ._dora import add_dora_, dora_ratio
@@ -45,6 +45,7 @@ __all__ = [
     "fit",
     "followed",
     "full_precision",
+    "fusible",
     "goes_through",
     "is_compiling",
     "is_finite",
@@ -54,6 +55,7 @@ __all__ = [
     "linear_plus_kron",
     "materialize",
     "nearest_kron",
+    "own_forward",
     "plain_autograd",
     "planned",
     "plus_kron",
@@ -65,6 +67,7 @@ __all__ = [
     "short_run",
     "split_rows",
     "take",
+    "untouched",
     "update_costs",
     "updated_weight",
 ]

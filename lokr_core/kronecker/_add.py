@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._factor import Device, Factor, fit
-from ._fused import fused_add_, fusible
+from ._fused import fused_add_, has_kernel
 from ._numerics import HALF_BLOCK, LEAST_BLOCK, SHORT_RUN, compute_dtype, full_precision
 from ._tiles import add_block_, blocks, check_dtype, kron, kron_view
 
@@ -51,7 +51,7 @@ def add_kron_(weight: Tensor, w1: Factor | Tensor, w2: Factor | Tensor, scale: f
     b_budget = max(weight.numel() * weight.element_size() // (16 * compute.itemsize), LEAST_BLOCK)
     n_step = w2.shape[1] if w2.whole is not None else max(1, b_budget * w2.shape[1] // w2.halves[1].numel())
     with full_precision(weight.device):
-        if not exact and fusible(view):
+        if not exact and has_kernel(view):
             first, second = (factor.materialize(compute, weight.device) for factor in (w1, w2))
             if fused_add_(view, first, second, scale):
                 return weight

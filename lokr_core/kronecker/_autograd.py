@@ -7,14 +7,16 @@ the layer's own), the matrices, and the intermediates that are much smaller than
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as all_modules
 
 from ._chain import Plan, planned, run, run_into_
 from ._costs import CPU, GPU, goes_through
@@ -26,6 +28,15 @@ from ._updated import Update, short_run, updated_weight
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 _any_autocast = getattr(
     torch._C, "_is_any_autocast_enabled", lambda: torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
+)
+
+# torch's own forwards, and the hooks of every module.
+_FORWARDS = tuple(kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+_GLOBAL_HOOKS = (
+    all_modules._global_forward_pre_hooks,
+    all_modules._global_forward_hooks,
+    all_modules._global_backward_pre_hooks,
+    all_modules._global_backward_hooks,
 )
 
 
@@ -86,18 +97,50 @@ def linear_plus_kron(
     matrices: in the order of ``plan.interleave``; rows: (l*k,), constants (rank dropout), or None for 1
     """
     rows = None if rows is None else rows.to(x.dtype)
-    way = _LinearThrough if rows is None and _through_pays(x, plan, matrices) else _LinearPlusChain
+    shapes = tuple(matrix.shape for matrix in matrices)
+    through = rows is None and _through_pays(plan, shapes, x.numel() // x.shape[-1], x.dtype, x.is_cpu)
+    way = _LinearThrough if through else _LinearPlusChain
     return way.apply(None, x, plan, scale, rows, weight, bias, *matrices)
 
 
-def _through_pays(x: Tensor, plan: Plan, matrices: Sequence[Tensor]) -> bool:
+@lru_cache(maxsize=4096)
+def _through_pays(plan: Plan, shapes: tuple[torch.Size, ...], positions: int, dtype: torch.dtype, on_cpu: bool) -> bool:
     """Whether a Linear goes through W + scale * dW: in single precision and up, since half would round the first
     updates away, by the estimate for these shapes."""
-    first, second = (tuple(tuple(m.shape) for m in part) for part in plan.apart(matrices))
-    (k, n), itemsize = (second[-1][0], second[0][1]), x.element_size()
-    if x.dtype != compute_dtype(x.dtype) or (x.is_cpu and short_run((k, n), itemsize)):
+    first, second = (tuple(map(tuple, part)) for part in plan.apart(shapes))
+    (k, n), itemsize = (second[-1][0], second[0][1]), dtype.itemsize
+    if dtype != compute_dtype(dtype) or (on_cpu and short_run((k, n), itemsize)):
         return False
-    return goes_through(plan, first, second, x.numel() // x.shape[-1], itemsize, CPU if x.is_cpu else GPU)
+    return goes_through(plan, first, second, positions, itemsize, CPU if on_cpu else GPU)
+
+
+def untouched(layer: nn.Module) -> bool:
+    """Whether a call of ``layer`` is torch's own forward and nothing else: no hook changes it or sees it."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    if type(layer).forward not in _FORWARDS or hooks or any(_GLOBAL_HOOKS):
+        return False
+    placed = vars(layer).get("forward")  # accelerate and LyCORIS restore a patched forward as an instance attribute
+    return placed is None or own_forward(placed) is layer
+
+
+def own_forward(forward: object) -> nn.Module | None:
+    """The layer whose own forward, torch's, the bound method ``forward`` is; None for anything else."""
+    layer = getattr(forward, "__self__", None)
+    if not isinstance(layer, nn.Module) or getattr(forward, "__func__", None) not in _FORWARDS:
+        return None
+    return layer if type(layer).forward in _FORWARDS else None
+
+
+def fusible(layer: nn.Module, x: Tensor, matrices: Iterable[Tensor]) -> bool:
+    """Whether ``linear_plus_kron`` can compute the Linear ``layer`` and its update: a frozen weight that is not
+    quantised, an input (..., in) that fits it, and one dtype of all."""
+    # Read `_parameters` directly: `Module.__getattr__` is measurable on small layers.
+    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+    if type(weight) is not nn.Parameter or weight.requires_grad or (bias is not None and bias.requires_grad):
+        return False
+    dtype = x.dtype
+    one_dtype = weight.dtype == dtype and all(matrix.dtype == dtype for matrix in matrices)
+    return one_dtype and x.shape[-1] == weight.shape[1]
 
 
 def _matrix_under(y: Tensor) -> Tensor:

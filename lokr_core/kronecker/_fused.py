@@ -36,7 +36,7 @@ if triton is not None:
         tl.store(weight + at, after.to(before.dtype), mask=inside)
 
 
-def fusible(view: Tensor) -> bool:
+def has_kernel(view: Tensor) -> bool:
     """Whether one kernel can add to ``view``, (l, k, m, n, *kernel) of a weight, as far as can be told before."""
     return (
         triton is not None
@@ -55,7 +55,7 @@ def _numbers_of_w2(view: Tensor) -> int:
 def fused_add_(view: Tensor, w1: Tensor, w2: Tensor, scale: float) -> bool:
     """``view += scale * (w1 ⊗ w2)`` in one kernel, in place. Returns False if it fails; nothing has changed then.
 
-    view: (l, k, m, n, *kernel), ``fusible``; w1: (l, m), w2: (k, n, *kernel), in fp32 on the view's device
+    view: (l, k, m, n, *kernel), ``has_kernel``; w1: (l, m), w2: (k, n, *kernel), in fp32 on the view's device
 
     One kernel serves all shapes, so it is compiled once for each of the two dtypes.
     """

@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..trainable import FACTORS, Update, as_computed, own_forward
+from ..kronecker import own_forward
+from ..trainable import FACTORS, Update, as_computed
 from ._forward import FastForward
 
 

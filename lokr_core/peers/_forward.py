@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._layers import kernel_axes, shape_of
-from ..kronecker import is_compiling, linear_plus_kron, plain_autograd
-from ..trainable import AdapterShapes, Products, Update, added, as_computed, fusible, planned_linear
+from ..kronecker import fusible, is_compiling, linear_plus_kron, plain_autograd
+from ..trainable import AdapterShapes, Products, Update, added, as_computed, planned_linear
 
 _PLAIN = (Tensor, nn.Parameter)
 

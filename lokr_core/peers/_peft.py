@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..trainable import FACTORS, AdapterShapes, Update, as_computed, untouched
+from ..kronecker import untouched
+from ..trainable import FACTORS, AdapterShapes, Update, as_computed
 from ._forward import FastForward, chosen, random_rows
 
 

@@ -1,9 +1,8 @@
 """What a trained LoKr does to a layer: the shapes of its factors, its products with their gradients, DoRA's ratio."""
 
 from ._dora import trainable_dora_ratio, weight_norms
-from ._fused import fusible, own_forward, planned_linear, untouched
 from ._products import Products, Update, added, as_computed, plus_update
-from ._shapes import FACTORS, AdapterShapes
+from ._shapes import FACTORS, AdapterShapes, planned_linear
 
 __all__ = [
     "FACTORS",
@@ -12,11 +11,8 @@ __all__ = [
     "Update",
     "added",
     "as_computed",
-    "fusible",
-    "own_forward",
     "planned_linear",
     "plus_update",
     "trainable_dora_ratio",
-    "untouched",
     "weight_norms",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import cast
 
@@ -11,7 +12,16 @@ from torch import Tensor, nn
 
 from .._layers import kernel_axes, shape_of
 from ..adapter import LoKrWeights
-from ..kronecker import Factor, factorization, kron, rank_of, reversed_factors, reversed_kron
+from ..kronecker import (
+    Factor,
+    Plan,
+    factorization,
+    kron,
+    linear_plan,
+    rank_of,
+    reversed_factors,
+    reversed_kron,
+)
 from ..peft import LoKrConfig, is_whole
 
 FACTORS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
@@ -105,3 +115,13 @@ class AdapterShapes:
     def delta(self, w1: Factor, w2: Factor) -> Tensor:
         """dW / scaling, (out, columns, *kernel), built whole and differentiable."""
         return (reversed_kron if self.swapped else kron)(w1.materialize(), w2.materialize())
+
+
+@lru_cache(maxsize=4096)
+def planned_linear(shapes: AdapterShapes) -> tuple[Plan, list[str]]:
+    """The plan of a Linear's adapter of these shapes, and the kinds of its parameters in the plan's order."""
+    tensors = shapes.tensors
+    chains = [[kind] if kind in tensors else [f"{kind}_b", f"{kind}_a"] for kind in ("lokr_w1", "lokr_w2")]
+    first, second = ([tensors[kind] for kind in chain] for chain in chains)
+    plan = linear_plan(first, second)
+    return plan, plan.interleave(*chains)

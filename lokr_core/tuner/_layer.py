@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._layers import convolution, kernel_axes
 from ..errors import LoKrValueError
-from ..kronecker import Factor, is_compiling, linear_plus_kron, plain_autograd
+from ..kronecker import Factor, fusible, is_compiling, linear_plus_kron, plain_autograd, untouched
 from ..peft import LoKrConfig
 from ..trainable import (
     AdapterShapes,
@@ -19,10 +19,8 @@ from ..trainable import (
     Update,
     added,
     as_computed,
-    fusible,
     planned_linear,
     trainable_dora_ratio,
-    untouched,
     weight_norms,
 )
 from ._tuner_layer import TunerLayer

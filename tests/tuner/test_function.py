@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from lokr_core import LoKrConfig
-from lokr_core.trainable import untouched
+from lokr_core.kronecker import untouched
 from lokr_core.tuner import Conv2d, Linear
 
 
