@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -48,7 +47,7 @@ class Commands:
         incomplete: Callable[..., bool] = lambda result, options: False,
     ) -> argparse.ArgumentParser:
         """A command. examples: arguments of it; incomplete: (result, options) -> whether the exit code is 1."""
-        lines = "\n".join(_example(f"lokr {name} {example}") for example in examples)
+        lines = wrapped("\n".join(f"  lokr {name} {example}" for example in examples), columns())
         sub = self._commands.add_parser(
             name,
             help=summary,
@@ -59,12 +58,6 @@ class Commands:
         sub.set_defaults(run=run, incomplete=incomplete)
         sub.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
         return sub
-
-
-def _example(command: str) -> str:
-    """A command in the columns of the terminal, as a shell takes it over several lines."""
-    lines = textwrap.wrap(command, columns() - 6, break_long_words=False, break_on_hyphens=False)
-    return " \\\n".join("  " + "  " * bool(number) + line for number, line in enumerate(lines))
 
 
 def add_output(parser: argparse.ArgumentParser, what: str = "the file to write", dtype: str = "as they are") -> None:

@@ -44,7 +44,7 @@ _WIDTH, _RANK, _ALPHA, _FACTOR = 96, 12, 48, 2
 _BASE_STEPS, _LOKR_STEPS = 400, 750
 _TILE, _GAP, _TOP = 144, 8, 30  # pixels
 _FREQUENCIES = math.pi * torch.tensor([0.5, 1.0, 2.0, 4.0])
-_TITLES = ("strength", "distance to target", "change of picture", "largest weight change", "base restored")
+_TITLES = ("strength", "from the target", "from the base", "largest change", "base restored")
 
 
 class Painter(nn.Sequential):
@@ -111,7 +111,8 @@ class Demo:
                 f"LoKr: {self.modules} layers, {self.parameters:,} numbers beside the model's "
                 f"{self.model_parameters:,}, {human_bytes(self.adapter_bytes)}",
                 f"saved and loaded back: its colours differ from training's by {self.agreement:.1g} at most",
-                "\nDistances are root mean squares of the colours, which go from 0 to 1.\n",
+                "\nDistances of the pictures are root mean squares of colours, 0 to 1; the largest",
+                "change is that of a weight.\n",
                 "  ".join(_TITLES),
                 *(row.text() for row in self.rows),
                 f"\npicture: {self.picture}",

@@ -9,6 +9,7 @@ import textwrap
 # What a line begins with that its further lines stand beside: spaces, and a label before two spaces.
 _LABEL = re.compile(r"^ *(?:\S+(?: \S+)* {2,}(?=\S))?")
 _MOST = 20  # columns of a label
+_COMMAND = re.compile(r"^ *lokr [a-z-]+ ")
 
 
 def columns() -> int:
@@ -23,6 +24,8 @@ def columns() -> int:
 def wrapped(text: str, width: int) -> str:
     """``text`` with lines of at most ``width`` columns, but for words that are longer; further lines are indented.
 
+    A command, ``lokr …``, is broken as a shell takes it over several lines.
+
     >>> print(wrapped("note: the file holds two experts\\nsize      4,872 numbers in fp32", 24))
     note: the file holds two
       experts
@@ -33,15 +36,20 @@ def wrapped(text: str, width: int) -> str:
 
 
 def _wrapped(line: str, width: int) -> str:
+    if _COMMAND.match(line):
+        further = " " * (len(line) - len(line.lstrip()) + 2)
+        return " \\\n".join(_filled(line, width - 2, further))
     match = _LABEL.match(line)
     label = len(match.group()) if match else 0
     longest = max(map(len, line[label:].split()), default=0)
     if not 0 < label <= min(_MOST, width - longest):
         label = 2
-    return textwrap.fill(
-        line, width, subsequent_indent=" " * label, break_long_words=False, break_on_hyphens=False,
-        replace_whitespace=False,
-    )  # fmt: skip
+    return "\n".join(_filled(line, width, " " * label))
+
+
+def _filled(line: str, width: int, further: str) -> list[str]:
+    options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    return textwrap.wrap(line, width, subsequent_indent=further, **options)
 
 
 def shortened(text: str, width: int) -> str:

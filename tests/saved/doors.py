@@ -127,6 +127,14 @@ def request_of(tag: str, default_mode: str) -> dict:
 # A1111 and Forge
 
 
+def in_force(web: SimpleNamespace, name: str, default_mode: str) -> Any:
+    """The tag of a file of ``web``, as ``infotext.write`` takes it; the file's content is not looked at."""
+    from webui.applied import Use
+    from webui.tags import request_of
+
+    return Use(request_of([name], default_mode), web.library.find(name), None)
+
+
 def web_ui(monkeypatch: Any, models: Path, settings: Mapping[str, object]) -> SimpleNamespace:
     """The extension's ``infotext``, ``library`` and ``settings`` on a stand-in of the host with these folders of models
     and these settings saved; ``host_cache``: the stand-in's caches; ``options``: the settings that are registered."""

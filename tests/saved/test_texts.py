@@ -86,7 +86,7 @@ def test_pictures_say_their_files_as_before(web_ui, settings, names, hires, para
     web = web_ui("as they were", settings)
     p = SimpleNamespace(extra_generation_params={}, is_hr_pass=False)
     for said in (names, hires) if hires else (names,):
-        web.infotext.write(p, [(name, web.library.find(name)) for name in said])
+        web.infotext.write(p, [doors.in_force(web, name, settings.get("lokr_mode", "live")) for name in said])
         p.is_hr_pass = True
     assert p.extra_generation_params == parameters
     assert parameters.items() <= read_as_the_host_does(text).items()

@@ -203,10 +203,11 @@ def write_infotexts(out: Path) -> None:
         for settings, names, hires in WRITTEN:
             web = web_ui(out, monkeypatch, LOADED, settings)
             p = SimpleNamespace(extra_generation_params={}, is_hr_pass=False)
-            web.infotext.write(p, [(name, web.library.find(name)) for name in names])
+            mode = settings.get("lokr_mode", "live")
+            web.infotext.write(p, [doors.in_force(web, name, mode) for name in names])
             if hires:
                 p.is_hr_pass = True
-                web.infotext.write(p, [(name, web.library.find(name)) for name in hires])
+                web.infotext.write(p, [doors.in_force(web, name, mode) for name in hires])
             prompts = [" ".join(f"<lokr:{name}:0.8>" for name in said) for said in (names, hires)]
             text = infotext_of(f"a lighthouse {prompts[0]}", prompts[1], p.extra_generation_params)
             written.append([settings, names, hires, p.extra_generation_params, text])
