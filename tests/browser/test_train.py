@@ -81,9 +81,9 @@ def test_progress_curve_and_sample_are_on_the_node_and_the_file_in_open_loaders(
 
 
 def test_a_stopped_training_says_so_and_the_next_run_goes_on(front, training):
-    training(file_name=f"stopped-{front.vue}", steps=200, sample_every=0)
+    training(file_name=f"stopped-{front.vue}", steps=5000, sample_every=0)
     start(front)
-    wait_for(front, "step 2 of 200")
+    wait_for(front, " of 5000")
     front.page.evaluate("app.api.interrupt()")
     stopped = wait_for(front, "stopped after step")
     taken = int(stopped.partition("step ")[2].partition(";")[0])
