@@ -48,8 +48,13 @@ def _wrapped(line: str, width: int) -> str:
 
 
 def _filled(line: str, width: int, further: str) -> list[str]:
-    options = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
-    return textwrap.wrap(line, width, subsequent_indent=further, **options)
+    return textwrap.wrap(
+        *(line, width),
+        subsequent_indent=further,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
 
 
 def shortened(text: str, width: int) -> str:
