@@ -124,7 +124,7 @@ def _from_tensors(
             module=missing[0],
             expected=f"names such as {UNET}_…, each followed by a layer's",
             found=missing[0],
-            hint="give the model that the file was trained on, or convert the names: lokr convert --format kohya",
+            hint="give the model it was trained on, or convert the names: lokr convert --to lokr --names kohya",
         )
     return LoKrNetwork(text_encoder, unet, arguments, multiplier, modules)
 
@@ -150,5 +150,5 @@ def _refuse_others(adapter: Adapter) -> None:
             "The file holds more than LoKr",
             module=module or None,
             found=f"{'unknown' if each is None else each.kind}, {len(adapter.foreign.tensors)} tensors in all",
-            hint="merge it into the model first: lokr merge",
+            hint="merge it into the model first: lokr apply",
         )

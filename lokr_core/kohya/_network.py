@@ -114,7 +114,7 @@ class LoKrNetwork(nn.Module):
                 "The file has no layer of this network",
                 expected=f"keys such as {next(iter(own), 'none: apply_to comes first')}",
                 found=f"keys such as {next(iter(tensors), 'none')}",
-                hint="lokr convert --format kohya writes the names that trainers read",
+                hint="lokr convert --to lokr --names kohya writes the names that trainers read",
             )
         for key, tensor in tensors.items():
             if key in own and tensor.shape != own[key].shape:
