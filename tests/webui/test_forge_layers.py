@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from tests.hosts import find_forge
+from tests.webui.layers import measured_by
 
-HERE = Path(__file__).parent
 FILES = ("diffusers None", "diffusers out", "original None", "original out")
 PACKED_COARSELY = {"fp8": 0.06, "scaled fp8": 0.06, "Q8_0": 0.02, "Q5_0": 0.1, "Q4_0": 0.2, "nf4": 0.2}
 """How far a model may be off whose changed weights are packed anew: the packing's own rounding."""
@@ -19,14 +14,8 @@ PACKED_COARSELY = {"fp8": 0.06, "scaled fp8": 0.06, "Q8_0": 0.02, "Q5_0": 0.1, "
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
-    forge = find_forge()
-    if forge is None:
-        pytest.skip("NO FORGE HERE: set FORGE_PATH and FORGE_PYTHON; nothing of Forge's packed layers is tested")
-    environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [forge.python, HERE / "in_forge.py"]
-    done = subprocess.run(command, cwd=forge.path, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-6000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    skipped = "NO FORGE HERE: set FORGE_PATH and FORGE_PYTHON; nothing of Forge's packed layers is tested"
+    return measured_by("in_forge.py", find_forge(), skipped)
 
 
 @pytest.mark.parametrize("kind", ["plain", *PACKED_COARSELY])

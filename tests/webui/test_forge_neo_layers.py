@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from tests.hosts import find_forge_neo
+from tests.webui.layers import measured_by
 
-HERE = Path(__file__).parent
 MODELS = (
     "SD1.5",
     "SDXL",
@@ -32,14 +27,8 @@ TEXTS = ("qwen3", "qwen3_06b", "qwen25_7b", "gemma2")
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
-    found = find_forge_neo()
-    if found is None:
-        pytest.skip("NO FORGE NEO HERE: set FORGE_NEO_PATH and FORGE_NEO_PYTHON; nothing of its own models is tested")
-    environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [found.python, HERE / "in_forge_neo.py"]
-    done = subprocess.run(command, cwd=found.path, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-6000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    skipped = "NO FORGE NEO HERE: set FORGE_NEO_PATH and FORGE_NEO_PYTHON; nothing of its own models is tested"
+    return measured_by("in_forge_neo.py", find_forge_neo(), skipped)
 
 
 def of(measured: dict, case: str) -> dict:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from tests.hosts import find_reforge
+from tests.webui.layers import measured_by
 
-HERE = Path(__file__).parent
 PACKED_ANEW = 0.02
 """How far a model may be off whose changed weights reForge stores in fp8: that rounding."""
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
-    found = find_reforge()
-    if found is None:
-        pytest.skip("NO REFORGE HERE: set REFORGE_PATH and REFORGE_PYTHON; nothing of its own patcher is tested")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [found.python, HERE / "in_reforge.py"]
-    done = subprocess.run(command, cwd=found.path, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-6000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    skipped = "NO REFORGE HERE: set REFORGE_PATH and REFORGE_PYTHON; nothing of its own patcher is tested"
+    return measured_by("in_reforge.py", find_reforge(), skipped)
 
 
 @pytest.mark.parametrize("dora", [None, "out"])
