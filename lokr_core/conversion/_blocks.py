@@ -80,6 +80,7 @@ class LowRank:
         return max(0.0, float(((self.up.T @ self.up) * (down @ down.T)).sum()))
 
     def with_w2(self, w2: Tensor, l: int, m: int) -> Tensor:
+        """(l, m): the inner product of each block of the update with w2."""
         up = self.up.unflatten(0, (l, -1))  # (l, k, r)
         down = self.down.unflatten(1, (m, -1)).flatten(3) if self.down.ndim > 2 else self.down.unflatten(1, (m, -1))
         down = down.reshape(down.shape[0], m, -1)  # (r, m, n · kernel)
@@ -87,6 +88,7 @@ class LowRank:
         return torch.einsum("lrx,rmx->lm", inner, down)
 
     def with_w1(self, w1: Tensor) -> Tensor:
+        """(k, n, *kernel): the sum of the update's blocks, each times its number of w1."""
         (l, m), (out, columns, *kernel) = w1.shape, self.shape
         up = self.up.unflatten(0, (l, -1))  # (l, k, r)
         down = self.down.reshape(self.down.shape[0], m, -1)  # (r, m, n · kernel)

@@ -20,6 +20,7 @@ from ..trainable import (
     added,
     as_computed,
     planned_linear,
+    random_rows,
     trainable_dora_ratio,
     weight_norms,
 )
@@ -107,7 +108,7 @@ class LoKrModule(nn.Module):
                 "DoRA over stored norms cannot be trained further",
                 module=self.lora_name,
                 found="initial_norm",
-                hint="merge the file into the model first: lokr merge",
+                hint="merge the file into the model first: lokr apply",
             )
         self._set(shapes, {kind: tensor.cpu() for kind, tensor in tensors.items()})
         self.lora_dim = weights.rank or 1
@@ -208,7 +209,7 @@ class LoKrModule(nn.Module):
         """Rank dropout's factor of each row of dW, (out,); None: off."""
         if not (self.training and self.rank_dropout):
             return None
-        kept = (torch.rand(self.shapes.l * self.shapes.k) > self.rank_dropout).float().to(x.device)
-        if self.expected_share:
-            return kept / (1 - self.rank_dropout)
-        return kept / kept.mean() if self.rank_dropout_scale else kept
+        rescaled = self.rank_dropout_scale and not self.expected_share
+        drawn = torch.rand(self.shapes.l * self.shapes.k)
+        kept = random_rows(drawn, self.rank_dropout, torch.float32, rescaled).to(x.device)
+        return kept / (1 - self.rank_dropout) if self.expected_share else kept

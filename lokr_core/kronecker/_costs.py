@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -87,7 +86,6 @@ def update_costs(
     return factored, through
 
 
-@lru_cache(maxsize=4096)
 def goes_through(
     plan: Plan, first: tuple[Shape, ...], second: tuple[Shape, ...], positions: int, itemsize: int, rates: Rates
 ) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from .._layers import kernel_axes, shape_of
@@ -117,13 +116,6 @@ def shapes_of(tensors: Mapping[str, Tensor], weight: tuple[int, ...], swappable:
     if held != found.tensors:
         raise ValueError(f"{held} are no factors of a weight {weight}")
     return found
-
-
-def random_rows(drawn: Tensor, p: float, dtype: torch.dtype, rescaled: bool) -> Tensor:
-    """Rank dropout's factors for the rows of dW, (out,): 0 where what was ``drawn`` is not above ``p``; ``rescaled``:
-    of mean 1."""
-    kept = (drawn > p).to(dtype)
-    return kept / kept.mean() if rescaled else kept
 
 
 def chosen(present: Tensor, p: float) -> Tensor | bool:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..trainable import random_rows
 from ._flat import FlatForward
-from ._forward import chosen, random_rows
+from ._forward import chosen
 
 
 class KohyaForward(FlatForward):

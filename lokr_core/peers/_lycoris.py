@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kronecker import is_compiling
-from ..trainable import added, trainable_dora_ratio
+from ..trainable import added, random_rows, trainable_dora_ratio
 from ._flat import FlatForward
-from ._forward import chosen, random_rows
+from ._forward import chosen
 
 
 class LycorisForward(FlatForward):

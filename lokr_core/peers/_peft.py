@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..kronecker import untouched
-from ..trainable import FACTORS, AdapterShapes, Update, as_computed
-from ._forward import FastForward, chosen, random_rows
+from ..trainable import FACTORS, AdapterShapes, Update, as_computed, random_rows
+from ._forward import FastForward, chosen
 
 
 class PeftForward(FastForward):

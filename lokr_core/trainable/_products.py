@@ -173,3 +173,10 @@ def added(
     if present is not None:  # a graph has no branches
         result = result * present.to(result.device)
     return (y + result).to(y.dtype)
+
+
+def random_rows(drawn: Tensor, p: float, dtype: torch.dtype, rescaled: bool) -> Tensor:
+    """Rank dropout's factors for the rows of dW, (out,): 0 where what was ``drawn`` is not above ``p``; ``rescaled``:
+    of mean 1."""
+    kept = (drawn > p).to(dtype)
+    return kept / kept.mean() if rescaled else kept

@@ -20,6 +20,7 @@ from ..trainable import (
     added,
     as_computed,
     planned_linear,
+    random_rows,
     trainable_dora_ratio,
     weight_norms,
 )
@@ -158,8 +159,8 @@ class LoKrLayer(TunerLayer):
         """Rank dropout's factor for each row of dW, (out,): 0 or 1, or, rescaled, of mean 1, as PEFT's; None: off."""
         if not (self.training and self.rank_dropout[name]):
             return None
-        kept = (torch.rand(self.out_features) > self.rank_dropout[name]).float().to(x.device)
-        return kept / kept.mean() if self.rank_dropout_scale[name] else kept
+        drawn, rescaled = torch.rand(self.out_features), self.rank_dropout_scale[name]
+        return random_rows(drawn, self.rank_dropout[name], torch.float32, rescaled).to(x.device)
 
     def __repr__(self) -> str:
         return "lokr." + super().__repr__()
