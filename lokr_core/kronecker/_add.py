@@ -91,10 +91,11 @@ def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
     dtype, device = compute_dtype(view.dtype), view.device
     scratch = last = None
     w2_rows: Any = None
-    # A block passes three kernels, so few large blocks are best; a low-rank half takes its share of the memory too.
-    whole = w2.whole is not None
-    least = HALF_BLOCK if whole and view.numel() <= 8 * HALF_BLOCK else LEAST_BLOCK
-    for i, j in blocks(view, 12 if whole else 20, least):
+    # A block passes three kernels, so few large blocks are best; copies of the factors' rows take their share.
+    alone = [factor for factor, columns in ((w2, view.shape[2]), (w1, prod(view.shape[3:]))) if columns == 1]
+    large = w2.whole is not None and all(_is_stored(factor, dtype, device) for factor in alone)
+    least = HALF_BLOCK if large and view.numel() <= 8 * HALF_BLOCK else LEAST_BLOCK
+    for i, j in blocks(view, 12 if large else 20, least):
         if j != last:  # a low-rank factor's rows are a product: computed once for all blocks that use them
             w2_rows = None  # free the last ones first
             w2_rows, last = w2.materialize_rows(j.start, j.stop, dtype, device), j
@@ -104,6 +105,12 @@ def _add_by_blocks_(view: Tensor, w1: Factor, w2: Factor, scale: float) -> None:
         wide = scratch[: block.numel()].view(block.shape).copy_(block)
         add_block_(wide, w1.materialize_rows(i.start, i.stop, dtype, device), w2_rows, scale)
         block.copy_(wide)
+
+
+def _is_stored(factor: Factor, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the factor's rows in that dtype, on that device, are a view. A copy of them is as large as the block if
+    the other factor has one column."""
+    return factor.whole is not None and (factor.whole.dtype, factor.whole.device) == (dtype, device)
 
 
 def materialize(
