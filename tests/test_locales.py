@@ -11,7 +11,7 @@ import pytest
 from lokr_core.strengths import BLOCK_LAYOUTS
 from tests.hosts import PROJECT, ComfyUI
 
-LANGUAGES = ("en", "de", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
+LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "ja", "ko", "pt-BR", "ru", "tr", "zh", "zh-TW")
 HOLE = re.compile(r"\{\w+\}")
 
 

@@ -35,7 +35,7 @@ export function summaryOf(reports) {
     const level = /** @type {const} */ (["error", "warn"]).find((one) => reports.some((r) => r.level === one)) ?? "ok";
     const sum = (/** @type {"applied" | "found" | "total"} */ key) => reports.reduce((all, one) => all + one[key], 0);
     const [applied, found, total] = [sum("applied"), sum("found"), sum("total")];
-    const modes = [...new Set(reports.map((report) => report.mode).filter(Boolean))].join(" and ");
+    const modes = [...new Set(reports.map((report) => report.mode).filter(Boolean))].join(` ${t("and")} `);
     const missing = total - found;
     const part = missing
         ? t("{found}/{total} · {missing} not found", { found, total, missing })

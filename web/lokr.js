@@ -62,7 +62,7 @@ function addLoader(node) {
 /** @param {Node} node */
 function addStack(node) {
     const rows = new Rows(node);
-    const face = addFace(node, "lokr_rows", "LoKr rows", rows.element, 56);
+    const face = addFace(node, "lokr_rows", t("LoKr rows"), rows.element, 56);
     if (!face) return;
     rows.fit = face.fit;
     drawn.set(node, rows);
@@ -77,12 +77,12 @@ function addBlocksButton(node) {
     const edit = button(t("Edit the strength of each block"), t("edit blocks"), () => editBlocks(node), {
         "data-key": "edit",
     });
-    addFace(node, "lokr_blocks", "LoKr blocks", h("div.lokr-bar", {}, edit), BAR);
+    addFace(node, "lokr_blocks", t("LoKr blocks"), h("div.lokr-bar", {}, edit), BAR);
 }
 
 /** @param {Node} node */
 function addCurve(node) {
-    addFace(node, "lokr_curve", "LoKr curve", new CurveEditor(node).element, 182);
+    addFace(node, "lokr_curve", t("LoKr curve"), new CurveEditor(node).element, 182);
     widen(node, 320);
 }
 

@@ -2,7 +2,7 @@
 
 import { openDialog } from "./dialog.js";
 import { button, copyText, h } from "./dom.js";
-import { t, told } from "./texts.js";
+import { t, told, toldLines } from "./texts.js";
 
 /** @typedef {import("./badge.js").Report} Report */
 
@@ -17,17 +17,9 @@ export function showReport(error, reports) {
         said.textContent = t("copied");
     });
     copy.dataset.key = "copy-report";
-    const shown = error ? [h("pre.lokr-error", {}, translated(error))] : reports.map(explained);
+    const shown = error ? [h("pre.lokr-error", {}, toldLines(error))] : reports.map(explained);
     const content = h("div.lokr-report", {}, ...shown, h("p.lokr-tools", {}, copy, said));
     openDialog({ kind: "report", title: t("What the last run applied"), content });
-}
-
-/** An error line by line: its fields are "name: text". @param {string} error */
-function translated(error) {
-    return error
-        .split("\n")
-        .map((line) => told(line))
-        .join("\n");
 }
 
 /** @param {Report} report */

@@ -121,7 +121,7 @@ export function addStatus(node, further = [], rows) {
         file.value = ""; // a new node has no file; a loaded one gets its own after this
         badge.describe("");
     }
-    const face = addFace(node, "lokr_status", "LoKr status", h("div", {}, bar, ...further), BAR);
+    const face = addFace(node, "lokr_status", t("LoKr status"), h("div", {}, bar, ...further), BAR);
     if (!face) return null;
     badges.set(node, badge);
     if (rows) marked.set(node, rows);

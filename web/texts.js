@@ -62,3 +62,11 @@ export function told(said) {
     }
     return said;
 }
+
+/** An error line by line: its fields are "name: text". @param {string} error */
+export function toldLines(error) {
+    return error
+        .split("\n")
+        .map((line) => told(line))
+        .join("\n");
+}

@@ -3,6 +3,7 @@
 import { h, svg } from "./dom.js";
 import { addFace } from "./face.js";
 import { api, app, nodeOfExecution } from "./host.js";
+import { t, told, toldLines } from "./texts.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -25,17 +26,17 @@ const faces = new WeakMap();
 
 class Face {
     constructor() {
-        this.status = h("div.lokr-train-status", { "data-key": "train-status", role: "status" }, "not run yet");
+        this.status = h("div.lokr-train-status", { "data-key": "train-status", role: "status" }, t("not run yet"));
         this.bar = h("progress", { "data-key": "train-progress", max: 1, value: 0, hidden: true });
         this.curve = svg("svg.lokr-train-curve", {
             "data-key": "train-curve",
             viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
             preserveAspectRatio: "none",
             role: "img",
-            "aria-label": "Loss",
+            "aria-label": t("Loss"),
         });
         this.curve.style.display = "none";
-        this.sample = h("img", { "data-key": "train-sample", alt: "Newest sample", hidden: true });
+        this.sample = h("img", { "data-key": "train-sample", alt: t("Newest sample"), hidden: true });
         this.element = h("div.lokr-train", {}, this.status, this.bar, this.curve, this.sample);
         this.step = 0;
     }
@@ -48,15 +49,12 @@ class Face {
 
     /** @param {Progress} progress */
     show(progress) {
-        const { step, steps, curve, seconds } = progress;
+        const { step, steps, curve } = progress;
         this.step = step;
         this.bar.hidden = false;
         this.bar.max = steps;
         this.bar.value = step;
-        const loss = curve.length ? ` · loss ${short(curve[curve.length - 1][1])}` : "";
-        const left =
-            seconds && steps > step ? ` · ${short(seconds)} s a step, ${time(seconds * (steps - step))} left` : "";
-        this.say(progress.text ?? `step ${step} of ${steps}${loss}${left}`);
+        this.say(progress.text ? told(progress.text) : runningText(progress));
         this.draw(curve);
         if (progress.sample) {
             this.sample.src = progress.sample;
@@ -84,9 +82,20 @@ class Face {
             line("mean", means(losses)),
             label(LEFT - 4, TOP + 8, short(high)),
             label(LEFT - 4, HEIGHT - BOTTOM, short(low)),
-            label(WIDTH - 6, HEIGHT - 4, `step ${last}`),
+            label(WIDTH - 6, HEIGHT - 4, t("step {step}", { step: last })),
         );
     }
+}
+
+/** @param {Progress} progress */
+function runningText({ step, steps, curve, seconds }) {
+    const parts = [t("step {step} of {steps}", { step, steps })];
+    if (curve.length) parts.push(t("loss {loss}", { loss: short(curve[curve.length - 1][1]) }));
+    if (seconds && steps > step) {
+        const left = time(seconds * (steps - step));
+        parts.push(t("{seconds} s a step, {left} left", { seconds: short(seconds), left }));
+    }
+    return parts.join(" · ");
 }
 
 /** The mean of each value and up to a tenth of the values before it. @param {number[]} values */
@@ -105,8 +114,9 @@ function short(value) {
 
 /** @param {number} seconds */
 function time(seconds) {
-    if (seconds < 100) return `${Math.ceil(seconds)} s`;
-    return seconds < 6000 ? `${Math.ceil(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+    if (seconds < 100) return t("{number} s", { number: Math.ceil(seconds) });
+    if (seconds < 6000) return t("{number} min", { number: Math.ceil(seconds / 60) });
+    return t("{number} h", { number: (seconds / 3600).toFixed(1) });
 }
 
 /** The face of the node with an execution id. @param {unknown} id */
@@ -137,19 +147,19 @@ app.registerExtension({
         });
         listen("execution_error", ({ node_id, exception_message }) => {
             const face = faceOf(node_id);
-            face?.say(exception_message.trim(), "error");
+            face?.say(toldLines(exception_message.trim()), "error");
             if (face?.step) offerFiles();
         });
         listen("execution_interrupted", ({ node_id }) => {
             const face = faceOf(node_id);
-            face?.say(`stopped after step ${face.step}; the next run goes on from there`, "warn");
+            face?.say(t("stopped after step {step}; the next run goes on from there", { step: face.step }), "warn");
             if (face?.step) offerFiles();
         });
     },
     nodeCreated(node) {
         if (node.comfyClass !== KIND) return;
         const face = new Face();
-        if (!addFace(node, "lokr_train", "LoKr training", face.element, 24)) return;
+        if (!addFace(node, "lokr_train", t("LoKr training"), face.element, 24)) return;
         faces.set(node, face);
         node.setSize([Math.max(node.size[0], 340), node.computeSize()[1]]);
     },

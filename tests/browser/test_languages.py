@@ -10,10 +10,14 @@ import pytest
 from tests.browser.front import opened
 from tests.browser.test_journey import PLACES
 from tests.browser.test_plain import STACK
+from tests.browser.test_train import workflow as training
 from tests.comfyui.test_server import loader, workflow
 from tests.hosts import PROJECT
 
 NAMES = ("LoKr", "CLIP", "w1", "w2", "SHA256", "AutoV2", "kohya-ss / LyCORIS", "merge", "live")
+
+# What LoKr Train sends while it runs.
+PROGRESS = {"node": "40", "step": 1, "steps": 3000, "seconds": 4.5, "curve": [[1, 0.5]]}
 
 # Every text, label, tooltip and placeholder inside the pack's faces and dialogs that a person sees or hears.
 VISIBLE = """() => {
@@ -110,6 +114,17 @@ def test_no_visible_word_is_missing(marked):
     page.locator(".lokr-blocks-editor textarea").fill("XYZ:1, IN0:abc")
     look()
     page.keyboard.press("Escape")
+    front.empty()
+    front.load(training(front, file_name="words", steps=2), {40: (0, 0), 20: (440, 0)})
+    look()
+    page.evaluate("progress => app.api.dispatchCustomEvent('lokr.train', progress)", PROGRESS)
+    look()
+    assert front.run() == "success"
+    look()
+    page.evaluate("app.graph.getNodeById(40).widgets.find(one => one.name === 'file_name').value = '../away'")
+    assert front.run() == "error"
+    page.keyboard.press("Escape")
+    look()
     assert len(seen) > 100
     options = {text for text in seen if text.startswith(("Stable ", "Flux", "SD", "none"))}
     assert sorted(set(in_english(seen, data | options))) == []
