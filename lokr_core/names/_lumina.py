@@ -5,7 +5,7 @@ Lumina 2 and Z-Image share their original names; the place of the modulation's L
 
 from __future__ import annotations
 
-from ._words import Architecture, Rule, Side, block, fused, one, one_naming, pairs, two_layers
+from ._words import Architecture, PrefixGroup, Rule, Side, block, fused, one, one_naming, pairs, two_layers
 
 _STACKS = ("layers.{i}", "noise_refiner.{i}", "context_refiner.{i}")
 
@@ -45,7 +45,11 @@ Z_IMAGE = Architecture(
     "z_image",
     "Z-Image",
     Side(has=("cap_embedder.1", "noise_refiner.0.attention.qkv", "layers.0.adaLN_modulation.0")),
-    Side(has=("cap_embedder.1", "noise_refiner.0.attention.to_q", "layers.0.adaLN_modulation.0")),
+    Side(
+        has=("cap_embedder.1", "noise_refiner.0.attention.to_q", "layers.0.adaLN_modulation.0"),
+        # The model of pixels is not in diffusers: its trainer splits the attention and keeps the authors' x_embedder.
+        prefixes=(PrefixGroup("", ("all_x_embedder.2-1", "x_embedder")),),
+    ),
     (
         *(rule for stack in (*_STACKS, "siglip_refiner.{i}") for rule in _attention(stack, "attention")),
         # Patch size 2 over 1 frame, the only one published, is part of diffusers' names (2-1).

@@ -62,7 +62,7 @@ def view_of(shapes: Mapping[str, Shape]) -> View | None:
 
 
 def _canonical(modules: Mapping[str, Weight], side: Side) -> Mapping[str, Weight] | None:
-    """The target's weights under the tables' prefixes. Returns None if the first prefix group's probe is missing."""
+    """The target's weights under the tables' prefixes. Returns None if the first group's probe is missing."""
     if not side.prefixes:
         return modules
     used = []
@@ -70,7 +70,7 @@ def _canonical(modules: Mapping[str, Weight], side: Side) -> Mapping[str, Weight
         prefix = next((p for p in group.prefixes if p + group.probe in modules), None)
         if prefix is not None:
             used.append((prefix, group.prefixes[0]))
-        elif group is side.prefixes[0]:
+        elif group is side.prefixes[0] and group.probe:
             return None
     used.sort(key=lambda pair: -len(pair[0]))
     canonical = {}

@@ -207,7 +207,8 @@ def spelled_in(view: View, side: str) -> dict[str, tuple[Slot, ...]]:
         # `qkv.0`, an alias of a part, is not a module's name.
         fused = {rule.original.format(**n) for _, rule, _, n in _matches(view) if len(rule.diffusers) > 1}
         for of, name, slots in _translated(view):
-            if of == side and name.rpartition(".")[0] not in fused:
+            parent, _, last = name.rpartition(".")
+            if of == side and not (last.isdigit() and parent in fused):
                 found.setdefault(name, slots)
     named = {slot.module for slots in found.values() for slot in slots}
     for of, name, slots in _own(view):

@@ -205,7 +205,7 @@ def _block_of(diffusers: str, original: str, theirs: str, ours: str) -> tuple[Ru
 class PrefixGroup:
     """Prefixes of the same subtree; the first is the one that tables use.
 
-    A target uses the prefix below which the module `probe` exists.
+    A target uses the prefix below which the module `probe` exists; without a probe the prefix is a module's whole name.
     """
 
     probe: str

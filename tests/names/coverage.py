@@ -43,6 +43,12 @@ TABLE_OF = {
 }
 """The table of a record, where it is not named like it."""
 
+MARKS: dict[str, dict[str, tuple[int, ...]]] = {
+    "cosmos1": {"learnable_pos_embed.pos_emb_t": (16, 48)},
+    "sd_x4": {"class_embedding.weight": (50, 256)},
+}
+"""What else tells a diffusers model from its kin: the records hold no bare parameters and no embeddings."""
+
 _SAME = {  # a record holds the models whose modules have the same names; only their sizes or inputs differ
     "ace_step": "ACEStep",
     "ace_step15": "ACEStep15",

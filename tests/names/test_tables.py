@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lokr_core.names import Slot, aliases, detect
-from tests.names.coverage import TABLE_OF
+from tests.names.coverage import MARKS, TABLE_OF
 
 Shape = tuple[int, ...]
 
@@ -30,13 +30,6 @@ NOT_IN_DIFFUSERS = {
     "stable_cascade_b": ("up_upscalers.",),  # transposed convolutions
     "wan_animate": ("motion_encoder.",),  # parameters
 }
-
-
-MARKS: dict[str, dict[str, Shape]] = {
-    "cosmos1": {"learnable_pos_embed.pos_emb_t": (16, 48)},
-    "sd_x4": {"class_embedding.weight": (50, 256)},
-}
-"""What else tells a diffusers model from its kin: the records hold no bare parameters and no embeddings."""
 
 CONVERTERS = {
     "cosmos_predict2": "convert_cosmos_transformer_checkpoint_to_diffusers",
