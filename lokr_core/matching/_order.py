@@ -1,4 +1,4 @@
-"""Rows that a trainer saves in another order than the name it gives them says."""
+"""What a file means by its names: rows in another order than they say, weights that the target calls otherwise."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def in_named_order(adapter: Adapter, target: Target) -> Adapter:
         return adapter
     metadata = {key: text for key, text in adapter.metadata.items() if key not in _MARKS}
     return replace(adapter, modules={**adapter.modules, **turned}, metadata=metadata)
+
+
+def with_meant_names(adapter: Adapter, target: Target) -> Adapter:
+    """``adapter`` with the target's names for modules whose own names the target has for other weights."""
+    modules = {module: each.name for module, each in adapter.foreign.modules.items()} | dict(adapter.names)
+    meant = target.meant(modules.values())
+    if not meant:
+        return adapter
+    names = {module: meant.get(name, name) for module, name in modules.items()}
+    return replace(adapter, names={m: names[m] for m in adapter.names}, foreign=adapter.foreign.named(names))
 
 
 def _is_one(w1: Factor) -> bool:

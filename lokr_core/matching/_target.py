@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from operator import add
@@ -12,7 +13,7 @@ from torch import Tensor
 from .._files import TensorInfo
 from ..errors import LoKrShapeError
 from ..modules import ModuleName, expert_called, own_path
-from ..names import Slot, SubModel, meanings, sub_models, weight_name
+from ..names import Slot, SubModel, crossed, meanings, sub_models, weight_name
 
 
 class Target:
@@ -75,6 +76,16 @@ class Target:
         for model in self._takers(name):
             for path in _spellings(name, model):
                 yield from _mixed(path, model)
+
+    def meant(self, names: Collection[ModuleName]) -> dict[ModuleName, ModuleName]:
+        """Those of a file's names that the target has for another weight -> its name of the weight that they mean."""
+        found: dict[ModuleName, ModuleName] = {}
+        for model in self.models:
+            if model.architecture:
+                own = [name for name in names if model.takes(name.component, name.expert)]
+                for path, meant in crossed({name.path for name in own}, model.architecture, model.side).items():
+                    found |= {n: replace(n, full=meant, path=meant, flattened=False) for n in own if n.path == path}
+        return found
 
     def knows(self, start: str) -> bool:
         """Whether names of the target begin with ``start``, one or more whole parts of a name, dotted or flattened."""

@@ -1,6 +1,7 @@
 """Names: the architecture of a target, and the aliases of its modules. One table per architecture, as data."""
 
 from ._base_model import BaseModel, base_model_of
+from ._crossed import crossed
 from ._display import original_name
 from ._mixed import meanings, roots
 from ._registry import aliases, detect, guesses, spelled
@@ -23,6 +24,7 @@ __all__ = [
     "WEIGHTS",
     "aliases",
     "base_model_of",
+    "crossed",
     "detect",
     "guesses",
     "mask_numbers",

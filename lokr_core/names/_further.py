@@ -5,16 +5,29 @@ Named by ComfyUI's class, by diffusers' or, where neither has the model, by its 
 
 from __future__ import annotations
 
-from ._words import PrefixGroup, one_naming
+from ._words import Architecture, PrefixGroup, Side, one_naming, striped
 
-# The authors wrap the transformer in `core` (PixelDiT) or `net` (PiD). ComfyUI splits the modulation of their pixel
-# blocks into alternating rows of two weights, which no rule says: that module is left out.
+# The authors wrap the transformer in `core` (PixelDiT) or `net` (PiD), and ComfyUI splits the modulation of their pixel
+# blocks: of each pixel, half the rows are the attention's and half the feed-forward's, 3 to a channel.
 _PIXELS = (PrefixGroup("patch_blocks.0.attn.qkv_x", ("", "core.", "net.")),)
+_MODULATION = striped(
+    "pixel_blocks.{i}.adaLN_modulation.0",
+    "pixel_blocks.{i}.adaLN_modulation_",
+    "msa mlp",
+    "pixel_embedder.proj",
+    3,
+)
+
+
+def _pixels(name: str, title: str, *has: str) -> Architecture:
+    ours, theirs = (Side((*has, f"pixel_blocks.0.adaLN_modulation{end}"), prefixes=_PIXELS) for end in ("_msa", ".0"))
+    return Architecture(name, title, ours, theirs, (_MODULATION,))
+
 
 _IMAGE = (
     one_naming("lens", "Lens", "transformer_blocks.0.attn.img_qkv", "transformer_blocks.0.img_mlp.w1"),
-    one_naming("pid", "PiD", "pixel_embedder.proj", "lq_proj.latent_proj.0", prefixes=_PIXELS),
-    one_naming("pixeldit", "PixelDiT", "pixel_embedder.proj", prefixes=_PIXELS),
+    _pixels("pid", "PiD", "pixel_embedder.proj", "lq_proj.latent_proj.0"),
+    _pixels("pixeldit", "PixelDiT", "pixel_embedder.proj"),
     one_naming("bria_fibo", "Bria FIBO", "caption_projection.0.linear", "single_transformer_blocks.0.proj_mlp"),
     one_naming("bria_fibo2", "Bria FIBO 2", "perceiver.layers.0.ffn.w1", "noise_refiner.0.attention.to_q"),
     one_naming("glm_image", "GLM-Image", "glyph_projector.net.2", "prior_projector.net.2"),

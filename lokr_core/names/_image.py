@@ -173,7 +173,7 @@ KREA2 = Architecture(
     ),
 )
 
-# diffusers swaps norm2 and norm3 of a block; a file's `norm2` is ambiguous and means the target's own.
+# diffusers swaps norm2 and norm3 of a block; the other names of a file tell which its `norm2` is (`_crossed`).
 HUNYUAN_DIT = Architecture(
     "hunyuan_dit",
     "HunyuanDiT",
@@ -184,7 +184,9 @@ HUNYUAN_DIT = Architecture(
         fused("blocks.{i}.attn2.kv_proj", "blocks.{i}.attn2.", "to_k to_v"),
         *block("blocks.{i}.attn1", "blocks.{i}.attn1", "to_out.0=out_proj norm_q=q_norm norm_k=k_norm"),
         *block("blocks.{i}.attn2", "blocks.{i}.attn2", "to_q=q_proj to_out.0=out_proj norm_q=q_norm norm_k=k_norm"),
-        *block("blocks.{i}", "blocks.{i}", "norm1.linear=default_modulation.1 norm1.norm=norm1"),
+        *block(
+            "blocks.{i}", "blocks.{i}", "norm1.linear=default_modulation.1 norm1.norm=norm1 norm2=norm3 norm3=norm2"
+        ),
         *feed_forward("blocks.{i}.ff", "blocks.{i}.mlp", "fc1 fc2"),
         *two_layers("time_extra_emb.timestep_embedder", "t_embedder.mlp"),
         *two_layers("time_extra_emb.extra_embedder", "extra_embedder"),

@@ -64,7 +64,8 @@ def meanings(path: str, architecture: Architecture) -> list[str]:
 def _index(architecture: Architecture) -> Index:
     index: Index = {}
     # A mixed name does not tell in which side's order the rows are.
-    moved = {n for rule in architecture.rules if rule.swap or rule.order for n in (rule.original, *rule.diffusers)}
+    kept = (rule for rule in architecture.rules if rule.swap or rule.order or rule.stripes)
+    moved = {name for rule in kept for name in (rule.original, *rule.diffusers)}
     plain = (rule for rule in architecture.rules if moved.isdisjoint((rule.original, *rule.diffusers)))
     rows = dict.fromkeys(row for rule in plain for row in _rows(architecture, rule))
     for text, name in _texts(State(tuple(rows), (0, 0), "")):

@@ -149,8 +149,7 @@ def _translated(view: View) -> Iterator[Named]:
             parts.setdefault((there[0].format(**numbers), rule), {})[member] = weight
             continue
         name = here[0].format(**numbers)
-        for part, span in enumerate(_spans(_sizes(view, rule, weight, numbers))):
-            slots = (Slot(weight.module, span, parameter=weight.parameter),)
+        for part, slots in enumerate(_dealt(view, rule, weight, numbers)):
             yield other, there[part].format(**numbers), slots
             if view.side == ORIGINAL:
                 yield ORIGINAL, f"{name}.{part}", slots
@@ -164,10 +163,44 @@ def _translated(view: View) -> Iterator[Named]:
                 yield ORIGINAL, f"{name}.{part}", (Slot(weight.module, parameter=weight.parameter),)
         if len(members) < count:  # the missing parts' sizes are unknown
             continue
-        whole = [members[part] for part in range(count)]
-        spans = _spans([weight.shape[0] for weight in whole])
-        split = [Slot(w.module, source_rows=span, parameter=w.parameter) for w, span in zip(whole, spans, strict=True)]
-        yield other, name, tuple(split)
+        yield other, name, _joined(view, rule, [members[part] for part in range(count)])
+
+
+def _dealt(view: View, rule: Rule, weight: Weight, numbers: Mapping[str, str]) -> list[tuple[Slot, ...]]:
+    """The slots in a fused weight of each of its parts."""
+    if rule.stripes is None:
+        spans = _spans(_sizes(view, rule, weight, numbers))
+        return [(Slot(weight.module, span, parameter=weight.parameter),) for span in spans]
+    count = len(rule.names(DIFFUSERS if view.side == ORIGINAL else ORIGINAL))
+    return [
+        tuple(Slot(weight.module, there, source_rows=here, parameter=weight.parameter) for here, there in stripes)
+        for stripes in _stripes(view, rule.stripes, [weight.shape[0] // count] * count)
+    ]
+
+
+def _joined(view: View, rule: Rule, weights: Sequence[Weight]) -> tuple[Slot, ...]:
+    """The slots in the parts of a weight that is fused on the other side."""
+    sizes = [weight.shape[0] for weight in weights]
+    if rule.stripes is None:
+        parts = zip(weights, _spans(sizes), strict=True)
+        return tuple(Slot(weight.module, source_rows=span, parameter=weight.parameter) for weight, span in parts)
+    slots = (
+        Slot(weight.module, here, source_rows=there, parameter=weight.parameter)
+        for weight, stripes in zip(weights, _stripes(view, rule.stripes, sizes), strict=True)
+        for here, there in stripes
+    )
+    return tuple(sorted(slots, key=lambda slot: slot.source_rows or ()))
+
+
+def _stripes(
+    view: View, stripes: tuple[str, int], sizes: Sequence[int]
+) -> Iterator[list[tuple[tuple[int, int], tuple[int, int]]]]:
+    """For each part, (rows of the part, rows of the whole) of its stripes, as (start, length)."""
+    module, times = stripes
+    size = view.weights[module].shape[0] * times
+    for part, rows in enumerate(sizes):
+        starts = range(0, rows, size)
+        yield [((at, size), (at * len(sizes) + part * size, size)) for at in starts]
 
 
 def _whole(weight: Weight, rule: Rule, side: str) -> tuple[Slot, ...]:

@@ -107,6 +107,7 @@ class Rule:
     ratio: the rule holds only for a weight with `ratio` times as many rows as columns
     order: equal parts of the rows are permuted; the original's part numbers in diffusers' order
     parts: the original's modules, the first of them `original`, if the original is split and diffusers is not
+    stripes: (a module, n) if the rows of the parts alternate, each time n times as many as that module has; or None
     """
 
     original: str
@@ -116,6 +117,7 @@ class Rule:
     ratio: float | None = None
     order: tuple[int, ...] = ()
     parts: tuple[str, ...] = ()
+    stripes: tuple[str, int] | None = None
 
     def names(self, side: str) -> tuple[str, ...]:
         """The patterns of `side`, `ORIGINAL` or `DIFFUSERS`; at most one side has several."""
@@ -140,6 +142,11 @@ def split(diffusers: str, original_prefix: str, members: str) -> Rule:
     """A weight of diffusers that the original holds in several modules of the same size: `members`, in row order."""
     names = tuple(original_prefix + member for member in members.split())
     return Rule(names[0], (diffusers,), (REST,) * len(names), parts=names)
+
+
+def striped(diffusers: str, original_prefix: str, members: str, module: str, times: int) -> Rule:
+    """``split`` into parts whose rows alternate in stripes of `times` the rows of `module`."""
+    return replace(split(diffusers, original_prefix, members), stripes=(module, times))
 
 
 def words(*rows: str) -> tuple[tuple[str, str], ...]:

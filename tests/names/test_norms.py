@@ -10,6 +10,7 @@ import torch
 
 from lokr_core.formats import parse_adapter
 from lokr_core.matching import Target, resolve
+from lokr_core.tools import Conversion, convert, updates_of
 from tests.names.test_tables import DATA, MARKS, NOT_IN_DIFFUSERS, Shape
 
 NORMS = {arch: json.loads((DATA / f"{arch}.json").read_text()) for arch in sorted(p.stem for p in DATA.glob("*.json"))}
@@ -84,6 +85,41 @@ def test_the_authors_names_of_hunyuans_norms() -> None:
             stems["single_blocks.0.q_norm"] = "single_blocks.0.norm.query_norm"
         found = places(comfyui(arch), dict.fromkeys(stems, [16]), "lycoris")
         assert found == {name: f"diffusion_model.{module}.weight" for name, module in stems.items()}
+
+
+@pytest.mark.parametrize("speaks", ["diffusers", "comfyui"])
+@pytest.mark.parametrize("side", ["diffusers", "comfyui"])
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_a_name_that_both_sides_have_means_what_the_rest_of_the_file_does(side: str, speaks: str, naming: str) -> None:
+    """diffusers calls the norm before HunyuanDiT's cross attention norm2, its authors norm3; a LoKr beside it tells."""
+    sides = NORMS["hunyuan_dit"]
+    target = comfyui("hunyuan_dit")
+    if side == "diffusers":
+        modules = sides["diffusers"] | sides["diffusers_norms"]
+        target = {f"diffusion_model.{name}.weight": tuple(shape) for name, shape in modules.items()}
+    other = "blocks.0.attn1.to_q" if speaks == "diffusers" else "blocks.0.attn1.Wqkv"
+    rows = 48 if speaks == "diffusers" else 144
+    tensors = {f"diffusion_model.{other}.lokr_w1": torch.ones(1, 1),
+               f"diffusion_model.{other}.lokr_w2": torch.ones(rows, 48)}  # fmt: skip
+    norms = [f"blocks.0.norm{number}" for number in (2, 3)]
+    tensors |= {NAMINGS[naming](name): torch.ones(48) for name in norms}
+    for again in (1, 2):  # nothing is kept from one time to the next
+        matches, report = resolve(parse_adapter(tensors), Target(target))
+        assert report.complete, (again, report.text())
+        found = [match.weight for match in matches if "norm" in match.module]
+        expected = norms if side == speaks else norms[::-1]
+        assert found == [f"diffusion_model.{name}.weight" for name in expected]
+
+
+def test_converted_names_follow_a_name_that_both_sides_have() -> None:
+    lokr = {"transformer.blocks.0.attn1.to_q.lokr_w1": torch.ones(1, 1),
+            "transformer.blocks.0.attn1.to_q.lokr_w2": torch.ones(48, 48)}  # fmt: skip
+    adapter = parse_adapter(lokr | {"transformer.blocks.0.norm2.w_norm": torch.ones(48)})
+    assert convert(updates_of(adapter), Conversion("lokr", "lycoris"), Target(comfyui("hunyuan_dit"))).other.keys() == {
+        "lycoris_blocks_0_norm2.w_norm"
+    }
+    made = convert(updates_of(adapter), Conversion("lokr", "comfyui", inexact="full"), Target(comfyui("hunyuan_dit")))
+    assert made.other.keys() == {"diffusion_model.blocks.0.norm3.w_norm"}
 
 
 def test_a_norms_bias_is_added_to_its_bias() -> None:

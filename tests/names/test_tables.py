@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lokr_core.names import Slot, aliases, detect
@@ -177,6 +178,21 @@ def test_a_fused_weight_of_diffusers_is_dealt_out_too() -> None:
         Slot("double_blocks.0.img_mlp.gate_proj", source_rows=(192, 192)),
     )
     assert back["double_blocks.0.img_mlp.gate_proj"] == (Slot("transformer_blocks.0.ff.net.0.proj", (192, 192)),)
+
+
+@pytest.mark.parametrize("prefix", ["", "core."])
+@pytest.mark.parametrize("arch", ["pixeldit", "pid"])
+def test_a_weight_that_is_split_in_stripes_gives_each_pixels_rows(arch: str, prefix: str) -> None:
+    """As ComfyUI cuts the authors' modulation: rows (pixels, 6, channels), the attention's 3 before the others."""
+    diffusers, comfyui = record(arch)
+    channels, (rows, _) = comfyui["pixel_embedder.proj.weight"][0], diffusers["pixel_blocks.0.adaLN_modulation.0"]
+    numbers = np.arange(rows)
+    cut = {"msa": numbers.reshape(-1, 6, channels)[:, :3], "mlp": numbers.reshape(-1, 6, channels)[:, 3:]}
+    found = {f"pixel_blocks.0.adaLN_modulation_{part}": np.full(rows // 2, -1) for part in cut}
+    for slot in aliases(comfyui)[f"{prefix}pixel_blocks.0.adaLN_modulation.0"]:
+        (to, length), (start, _) = slot.rows, slot.source_rows
+        found[slot.module][to : to + length] = numbers[start : start + length]
+    assert all((found[f"pixel_blocks.0.adaLN_modulation_{part}"] == rows.ravel()).all() for part, rows in cut.items())
 
 
 def test_grouped_queries_get_rows_of_their_own_size() -> None:
