@@ -35,6 +35,7 @@ PARTS = (
     "comfyui",
     "comfyui-live",
     "comfyui-steps",
+    "comfyui-train",
     "a1111",
     "forge",
 )
@@ -112,6 +113,10 @@ def show(results: dict) -> None:
     for row in results.get("comfyui-steps", []):
         ratio = row["of a merged run"]
         print(f"{row['case']}\n    " + ", ".join(f"{n} {v:.1f} s ({ratio[n]:.3f}x)" for n, v in row["run s"].items()))
+    for row in results.get("comfyui-train", []):
+        print(f"{row['case']}; the model afterwards, bit for bit: {row['the model afterwards, bit for bit']}")
+        faster, peak, steps = row["ours times faster"], row["peak MiB"], row["step s"].items()
+        print("    " + ", ".join(f"{n} {v:.2f} s ({faster[n]:.2f}x, {peak[n]:.0f} MiB)" for n, v in steps))
     for row in (*results.get("a1111", []), *results.get("forge", [])):
         print(f"{row['case']}; the base picture after it, bit for bit: {row['base picture after it, bit for bit']}")
         print("    " + ", ".join(f"{what} {value:.2f} s" for what, value in row["seconds"].items()))
@@ -133,6 +138,7 @@ def plot(results: dict, path: Path) -> None:
     switched = results.get("comfyui-live", [])
     panels += [(row["case"], row["over an unchanged run s"], "s, strength changed") for row in switched]
     panels += [(row["case"], row["run s"], "s") for row in results.get("comfyui-steps", [])]
+    panels += [(row["case"], row["step s"], "s") for row in results.get("comfyui-train", [])]
     columns = 4
     lines = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(lines, columns, figsize=(4.2 * columns, 2.3 * lines), squeeze=False)
@@ -156,6 +162,7 @@ def measured(out: Path, only: str | None, device: str | None = None) -> dict[str
     parts["live-plan"] = live_plan.run
     parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
     parts["comfyui-steps"] = lambda: comfyui("in_comfyui_steps.py")
+    parts["comfyui-train"] = lambda: comfyui("in_comfyui_train.py")
     parts["gpu"] = lambda: gpu.run(device)
     parts |= {"a1111": in_a1111.run, "forge": in_forge.run}
     file = out / "results.json"

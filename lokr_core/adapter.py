@@ -110,6 +110,10 @@ class LoKrWeights:
         given = {name: tensor for name, tensor in dora.items() if tensor is not None}
         return {**w1.to_tensors("lokr_w1"), **w2.to_tensors("lokr_w2"), **given}
 
+    def with_alpha(self) -> LoKrWeights:
+        """The same update with the alpha that gives its scaling, which is None if both factors are whole."""
+        return replace(self, alpha=None if self.rank is None else self.scaling * self.rank)
+
     def fit(self, shape: tuple[int, ...]) -> LoKrWeights:
         """The same update with the axes of a weight of ``shape`` (out, in, *kernel), or LoKrShapeError."""
         w1, w2 = kronecker.fit(self.w1, self.w2, tuple(shape))

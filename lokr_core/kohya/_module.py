@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from .._layers import convolution, kernel_axes
 from ..adapter import LoKrWeights
 from ..errors import LoKrMatchError, LoKrValueError
-from ..kronecker import Factor, fusible, is_compiling, kron_norm, linear_plus_kron, own_forward, plain_autograd
+from ..kronecker import Factor, fused_linear, is_compiling, kron_norm, own_forward, plain_autograd
 from ..peft import LoKrConfig
 from ..trainable import (
     AdapterShapes,
@@ -144,8 +145,9 @@ class LoKrModule(nn.Module):
 
     def weights(self) -> LoKrWeights:
         """The update, detached, for the engines and formats of this library."""
-        kinds = [*self.shapes.tensors, *([] if self.dora is None else ["dora_scale"])]
-        return self.shapes.weights({kind: getattr(self, kind).detach() for kind in kinds}, self.scale)
+        w1, w2 = self.factors()
+        detached = w1.map(Tensor.detach), w2.map(Tensor.detach)
+        return LoKrWeights(*detached, self.scale, None if self.dora is None else self.dora_scale.detach()).with_alpha()
 
     @torch.no_grad()
     def merge_to(self) -> None:
@@ -180,9 +182,10 @@ class LoKrModule(nn.Module):
         if own and present is None and self.dora is None and not self._products.axes and plain_autograd(x):
             plan, kinds = planned_linear(self.shapes)
             matrices: list[Any] = [self._parameters[kind] for kind in kinds]
-            if fusible(layer, x, matrices):
-                scale, rows = self.scale * self.multiplier, self._kept_rows(x)
-                return linear_plus_kron(x, layer.weight, layer.bias, plan, matrices, scale, rows)
+            scale, rows = self.scale * self.multiplier, partial(self._kept_rows, x)
+            y = fused_linear(layer, x, plan, matrices, scale, rows)
+            if y is not None:
+                return y
         base = self.org_forward(x, *args, **kwargs)
         return self._added(x, base, layer, present, in_place=own and self.dora is None)
 
@@ -196,10 +199,9 @@ class LoKrModule(nn.Module):
             ratio = trainable_dora_ratio(
                 *(layer.weight.detach(), w1, w2, scale, self.dora_scale),
                 axis=self.dora,
-                shapes=self.shapes,
                 kept=rows,
             )
-        update = Update(self.shapes, w1, w2, scale, rows, ratio, self.dora, present)
+        update = Update(w1, w2, scale, rows, ratio, self.dora, present)
         result = added(update, self._products, x, base, base, layer.weight, layer.bias, in_place)
         if self.dora is None or self.multiplier == 1:
             return result

@@ -7,7 +7,7 @@ import warnings
 
 from ._add import add_kron_, materialize
 from ._apply import PlannedConv, PlannedLinear, accumulate_kron_, apply_kron, embed_kron
-from ._autograd import followed, fusible, linear_plus_kron, own_forward, plain_autograd, plus_kron, untouched
+from ._autograd import followed, fused_linear, linear_plus_kron, own_forward, plain_autograd, plus_kron, untouched
 from ._chain import Plan, linear_plan, planned
 from ._costs import CPU, GPU, Rates, goes_through, update_costs
 from ._dora import add_dora_, dora_ratio
@@ -45,7 +45,7 @@ __all__ = [
     "fit",
     "followed",
     "full_precision",
-    "fusible",
+    "fused_linear",
     "goes_through",
     "is_compiling",
     "is_finite",

@@ -7,7 +7,7 @@ the layer's own), the matrices, and the intermediates that are much smaller than
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -131,16 +131,29 @@ def own_forward(forward: object) -> nn.Module | None:
     return layer if type(layer).forward in _FORWARDS else None
 
 
-def fusible(layer: nn.Module, x: Tensor, matrices: Iterable[Tensor]) -> bool:
-    """Whether ``linear_plus_kron`` can compute the Linear ``layer`` and its update: a frozen weight that is not
-    quantised, an input (..., in) that fits it, and one dtype of all."""
+def fused_linear(
+    layer: nn.Module,
+    x: Tensor,
+    plan: Plan,
+    matrices: Sequence[Tensor],
+    scale: float,
+    rows: Callable[[], Tensor | None],
+) -> Tensor | None:
+    """The output of the Linear ``layer`` for ``x`` plus its update as one function, in ``plain_autograd``.
+
+    layer: whose call is torch's own forward alone; plan, matrices, scale: as for ``linear_plus_kron``
+    rows: returns the constants of rank dropout, not called where the result is None
+
+    Returns None if the weight is trained or quantised, the dtypes differ, or the input does not fit the weight.
+    """
     # Read `_parameters` directly: `Module.__getattr__` is measurable on small layers.
     weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
     if type(weight) is not nn.Parameter or weight.requires_grad or (bias is not None and bias.requires_grad):
-        return False
-    dtype = x.dtype
-    one_dtype = weight.dtype == dtype and all(matrix.dtype == dtype for matrix in matrices)
-    return one_dtype and x.shape[-1] == weight.shape[1]
+        return None
+    one_dtype = weight.dtype == x.dtype and all(matrix.dtype == x.dtype for matrix in matrices)
+    if not one_dtype or x.shape[-1] != weight.shape[1]:
+        return None
+    return linear_plus_kron(x, weight, bias, plan, matrices, scale, rows())
 
 
 def _matrix_under(y: Tensor) -> Tensor:

@@ -58,9 +58,8 @@ class FlatForward(FastForward):
     def update(
         self, x: Tensor, scale: float, tensors: dict[str, Tensor], rows: Tensor | None, present: Tensor | bool = True
     ) -> Update:
-        shapes = self.shapes(tensors)
-        factors = as_computed(x, *shapes.factors(tensors))
-        return Update(shapes, *factors, scale, rows, present=present if isinstance(present, Tensor) else None)
+        factors = as_computed(x, *self.shapes(tensors).factors(tensors))
+        return Update(*factors, scale, rows, present=present if isinstance(present, Tensor) else None)
 
 
 def flat_tensors(layer: nn.Module, weight: tuple[int, ...]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .._layers import kernel_axes, shape_of
-from ..kronecker import fusible, is_compiling, linear_plus_kron, plain_autograd
+from ..kronecker import fused_linear, is_compiling, plain_autograd
 from ..trainable import AdapterShapes, Products, Update, added, as_computed, planned_linear
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -78,12 +78,11 @@ class FastForward:
         """
         if plain is not None and not self.products.axes and not args and not kwargs and plain_autograd(x):
             plan, kinds = planned_linear(shapes)
-            matrices = [tensors[kind] for kind in kinds]
-            if fusible(plain, x, matrices):
-                weight, bias = cast(Tensor, plain._parameters["weight"]), plain._parameters["bias"]
-                return linear_plus_kron(x, weight, bias, plan, matrices, scale, rows)
+            fused = fused_linear(plain, x, plan, [tensors[kind] for kind in kinds], scale, lambda: rows)
+            if fused is not None:
+                return fused
         y = call(x, *args, **(kwargs or {}))
-        update = Update(shapes, *as_computed(x, *shapes.factors(tensors)), scale, rows)
+        update = Update(*as_computed(x, *shapes.factors(tensors)), scale, rows)
         return self.added(update, x, y, plain is not None)
 
     def added(self, update: Update, x: Tensor, y: Tensor, in_place: bool) -> Tensor:

@@ -65,16 +65,15 @@ class LycorisForward(FlatForward):
         if not (layer.training and isinstance(layer.drop, nn.Dropout) and layer.drop.p):
             return self.computed(x, scale, tensors, None, present)
         update = self.update(x, scale, tensors, None)
-        dropped = layer.drop(self.products.update(update.shapes, x, update.w1, update.w2, scale, None))
+        dropped = layer.drop(self.products.update(x, update.w1, update.w2, scale, None))
         return layer.org_forward(x) + (dropped * present if isinstance(present, Tensor) else dropped)
 
     def _decomposed(self, x: Tensor, rows: Tensor | None, present: Tensor | bool, base: nn.Module) -> Tensor:
         """With DoRA: the multiplier m acts on the ratio, as m (c - 1) + 1."""
         layer, weight = self.layer, cast(Tensor, base.weight).detach()
         own, axis = self._scaled(x, dtype=False), "out" if layer.wd_on_out else "in"
-        shapes = self.shapes(own)
-        w1, w2 = shapes.factors(own)
-        ratio = trainable_dora_ratio(weight, w1, w2, layer.scale, layer.dora_scale, axis=axis, shapes=shapes, kept=rows)
+        w1, w2 = self.shapes(own).factors(own)
+        ratio = trainable_dora_ratio(weight, w1, w2, layer.scale, layer.dora_scale, axis=axis, kept=rows)
         if layer.multiplier != 1:
             ratio = layer.multiplier * (ratio - 1) + 1
         update = self.update(x, layer.scale, self._scaled(x), rows, present)._replace(ratio=ratio, axis=axis)

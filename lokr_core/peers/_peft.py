@@ -64,7 +64,7 @@ class PeftForward(FastForward):
     ) -> Update:
         factors, rows = as_computed(x, *shapes.factors(tensors)), self._rows(name, x)
         drawn = present if isinstance(present, Tensor) else None
-        return Update(shapes, *factors, self.layer.scaling[name], rows, present=drawn)
+        return Update(*factors, self.layer.scaling[name], rows, present=drawn, swapped=shapes.swapped)
 
     def _present(self, name: str) -> Tensor | bool:
         """Whether module dropout leaves the adapter in: in a graph a number, else a truth value."""

@@ -19,9 +19,10 @@ from ..kronecker import (
     autocast_dtype,
     followed,
     full_precision,
+    kron,
     plus_kron,
+    reversed_kron,
 )
-from ._shapes import AdapterShapes
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,21 @@ class Products:
         return F.linear(x, weight) if self.conv is None else F_CONV[self.axes](x, weight, **self.conv)
 
     def update(
-        self, shapes: AdapterShapes, x: Tensor, w1: Factor, w2: Factor, scale: float, kept: Tensor | None
+        self, x: Tensor, w1: Factor, w2: Factor, scale: float, kept: Tensor | None, swapped: bool = False
     ) -> Tensor:
-        """scale * (w1 ⊗ w2) x, its rows multiplied by ``kept`` (out,) unless None; w2 ⊗ w1 if ``shapes.swapped``."""
+        """scale * (w1 ⊗ w2) x, its rows multiplied by ``kept`` (out,) unless None; w2 ⊗ w1 if ``swapped``."""
         x = self.padded(x)
-        if not shapes.swapped:
+        if not swapped:
             return plus_update(None, x, w1, w2, scale, self.conv, rows=kept)
         if self.groups > 1:  # rows of W2 belong to the groups, not of W1: PEFT's way, and rare
-            weight = shapes.delta(w1, w2) * scale
+            weight = built_kron(w1, w2, swapped) * scale
             update = F_CONV[self.axes](x.to(weight.dtype), weight, **self.conv or {})
         else:
             # W2 ⊗ W1 is W1 ⊗ W2 with the two halves of each axis exchanged.
             axis = x.ndim - 1 - self.axes
-            x = _exchanged(x, axis, shapes.n, shapes.m)
-            update = _exchanged(plus_update(None, x, w1, w2, scale, self.conv), axis, shapes.l, shapes.k)
+            (l, m), (k, n) = w1.shape, w2.shape[:2]
+            x = _exchanged(x, axis, n, m)
+            update = _exchanged(plus_update(None, x, w1, w2, scale, self.conv), axis, l, k)
         return update if kept is None else update * self.by_channel(kept.to(update.dtype))
 
 
@@ -108,6 +110,11 @@ def plus_update(
         return plus_kron(y if in_place or y is None else y.clone(), x, w1, w2, scale, conv, rows)
 
 
+def built_kron(w1: Factor, w2: Factor, swapped: bool) -> Tensor:
+    """w1 ⊗ w2, or w2 ⊗ w1 if ``swapped``: (out, columns, *kernel), differentiable."""
+    return (reversed_kron if swapped else kron)(w1.materialize(), w2.materialize())
+
+
 def _exchanged(x: Tensor, axis: int, first: int, second: int) -> Tensor:
     """x (..., first * second, ...) as (..., second * first, ...)."""
     return x.unflatten(axis, (first, second)).transpose(axis, axis + 1).flatten(axis, axis + 1)
@@ -124,14 +131,13 @@ def as_computed(x: Tensor, w1: Factor, w2: Factor) -> tuple[Factor, Factor]:
 class Update(NamedTuple):
     """What one adapter adds to a layer in one call.
 
-    w1, w2: the factors in the dtype to compute in (see ``as_computed``), as ``shapes`` has them
-    scale: of w1 ⊗ w2
+    w1, w2: the factors in the dtype to compute in (see ``as_computed``)
+    scale: of w1 ⊗ w2, or with ``swapped`` of w2 ⊗ w1
     rows: (out,), constants that the rows of dW are multiplied by (rank dropout); None for 1
     ratio, axis: DoRA's c, (out,) for "out", (in,) for "in", a group's; None without DoRA
     present: one number, 0 or 1, that the update is multiplied by (module dropout in a graph); None for 1
     """
 
-    shapes: AdapterShapes
     w1: Factor
     w2: Factor
     scale: float
@@ -139,6 +145,7 @@ class Update(NamedTuple):
     ratio: Tensor | None = None
     axis: str | None = None
     present: Tensor | None = None
+    swapped: bool = False
 
 
 def added(
@@ -158,14 +165,14 @@ def added(
 
     With DoRA's c, the update is (c - 1) W x + c dW x for rows, and W ((c - 1) x) + dW (c x) for columns.
     """
-    shapes, w1, w2, scale, rows, ratio, axis, present = update
-    if present is None and axis is None and not shapes.swapped:
+    w1, w2, scale, rows, ratio, axis, present, swapped = update
+    if present is None and axis is None and not swapped:
         return plus_update(y, products.padded(x), w1, w2, scale, products.conv, in_place, rows)
     if axis == "in" and ratio is not None:
         ratio = products.by_channel(ratio.repeat(products.groups))  # (in, 1, ...)
-        result = products.update(shapes, x * ratio, w1, w2, scale, rows) + products.base(x * (ratio - 1), weight)
+        result = products.update(x * ratio, w1, w2, scale, rows, swapped) + products.base(x * (ratio - 1), weight)
     else:
-        result = products.update(shapes, x, w1, w2, scale, rows)
+        result = products.update(x, w1, w2, scale, rows, swapped)
     if axis == "out" and ratio is not None:
         ratio = products.by_channel(ratio)  # (out, 1, ...)
         plain = base if bias is None else base - products.by_channel(bias.to(base.dtype))

@@ -11,16 +11,12 @@ from typing import cast
 from torch import Tensor, nn
 
 from .._layers import kernel_axes, shape_of
-from ..adapter import LoKrWeights
 from ..kronecker import (
     Factor,
     Plan,
     factorization,
-    kron,
     linear_plan,
-    rank_of,
     reversed_factors,
-    reversed_kron,
 )
 from ..peft import LoKrConfig, is_whole
 
@@ -101,20 +97,10 @@ class AdapterShapes:
             return w1, replace(w2, b=w2.b.unflatten(1, (self.n, *self.kernel)))
         return w1, w2
 
-    def weights(self, tensors: Mapping[str, Tensor], scaling: float) -> LoKrWeights:
-        """The layer's update for the engines and formats of this library, as the usual product W1 ⊗ W2.
-
-        tensors: by name, ``dora_scale`` among them with DoRA
-        """
+    def product(self, tensors: Mapping[str, Tensor]) -> tuple[Factor, Factor]:
+        """Factors of dW as the usual product W1 ⊗ W2, which the engines and formats of this library have."""
         w1, w2 = self.factors(tensors)
-        if self.swapped:
-            w1, w2 = reversed_factors(w1, w2)
-        rank = rank_of(w1, w2)
-        return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale"), None if rank is None else scaling * rank)
-
-    def delta(self, w1: Factor, w2: Factor) -> Tensor:
-        """dW / scaling, (out, columns, *kernel), built whole and differentiable."""
-        return (reversed_kron if self.swapped else kron)(w1.materialize(), w2.materialize())
+        return reversed_factors(w1, w2) if self.swapped else (w1, w2)
 
 
 @lru_cache(maxsize=4096)

@@ -29,7 +29,7 @@ def to_adapter(model: nn.Module, name: str, tensors: dict[str, Tensor]) -> Adapt
     modules: dict[str, LoKrWeights] = {}
     for path, layer in layers_of(model, name):
         found = {kind: rest.pop(f"{PREFIX}{path}.{kind}") for kind in layer.adapter_tensors(name)}
-        modules[path] = layer.shapes[name].weights(found, layer.trained_scaling[name])
+        modules[path] = layer.weights_of(name, found, layer.trained_scaling[name])
     if rest:
         raise LoKrValueError(
             "Whole modules or biases were trained beside the adapter, and an adapter's file does not hold them",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from .._layers import convolution, kernel_axes
 from ..errors import LoKrValueError
-from ..kronecker import Factor, fusible, is_compiling, linear_plus_kron, plain_autograd, untouched
+from ..kronecker import Factor, fused_linear, is_compiling, plain_autograd, untouched
 from ..peft import LoKrConfig
 from ..trainable import (
     AdapterShapes,
@@ -19,6 +20,7 @@ from ..trainable import (
     Update,
     added,
     as_computed,
+    built_kron,
     planned_linear,
     random_rows,
     trainable_dora_ratio,
@@ -108,7 +110,7 @@ class LoKrLayer(TunerLayer):
         With DoRA, W' - W: what merging adds.
         """
         w1, w2 = self._factors(adapter_name)
-        delta = self.shapes[adapter_name].delta(w1, w2) * self.scaling[adapter_name]
+        delta = built_kron(w1, w2, self.shapes[adapter_name].swapped) * self.scaling[adapter_name]
         axis = self.dora.get(adapter_name)
         if axis is None:
             return delta
@@ -122,9 +124,9 @@ class LoKrLayer(TunerLayer):
 
     def _ratio(self, name: str, w1: Factor, w2: Factor, kept: Tensor | None = None) -> Tensor:
         """DoRA's c, (out,) or (in,)."""
-        weight, scale, shapes = self.weight.detach(), self.scaling[name], self.shapes[name]
+        weight, scale, swapped = self.weight.detach(), self.scaling[name], self.shapes[name].swapped
         return trainable_dora_ratio(
-            weight, w1, w2, scale, self.dora_scale[name], axis=self.dora[name], shapes=shapes, kept=kept
+            weight, w1, w2, scale, self.dora_scale[name], axis=self.dora[name], swapped=swapped, kept=kept
         )
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -152,7 +154,7 @@ class LoKrLayer(TunerLayer):
         w1, w2 = as_computed(x, *self._factors(name))
         rows, axis = self._kept_rows(name, x), self.dora.get(name)
         ratio = None if axis is None else self._ratio(name, w1, w2, rows)
-        update = Update(self.shapes[name], w1, w2, self.scaling[name], rows, ratio, axis, present)
+        update = Update(w1, w2, self.scaling[name], rows, ratio, axis, present, self.shapes[name].swapped)
         return added(update, self._products, x, y, base, self.weight, self.bias, in_place)
 
     def _kept_rows(self, name: str, x: Tensor) -> Tensor | None:
@@ -173,14 +175,14 @@ class Linear(LoKrLayer):
         """As ``LoKrLayer.forward``; in the plain case of training, one function with the base layer's own product."""
         name = self._only_update()
         if name is not None and not args and not kwargs and plain_autograd(x):
-            # Read `_modules`/`_parameters` directly: `Module.__getattr__` is measurable on small layers.
+            # Read `_modules` directly: `Module.__getattr__` is measurable on small layers.
             modules: dict[str, Any] = self._modules
-            plan, kinds = planned_linear(self.shapes[name])
-            layer = modules["base_layer"]
-            matrices = [getattr(modules[kind], name) for kind in kinds]
-            if untouched(layer) and fusible(layer, x, matrices):
-                weight, bias = layer._parameters["weight"], layer._parameters["bias"]
-                return linear_plus_kron(x, weight, bias, plan, matrices, self.scaling[name], self._kept_rows(name, x))
+            layer, (plan, kinds) = modules["base_layer"], planned_linear(self.shapes[name])
+            if untouched(layer):
+                matrices, rows = [getattr(modules[kind], name) for kind in kinds], partial(self._kept_rows, name, x)
+                y = fused_linear(layer, x, plan, matrices, self.scaling[name], rows)
+                if y is not None:
+                    return y
         return super().forward(x, *args, **kwargs)
 
     def _only_update(self) -> str | None:

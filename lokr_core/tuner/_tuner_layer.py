@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -75,7 +75,12 @@ class TunerLayer(nn.Module):
     def lokr_weights(self, adapter_name: str) -> LoKrWeights:
         """The adapter, detached, for the engines and formats of this library: as the usual product W1 ⊗ W2."""
         tensors = {kind: tensor.detach() for kind, tensor in self.adapter_tensors(adapter_name).items()}
-        return self.shapes[adapter_name].weights(tensors, self.scaling[adapter_name])
+        return self.weights_of(adapter_name, tensors, self.scaling[adapter_name])
+
+    def weights_of(self, adapter_name: str, tensors: Mapping[str, Tensor], scaling: float) -> LoKrWeights:
+        """The adapter with these tensors, by kind, and this scaling, as the usual product W1 ⊗ W2."""
+        w1, w2 = self.shapes[adapter_name].product(tensors)
+        return LoKrWeights(w1, w2, scaling, tensors.get("dora_scale")).with_alpha()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; if it was the only active one, the first of the others becomes active."""
