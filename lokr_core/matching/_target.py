@@ -134,6 +134,6 @@ def _spellings(name: ModuleName, model: SubModel) -> dict[str, None]:
 
 def _mixed(path: str, model: SubModel) -> Iterator[tuple[str, tuple[Slot, ...]]]:
     """(a name of the model, its slots) for a name that mixes the architecture's namings, unless it is ambiguous."""
-    known = meanings(path, model.architecture) if model.architecture else []
+    known = meanings(path, model.mixed)
     if len({model.names.get(name) for name in known}) == 1 and known[0] in model.names:
         yield known[0], model.names[known[0]]

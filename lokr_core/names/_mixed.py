@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ._registry import ARCHITECTURES
 from ._text import TABLES as TEXT_ENCODERS
 from ._translate import bind, spellings
-from ._words import DIFFUSERS, ORIGINAL, Architecture, Rule, mask_numbers
+from ._words import DIFFUSERS, ORIGINAL, Architecture, Rule, View, mask_numbers
 
 Segments = tuple[str, ...]
 
@@ -42,31 +42,45 @@ Index = dict[str, list[tuple[tuple[str, ...], str]]]
 """Flattened name with masked numbers -> (its numbers, literal or `{i}`, the table's name that it means) of each."""
 
 
-def meanings(path: str, architecture: Architecture) -> list[str]:
+def meanings(path: str, index: Index) -> list[str]:
     """Names of both sides that `path`, dotted or flattened, may mean: none, one, or several if it is ambiguous.
 
-    Rules whose block numbers depend on the target are left out: there, a part of one side says nothing on the other.
+    index: of a target, see ``mixed_names``
 
     >>> wan = next(table for table in ARCHITECTURES if table.name == "wan")
-    >>> meanings("blocks_3_self_attn_to_out_0", wan)
+    >>> meanings("blocks_3_self_attn_to_out_0", mixed_names(wan))
     ['blocks.3.attn1.to_out.0']
     """
     masked, numbers = mask_numbers(path.replace(".", "_"))
     found = (
         name.format(**binding)
-        for pattern, name in _index(architecture).get(masked, ())
+        for pattern, name in index.get(masked, ())
         if (binding := bind(pattern, numbers)) is not None
     )
     return list(dict.fromkeys(found))
 
 
+def mixed_names(architecture: Architecture, view: View | None = None) -> Index:
+    """The names that mix the sides of a table.
+
+    view: the target, of which a table is asked whose block numbers depend on it; None: without those rules
+    """
+    if view is None or architecture.expand is None:
+        return _static_index(architecture)
+    return _index(architecture, (*architecture.rules, *architecture.expand(view.side, view.weights.keys())))
+
+
 @cache
-def _index(architecture: Architecture) -> Index:
+def _static_index(architecture: Architecture) -> Index:
+    return _index(architecture, architecture.rules)
+
+
+def _index(architecture: Architecture, rules: Sequence[Rule]) -> Index:
     index: Index = {}
     # A mixed name does not tell in which side's order the rows are.
-    kept = (rule for rule in architecture.rules if rule.swap or rule.order or rule.stripes)
+    kept = (rule for rule in rules if rule.swap or rule.order or rule.stripes)
     moved = {name for rule in kept for name in (rule.original, *rule.diffusers)}
-    plain = (rule for rule in architecture.rules if moved.isdisjoint((rule.original, *rule.diffusers)))
+    plain = (rule for rule in rules if moved.isdisjoint((rule.original, *rule.diffusers)))
     rows = dict.fromkeys(row for rule in plain for row in _rows(architecture, rule))
     for text, name in _texts(State(tuple(rows), (0, 0), "")):
         masked, numbers = mask_numbers(text)
@@ -81,13 +95,21 @@ def _rows(architecture: Architecture, rule: Rule) -> Iterator[Row]:
         for name in (theirs, *spellings(theirs, architecture.diffusers)):
             for ours in rule.names(ORIGINAL):
                 for other in (ours, *spellings(ours, architecture.original)):
-                    yield _row(name, other, theirs, ours)
+                    yield _row(architecture, (name, other), (theirs, ours))
             if len(rule.diffusers) > 1:
-                yield from (_row(name, other, theirs, theirs) for other in _letters(rule, theirs))
+                yield from (_row(architecture, (name, other), (theirs, theirs)) for other in _letters(rule, theirs))
 
 
-def _row(theirs: str, ours: str, means_theirs: str, means_ours: str) -> Row:
-    return Row((tuple(theirs.split(".")), tuple(ours.split("."))), (means_theirs, means_ours))
+def _row(architecture: Architecture, names: tuple[str, str], means: tuple[str, str]) -> Row:
+    theirs, ours = (_segments(name, architecture.blocks) for name in names)
+    return Row((theirs, ours), means)
+
+
+def _segments(name: str, blocks: str) -> Segments:
+    """The words of a name; that of a block which the sides count differently is one, since half of it says nothing."""
+    block = re.match(blocks, name)
+    end = block.end() if block else 0
+    return (*filter(None, (name[:end].replace(".", "_"),)), *filter(None, name[end:].split(".")))
 
 
 def _letters(rule: Rule, member: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ..modules import expert_called
+from ._mixed import Index, mixed_names
 from ._registry import detect, view_of
 from ._translate import aliases_in
 from ._words import DIFFUSERS, WEIGHTS, Architecture, Slot
@@ -76,6 +77,11 @@ class SubModel:
         other = self.side == DIFFUSERS
         one = ((name, slots[0]) for name, slots in self.names.items() if len(slots) == 1)
         return frozenset(name for name, slot in one if slot.module in swapped and slot.swap == other)
+
+    @cached_property
+    def mixed(self) -> Index:
+        """The names that mix both sides of its table."""
+        return mixed_names(self.architecture, view_of(self.shapes)) if self.architecture else {}
 
     @cached_property
     def flat(self) -> dict[str, list[str]]:

@@ -44,6 +44,8 @@ _MARKS = (("in_layers.2", _RESNETS), ("proj_in", _ATTENTIONS), ("op", _SAMPLER),
 # (the original's list of blocks, diffusers' list, diffusers' name of its samplers)
 _PARTS = (("input_blocks", "down_blocks", "downsamplers"), ("output_blocks", "up_blocks", "upsamplers"))
 
+_BLOCKS = r"(down|up)_blocks\.\d+\.\w+\.\d+|mid_block\.\w+\.\d+|(in|out)put_blocks\.\d+\.\d+|middle_block\.\d+"
+
 Block = tuple[str, str, str]
 """(kind, diffusers path, original path)"""
 
@@ -153,7 +155,7 @@ def _middle_blocks(steps: Iterable[tuple[str, str]]) -> Iterator[Block]:
 
 
 def _unet(name: str, title: str, original: Side, diffusers: Side) -> Architecture:
-    return Architecture(name, title, original, diffusers, _ENDS, _expand)
+    return Architecture(name, title, original, diffusers, _ENDS, _expand, _BLOCKS)
 
 
 _TIME, _TIME_THEIRS = "time_embed.0", "time_embedding.linear_1"

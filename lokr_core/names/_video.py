@@ -169,6 +169,7 @@ COSMOS1 = Architecture(
         *two_layers("norm_out", "final_layer.adaLN_modulation", "1 2"),
     ),
     _cosmos1_blocks,
+    r"transformer_blocks\.\d+|blocks\.block\d+",
 )
 
 KANDINSKY5 = one_naming(

@@ -240,6 +240,7 @@ class Architecture:
 
     diffusers: None if the architecture has one naming only
     expand: (side, module paths of the target) -> further rules, if block numbers depend on the target's layout
+    blocks: regular expression of the blocks' names on either side, if there is ``expand``
     """
 
     name: str
@@ -248,6 +249,7 @@ class Architecture:
     diffusers: Side | None
     rules: tuple[Rule, ...] = ()
     expand: Callable[[str, Collection[str]], tuple[Rule, ...]] | None = None
+    blocks: str = ""
 
     def __hash__(self) -> int:
         return hash(self.name)

@@ -113,6 +113,38 @@ def test_a_name_of_both_sides_is_right_or_refused(architecture, flattened):
         assert all(found[name] == whole[name] for name in found)
 
 
+COUNTED = {**dict.fromkeys(("sd15", "sdxl", "svd", "sd_x4"), (3, 3)), "cosmos1": (2, 3)}
+"""Architecture whose two sides count blocks differently -> words of the original's name that name a block, and those
+that all modules of a block share besides, which need no saying."""
+
+
+def counted(module: str, place: str, words: tuple[int, int]) -> list[str]:
+    """The two names of one side's block with the other side's rest, none for what is outside of blocks."""
+    theirs, ours = module.split("."), place.split(".")
+    if "block" not in ours[0]:
+        return []
+    at = {"mid_block": 3, "transformer_blocks": 2}.get(theirs[0], 4)
+    own, shared = (2, 2) if ours[0] == "middle_block" else words
+    return [".".join(ours[:own] + theirs[at:]), ".".join(theirs[:at] + ours[shared:])]
+
+
+@pytest.mark.parametrize("flattened", [True, False])
+@pytest.mark.parametrize("way", [0, 1])
+@pytest.mark.parametrize("architecture", COUNTED)
+def test_blocks_that_one_side_counts_before_the_other_sides_names(architecture, way, flattened):
+    """`input_blocks.1.0.conv1` and `down_blocks.0.resnets.0.in_layers.2`: one convolution, whatever its name has."""
+    modules, weights = recorded(architecture)
+    names, file, right = aliases(weights), {}, {}
+    for module, shape in modules.items():
+        (slot,) = names.get(module, ()) or (None,)
+        mixed = counted(module, slot.module, COUNTED[architecture])[way:][:1] if slot and not slot.swap else []
+        for name in mixed:
+            full = f"lora_unet_{name.replace('.', '_')}" if flattened else f"diffusion_model.{name}"
+            file[full], right[full] = shape, {(f"diffusion_model.{slot.module}.{slot.parameter}", 0, shape[0])}
+    found, report = resolved(file, comfyui_target(weights))
+    assert report.complete and found == right and len(file) > 20, report.text()
+
+
 WAN = {"to_out_0": "o", "to_q": "q", "to_k": "k", "to_v": "v"}
 
 

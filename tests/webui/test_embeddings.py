@@ -41,6 +41,13 @@ def test_a_word_that_the_user_has_stays_the_users_and_the_report_says_so(world: 
     assert world.host.words == {"word a": mine}
 
 
+def test_a_host_that_takes_no_words_from_files_names_them_in_the_report(world: World):
+    """Forge's text engines; its built-in does not fill them from files either."""
+    world.host.lend_embeddings = lambda model, embeddings: (set(), lambda: None)
+    said = next(iter(world.activate("<lokr:a:1>").comments))
+    assert "1 refused; 1 × embedding is not LoKr" in said and "such as bundle_emb.word a.clip_l" in said
+
+
 def test_words_are_taken_back_when_the_run_is_over_and_come_back_with_the_next(world: World):
     run = world.activate("<lokr:a:1>")
     world.networks.deactivate(run, world.data)
