@@ -54,7 +54,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             file = nodeid.partition("::")[0]
             if file.startswith("tests/webui/"):
                 return "Forge" if "forge" in nodeid else "A1111"
-            return "tests/browser" if file.startswith("tests/browser/") else file
+            if file.startswith("tests/browser/"):  # two halves, each with one page
+                return "tests/browser, Vue nodes" if "Vue nodes" in nodeid else "tests/browser"
+            return file
 
     return ByFile(config, log)
 

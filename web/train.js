@@ -3,7 +3,7 @@
 import { h, svg } from "./dom.js";
 import { addFace } from "./face.js";
 import { api, app, nodeOfExecution } from "./host.js";
-import { t, told, toldLines } from "./texts.js";
+import { t, toldLines } from "./texts.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -54,7 +54,7 @@ class Face {
         this.bar.hidden = false;
         this.bar.max = steps;
         this.bar.value = step;
-        this.say(progress.text ? told(progress.text) : runningText(progress));
+        this.say(progress.text ? toldLines(progress.text) : runningText(progress));
         this.draw(curve);
         if (progress.sample) {
             this.sample.src = progress.sample;

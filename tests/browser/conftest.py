@@ -39,9 +39,9 @@ def front_server(comfyui, tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="module", params=["LiteGraph", "Vue nodes"])
+@pytest.fixture(scope="session", params=["LiteGraph", "Vue nodes"])
 def page_of(request, browser, front_server):
-    """The front end, once with each of its two ways to draw nodes."""
+    """The front end, once with each of its two ways to draw nodes: one page for all tests, which takes long to open."""
     from tests.browser.front import opened
 
     with opened(browser, front_server.url, vue=request.param == "Vue nodes") as page:
@@ -49,9 +49,12 @@ def page_of(request, browser, front_server):
 
 
 @pytest.fixture
-def front(page_of):
+def front(request, page_of):
     """The front end with an empty workflow; an error of the pack's scripts fails the test."""
     page_of.empty()
     page_of.errors.clear()
+    failed = request.session.testsfailed
     yield page_of
+    if request.session.testsfailed > failed:
+        page_of.reload()  # what a failed test leaves open is not the next one's
     assert not page_of.errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,33 +12,73 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page
 
-READY = "window.app && window.app.graph && window.app.extensionManager && window.LiteGraph"
+# The page's last step of its start: it opens a workflow, after the scripts of all packs.
+READY = "window.app?.graph && app.extensionManager?.workflow?.activeWorkflow && !!LiteGraph.getNodeType('LoKrStack')"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+# Resolves once nodes and faces had the same places, sizes and texts at so many looks, each after a frame.
+STILL = """looks => new Promise(resolve => {
+    let last = '', same = 0;
+    const look = () => {
+        const shown = [...document.querySelectorAll('[data-node-id], .lokr-face-host, dialog.lokr-dialog')]
+            .map(element => {
+                const {x, y, width, height} = element.getBoundingClientRect();
+                return [x, y, width, height, element.textContent];
+            });
+        const now = JSON.stringify([shown, app.graph.nodes.map(node => [node.id, ...node.pos, ...node.size])]);
+        same = now === last ? same + 1 : 0;
+        last = now;
+        if (same >= looks) resolve();
+        else setTimeout(() => requestAnimationFrame(look), 30);
+    };
+    look();
+})"""
 
 
 @dataclass
 class Front:
-    """A page of ComfyUI's front end. ``vue``: with its Vue nodes ("Nodes 2.0") and not LiteGraph's canvas."""
+    """A page of ComfyUI's front end.
+
+    vue: with its Vue nodes ("Nodes 2.0") and not LiteGraph's canvas; language: of the page
+    """
 
     page: Page
     url: str
     vue: bool = False
     theme: str = "dark"
+    language: str = "en"
     errors: list[str] = field(default_factory=list)
 
     def open(self) -> Front:
         self.page.set_default_timeout(60_000)
         self.page.on("dialog", lambda dialog: dialog.accept())  # "leave this page?"
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.store_settings()
         self.page.goto(self.url)
-        self.page.wait_for_function(READY, timeout=90_000)
-        self.page.wait_for_timeout(1000)
-        self.page.keyboard.press("Escape")  # the template browser of a first start
-        self.setting("Comfy.VueNodes.Enabled", self.vue)
-        self.setting("Comfy.ColorPalette", self.theme)
-        self.setting("Comfy.Minimap.Visible", False)
-        self.page.wait_for_timeout(500)
+        self.wait_until_up().empty()
         return self
+
+    def reload(self) -> Front:
+        """As a person does; with this page's settings, whatever other pages of the server have set since."""
+        self.store_settings()
+        self.page.reload()
+        return self.wait_until_up()
+
+    def wait_until_up(self) -> Front:
+        self.page.wait_for_function(READY, timeout=90_000)
+        self.still()
+        return self
+
+    def store_settings(self) -> None:
+        """Put this page's settings on the server, which a page reads when it starts."""
+        settings = {"Comfy.VueNodes.Enabled": self.vue, "Comfy.ColorPalette": self.theme, "Comfy.Locale": self.language}
+        settings |= {"Comfy.Minimap.Visible": False, "Comfy.TutorialCompleted": True}
+        request = urllib.request.Request(f"{self.url}/settings", json.dumps(settings).encode(), method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
+
+    def still(self, looks: int = 4) -> None:
+        """Wait until nothing moves on the page: as long as it takes on a busy machine, and no longer on another."""
+        self.page.evaluate(STILL, looks)
 
     def setting(self, name: str, value: object) -> None:
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
@@ -62,7 +103,7 @@ class Front:
             }""",
             [{str(node): place for node, place in places.items()}, scale],
         )
-        self.page.wait_for_timeout(700)
+        self.still()
 
     def add(self, kind: str, place: tuple[int, int] = (60, 60)) -> int:
         """A new node; its id."""
@@ -76,13 +117,20 @@ class Front:
             }""",
             [kind, place],
         )
-        self.page.wait_for_timeout(500)
+        self.still()
         return found
 
     def empty(self) -> None:
-        """A new workflow."""
+        """A new workflow, and no other open."""
         self.page.keyboard.press("Escape")
-        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+        self.page.evaluate(
+            """async () => {
+                const workflows = app.extensionManager.workflow;
+                await app.extensionManager.command.execute('Comfy.NewBlankWorkflow');
+                for (const other of [...workflows.openWorkflows])
+                    if (other.path !== workflows.activeWorkflow.path) await workflows.closeWorkflow(other);
+            }"""
+        )
         self.page.wait_for_function("app.graph.nodes.length === 0")
         self.arrange({})
 
@@ -161,8 +209,11 @@ class Front:
         self.drag(self.slot(source, output, output=True), self.slot(target, name))
 
     def undo(self) -> None:
+        tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+        self.page.evaluate(f"() => {{ window.before = {tracker}.activeState; }}")
         self.page.keyboard.press("Control+z")
-        self.page.wait_for_timeout(900)
+        self.page.wait_for_function(f"{tracker}.activeState !== before && !{tracker}._restoringState")
+        self.still(8)
 
     def drop_file(self, path: Path, kind: str) -> None:
         """Drop a file onto the canvas, as from a file manager."""
@@ -177,7 +228,6 @@ class Front:
             }""",
             [data, path.name, kind],
         )
-        self.page.wait_for_timeout(2500)
 
     def run(self) -> str:
         """Press Run and wait for the end: "success" or "error"."""
@@ -190,7 +240,7 @@ class Front:
         )
         self.page.get_by_test_id("queue-button").click()
         self.page.wait_for_function("window.ended !== null", timeout=90_000)
-        self.page.wait_for_timeout(300)
+        self.still()
         return self.page.evaluate("window.ended")
 
     # what the pack adds -------------------------------------------------------------------------------------------

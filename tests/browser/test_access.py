@@ -16,7 +16,7 @@ from tests.comfyui.test_server import loader, workflow
 def test_tab_goes_from_a_selected_node_to_its_first_control(front, kind, first):
     node = front.add(kind, (200, 160))
     front.page.mouse.click(*front.title(node))
-    front.page.wait_for_timeout(400)
+    front.page.wait_for_function("id => app.canvas.selected_nodes[id]", arg=node)
     front.page.keyboard.press("Tab")
     assert front.focused() == first
 
@@ -81,6 +81,7 @@ PALE = """() => {
 }"""
 
 
+@pytest.mark.every_value("theme", "vue")
 @pytest.mark.parametrize("vue", [False, True], ids=["LiteGraph", "Vue nodes"])
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_everything_has_a_name_and_contrast(browser, front_server, theme, vue):
@@ -93,7 +94,7 @@ def test_everything_has_a_name_and_contrast(browser, front_server, theme, vue):
         assert front.run() == "success"
 
         def look() -> None:
-            page.wait_for_timeout(400)
+            front.still(8)
             assert page.evaluate(NAMELESS) == []
             assert page.evaluate(PALE) == []
 
@@ -101,7 +102,6 @@ def test_everything_has_a_name_and_contrast(browser, front_server, theme, vue):
         for key, kind in (("badge", "report"), ("choose", "files"), ("info", "info")):
             front.face(21, key).dispatch_event("click")
             front.dialog(kind).wait_for()
-            page.wait_for_timeout(800)
             look()
             page.keyboard.press("Escape")
             front.dialog(kind).wait_for(state="detached")

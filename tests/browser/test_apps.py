@@ -37,7 +37,8 @@ def test_an_app_shows_the_rows_and_what_is_set_there_is_queued(front, stack):
         assert front.api(stack)["row_2.on_2"] is False
     finally:
         front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
-    front.page.wait_for_timeout(1000)
+    front.page.wait_for_function("() => document.querySelectorAll('.lokr-row').length >= 2")
+    front.still(8)
     assert rows(front).count() == 2
 
 

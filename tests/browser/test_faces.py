@@ -16,7 +16,7 @@ FACES = {
 
 def toggle_panel(front) -> None:
     front.page.get_by_label("Toggle properties panel").first.click()
-    front.page.wait_for_timeout(800)
+    front.still(10)
 
 
 def test_rows_keep_their_width_beside_the_properties_panel(front, stack):  # noqa: F811
@@ -26,7 +26,8 @@ def test_rows_keep_their_width_beside_the_properties_panel(front, stack):  # noq
     toggle_panel(front)
     try:
         front.page.mouse.click(*front.title(stack))
-        front.page.wait_for_timeout(800)
+        front.page.wait_for_function("id => app.canvas.selected_nodes[id]", arg=stack)
+        front.still(10)
         listed = front.page.get_by_text("lokr_status").count()
         opened = face.bounding_box()["width"]
     finally:

@@ -32,12 +32,13 @@ def test_our_connections_have_colours_that_a_palette_does_not_take(front):
     before = front.page.evaluate(colours)
     assert len({colour for row in before for colour in row}) == 3
     front.setting("Comfy.ColorPalette", "light")
-    front.page.wait_for_timeout(800)
+    front.page.wait_for_function("!document.body.classList.contains('dark-theme')")
+    front.still()
     try:
         assert front.page.evaluate(colours) == before
     finally:
         front.setting("Comfy.ColorPalette", "dark")
-        front.page.wait_for_timeout(500)
+        front.page.wait_for_function("document.body.classList.contains('dark-theme')")
 
 
 def test_templates_have_titles_that_a_person_reads_and_square_pictures(front_server):

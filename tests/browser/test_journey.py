@@ -13,10 +13,10 @@ from tests.comfyui.test_server import loader, workflow
 PLACES = {1: (0, 0), 3: (750, 0), 4: (750, 230), 5: (750, 450), 6: (1180, 0), 7: (1180, 320), 8: (1180, 420)}
 
 
-def picture(server) -> np.ndarray:
-    """The image that the last run saved."""
+def picture(server, node: str = "8") -> np.ndarray:
+    """The image that the last run's node saved."""
     last = max(server.get("/history").values(), key=lambda entry: entry["prompt"][0])
-    (saved,) = last["outputs"]["8"]["images"]
+    (saved,) = last["outputs"][node]["images"]
     with Image.open(server.base / "output" / saved["filename"]) as image:
         return np.asarray(image)
 
@@ -33,7 +33,7 @@ def canvas(front):
             app.graph.setDirtyCanvas(true, true);
         }"""
     )
-    front.page.wait_for_timeout(500)
+    front.still()
     return front
 
 
@@ -44,10 +44,11 @@ def find_node(front, title: str, x: int, y: int) -> int:
     front.page.get_by_placeholder("Add a node").or_(front.page.locator("[role=combobox]")).first.wait_for()
     front.page.keyboard.type("lokr", delay=30)
     front.page.get_by_text(title, exact=True).first.click()
-    front.page.wait_for_timeout(500)
+    front.page.wait_for_function("count => app.graph.nodes.length > count", arg=len(known))
+    front.still()
     front.page.mouse.move(x + 5, y + 5)
     front.page.mouse.click(x, y)  # the new node hangs on the mouse until then
-    front.page.wait_for_timeout(500)
+    front.still()
     (new,) = set(front.page.evaluate("app.graph.nodes.map(node => node.id)")) - set(known)
     return new
 
@@ -58,7 +59,8 @@ def test_from_search_to_image_and_back(canvas, front_server):
     front.face(node, "choose").click()
     front.page.keyboard.type("style")
     front.page.keyboard.press("Enter")
-    front.page.wait_for_timeout(500)
+    front.dialog("files").wait_for(state="detached")
+    front.still(8)
     level, text = front.badge(node)
     assert level == "file"
     assert text.startswith("LoKr")
@@ -77,7 +79,7 @@ def test_from_search_to_image_and_back(canvas, front_server):
     strength = front.values(node)["strength_model"]
     assert strength != 1
     assert front.run() == "success"
-    assert front.badge(node) == ("ok", "4/4 applied · live")
+    assert front.shows(node, ("ok", "4/4 applied · live"))
     second = picture(front_server)
     assert not np.array_equal(first, second)
 
@@ -86,16 +88,18 @@ def test_from_search_to_image_and_back(canvas, front_server):
     front.page.keyboard.press("Control+s")
     front.page.get_by_role("dialog").get_by_role("textbox").fill(f"lokr {name}")
     front.page.keyboard.press("Enter")
-    front.page.wait_for_timeout(1500)
+    front.page.wait_for_function("!app.extensionManager.workflow.activeWorkflow.isModified")
     assert (front_server.base / f"user/default/workflows/lokr {name}.json").is_file()
-    front.page.reload()
-    front.page.wait_for_function("window.app?.graph?.nodes?.length > 5", timeout=60_000)
-    front.page.wait_for_timeout(1500)
+    front.reload()
+    front.page.wait_for_function("app.graph.nodes.length > 5", timeout=60_000)
+    front.still(8)
     assert front.serialized() == before
 
     front.empty()
     images = sorted((front_server.base / "output").glob("*.png"), key=lambda path: path.stat().st_mtime)
     front.drop_file(images[-1], "image/png")
+    front.page.wait_for_function("count => app.graph.nodes.length === count", arg=len(before))
+    front.still(8)
     assert front.serialized() == before
     assert front.values(node)["strength_model"] == strength
     assert front.run() == "success"
@@ -111,7 +115,7 @@ def move_slider(front, node: int, name: str) -> None:
 def test_a_partial_match_is_amber_with_its_reasons(front):
     front.load(workflow(loader("partial.safetensors", 0.5)), {**PLACES, 20: (350, 60), 120: (350, 420)})
     assert front.run() == "success"
-    assert front.badge(20) == ("warn", "4/5 · 1 not found · merge")
+    assert front.shows(20, ("warn", "4/5 · 1 not found · merge"))
     front.face(20, "badge").click()
     dialog = front.dialog("report")
     assert "no such weight" in dialog.inner_text()
@@ -132,7 +136,7 @@ def test_an_error_is_red_and_goes_with_the_next_run(front):
     front.page.keyboard.type("style")
     front.page.keyboard.press("Enter")
     assert front.run() == "success"
-    assert front.badge(20) == ("ok", "4/4 applied · merge")
+    assert front.shows(20, ("ok", "4/4 applied · merge"))
 
 
 def test_a_file_that_is_not_there_is_marked_until_another_runs(front):

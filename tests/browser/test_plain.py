@@ -66,7 +66,7 @@ def test_a_workflow_of_the_rows_opens_with_plain_widgets_and_back(front, browser
         assert with_scripts.api(20) == front.api(20)
         back = with_scripts.page.evaluate("app.graph.serialize()")
     front.page.evaluate("graph => app.loadGraphData(graph)", back)
-    front.page.wait_for_timeout(500)
+    front.still()
     assert {name: front.api(20)[name] for name in STACK} == STACK
 
 
@@ -76,7 +76,7 @@ def test_without_the_routes_a_file_is_chosen_by_its_name(browser, front_server):
     with opened(browser, front_server.url) as front:
         front.page.route("**/lokr/**", lambda route: route.fulfill(status=404, body="not found"))
         node = front.add("LoKrLoader")
-        assert front.badge(node) == ("none", "choose a file")
+        assert front.shows(node, ("none", "choose a file"))
         front.face(node, "choose").click()
         front.page.keyboard.type("people")
         front.page.keyboard.press("Enter")

@@ -54,7 +54,7 @@ def test_the_plain_widgets_of_rows_are_hidden_and_come_back(front, stack):
         }""",
         stack,
     )
-    front.page.wait_for_timeout(300)
+    front.still()
     assert "row_2.lokr_2" in shown()
     assert not front.face(stack, "file-1").is_visible()
 

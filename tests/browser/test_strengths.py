@@ -72,7 +72,7 @@ def test_a_workflow_of_before_has_two_strengths(front, node):
     del saved["properties"]["lokr_one_strength"]
     saved["widgets_values"] = saved["widgets_values"][:5]  # before the trigger words
     front.page.evaluate("graph => app.loadGraphData(graph)", graph)
-    front.page.wait_for_timeout(500)
+    front.still()
     assert sliders(front, node) == ["strength_model", "strength_clip"]
     assert front.values(node)["lokr_name"] == "style.safetensors"
     assert front.values(node)["skip_words"] == ""
@@ -100,7 +100,7 @@ def test_a_connected_strength_keeps_its_end_on_the_node(front, node):
         }""",
         [source, node],
     )
-    front.page.wait_for_timeout(500)
+    front.still()
     assert sliders(front, node) == ["strength_model"]
     hidden = "id => app.graph.getNodeById(id).widgets.find(w => w.name === 'strength_clip').hidden"
     assert not front.page.evaluate(hidden, node)

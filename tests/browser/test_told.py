@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.browser.front import opened
 from tests.browser.test_journey import PLACES
 from tests.browser.test_plain import STACK
@@ -37,10 +39,11 @@ def test_a_missing_file_in_a_row_that_is_off_is_no_error(front_server):
     assert "prompt_id" in front_server.queue(workflow({"class_type": "LoKrStack", "inputs": rows}))
 
 
-def test_a_page_that_does_not_know_a_cached_run_shows_its_report(front, browser, front_server):
+@pytest.mark.parametrize("vue", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_a_page_that_does_not_know_a_cached_run_shows_its_report(browser, front_server, vue):
     prompt = workflow(loader("style.safetensors", 0.37))
     assert "prompt_id" in front_server.queue(prompt)
-    with opened(browser, front_server.url, vue=front.vue) as other:
+    with opened(browser, front_server.url, vue=vue) as other:
         other.load(prompt, {**PLACES, 20: (350, 60)})
         other.page.evaluate(
             "app.graph.getNodeById(6).widgets.find(w => w.name === 'control_after_generate').value = 'fixed'"
