@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Container, Hashable, Iterable, Mapping
+from collections.abc import Collection, Container, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .adapter import Adapter
 from .errors import LoKrError, LoKrValueError, blame
 from .handle import Factors, Setting, WeightsHandle
-from .matching import Match, Report, Target, resolve, source_of
-from .models import is_pipeline, restored_from_copies, same_sample, sample, view_of
+from .matching import Match, Report, Target, left_out, resolve, source_of
+from .models import Projections, is_pipeline, parts_of, restored_from_copies, same_sample, sample, view_of
 
 __all__ = ["MergeHandle", "merge_adapter"]
 
@@ -98,6 +98,7 @@ class MergeHandle(WeightsHandle):
         self._held: list[_Weight] = []
         # Of a pipeline, whose weights others change and replace too.
         self._modules: Mapping[str, nn.Module] = {}
+        self._projections: Projections | None = None
 
     def _change(self, setting: Setting, factors: dict[Any, float]) -> None:
         self._check_written()
@@ -108,7 +109,10 @@ class MergeHandle(WeightsHandle):
             weight.refresh()
 
     def _check_written(self) -> None:
-        """Find a pipeline's weights where others have put them. Raises LoKrError if they have other numbers now."""
+        """Find a pipeline's weights where others have put them. Raises LoKrError if they have other numbers now, or
+        if its projections were fused or split since."""
+        if self._projections is not None and self._held:
+            self._projections.check()
         for weight in self._held if self._modules else ():
             slot = weight.layers[id(self)][1][0].slot
             found = self._modules[slot.module]._parameters.get(slot.parameter)
@@ -174,6 +178,7 @@ def merge_adapter(
     target: Target | None = None,
     factors: Factors = None,
     expert: str = "",
+    components: Collection[str] | None = None,
 ) -> MergeHandle:
     """Merge ``adapter`` into the weights of ``model``, in place, and return the handle that can take it out again.
 
@@ -184,6 +189,7 @@ def merge_adapter(
     factors: multiplies the strength module by module; ``handle.set_factors`` says what it may be, and changes it
     expert: "high" or "low", of an adapter for a model of two experts (Wan 2.2); "": the one that the model is, if it
     tells
+    components: names of the pipeline's parts that take the adapter; None: all
 
     Any number of adapters can be merged at once, and changed and removed in any order. Modules that belong to no
     weight are refused in ``handle.report``. Raises LoKrMatchError if no module belongs to the model, LoKrValueError if
@@ -200,11 +206,14 @@ def merge_adapter(
     """
     view = view_of(model, adapter, expert, wrappers=target is not None)
     matches, report = resolve(adapter, target or Target.of(view.known(), source_of(model)), view.expert)
-    matches = [match.running(view.fused) for match in matches]
     report.notes += view.notes
+    others = left_out(matches, components)
+    report.refuse(others)
     report.raise_if_nothing_matched()
+    matches = [match.running(view.fused) for match in matches if match.module not in others]
     handle = MergeHandle(report, matches, strength, factors)
-    handle._modules = view.modules if is_pipeline(model) else {}
+    if is_pipeline(model):
+        handle._modules, handle._projections = view.modules, Projections(parts_of(model).values(), _refuse_change)
     by_key: dict[Hashable, list[Match]] = {}
     for match in matches:
         by_key.setdefault(_key(view.tensors[match.weight]), []).append(match)
@@ -252,3 +261,12 @@ def _unwritable(tensor: Tensor, copied: bool) -> str:
     if type(tensor).dequantize is not Tensor.dequantize:  # torchao's, quanto's
         return f"A weight is quantised, a {type(tensor).__name__}, and cannot be changed in place"
     return ""
+
+
+def _refuse_change() -> None:
+    """Raises LoKrValueError: copies of the merged weights run, or their originals again."""
+    raise LoKrValueError(
+        "fuse_qkv_projections or its opposite was called while an adapter was merged",
+        expected="the projections as they were when it was merged",
+        hint="undo it, remove the adapter, and then do both again",
+    )

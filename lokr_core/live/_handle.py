@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,8 +14,8 @@ from ..adapter import Adapter
 from ..errors import LoKrMatchError
 from ..handle import Factors, Handle, Setting
 from ..kronecker import release_scratch
-from ..matching import Match, Report, Target, resolve, source_of
-from ..models import View, view_of
+from ..matching import Match, Report, Target, left_out, resolve, source_of
+from ..models import Projections, View, is_pipeline, parts_of, view_of
 from ._control import Control
 from ._hook import InputHook, LiveHook, hook_of
 from ._update import LayerUpdate, Piece
@@ -31,6 +32,7 @@ class LiveHandle(Handle):
 
     def __init__(self, control: Control, sites: list[tuple[nn.Module, LayerUpdate]]):
         self._control, self._sites = control, sites
+        self._projections: Projections | None = None  # of a pipeline
 
     @classmethod
     def of(cls, model: nn.Module) -> list[LiveHandle]:
@@ -98,10 +100,27 @@ class LiveHandle(Handle):
 
     def remove(self) -> None:
         """Take the adapter off, whatever else came or went since. Calling it again does nothing."""
+        self._take_off()
+        self._removed, self._sites = True, []
+        if self._projections is not None:
+            self._projections.release()
+
+    def _put_on(self) -> None:
+        _tell_compiler(any([_hook(module, part) for module, part in self._sites]))
+
+    def _take_off(self) -> None:
         self.release()
         for module, part in self._sites:
             _unhook(module, part)
-        self._removed, self._sites = True, []
+
+    def _move(self, model: Any, matches: list[Match], expert: str) -> None:
+        """Have the updates act on the projections of a pipeline that run now, fused or split."""
+        sites = _sites(self._control, matches, view_of(model, self.report.adapter, expert))
+        for (_, before), (_, part) in zip(self._sites, sites, strict=True):
+            part.factor = before.factor
+        self._take_off()
+        self._sites = sites
+        self._put_on()
 
 
 def attach(
@@ -113,12 +132,13 @@ def attach(
     factors: Factors = None,
     weight_of: WeightOf | None = None,
     expert: str = "",
+    components: Collection[str] | None = None,
 ) -> LiveHandle:
     """Add ``adapter`` to what ``model``'s modules put out, and return the handle. No weight is touched.
 
     model: any ``nn.Module`` with Linears, convolutions (1d to 3d), embeddings or MultiheadAttention, of torch's classes
     or a host's own, quantised or not: y = base(x) + strength · ΔW x, in x's dtype on x's device; or a diffusers
-    pipeline: its UNet or transformers and its text encoders
+    pipeline: its UNet or transformers and its text encoders, whose projections may be fused and split later
     strength: a number or a callable (see ``LiveHandle``); ``handle.strength`` changes it
     target: names and shapes of the model's weights, if a host knows more of them than the model shows
     factors: multiplies the strength module by module; ``handle.set_factors`` says what it may be, and changes it
@@ -126,6 +146,7 @@ def attach(
     ``weight`` will do
     expert: "high" or "low", of an adapter for a model of two experts (Wan 2.2); "": the one that the model is, if it
     tells
+    components: names of the pipeline's parts that take the adapter; None: all
 
     Any number of adapters can be attached, and removed in any order. Raises LoKrMatchError if no module belongs to
     the model, LoKrValueError if a number is not finite; the model is untouched then.
@@ -140,22 +161,29 @@ def attach(
     True
     """
     view = view_of(model, adapter, expert, wrappers=target is not None)
-    modules = view.modules
-    found = target or Target(_shapes(view), source=source_of(model))
-    matches, report = resolve(adapter, found, view.expert)
-    matches = [match.running(view.fused) for match in matches]
+    matches, report = resolve(adapter, target or Target(_shapes(view), source=source_of(model)), view.expert)
     report.notes += view.notes
     control = Control(strength, report, weight_of)
-    refused = _unsupported(modules, matches)
+    refused = left_out(matches, components) | _unsupported(view.modules, [m.running(view.fused) for m in matches])
     report.refuse(refused)
     report.raise_if_nothing_matched()
-    places = [(match, *_place(match, modules)) for match in matches if match.module not in refused]
-    handle = LiveHandle(control, [(module, _part(control, match, module, name)) for match, module, name in places])
+    matches = [match for match in matches if match.module not in refused]
+    handle = LiveHandle(control, _sites(control, matches, view))
     if factors is not None:
         handle.set_factors(factors)
-    fresh = [_hook(module, part) for module, part in handle._sites]
-    _tell_compiler(any(fresh))
+    handle._put_on()
+    if is_pipeline(model):
+        move = partial(handle._move, model, matches, expert)
+        handle._projections = Projections(parts_of(model).values(), move)
+        handle._projections.watch()
     return handle
+
+
+def _sites(control: Control, matches: list[Match], view: View) -> list[tuple[nn.Module, LayerUpdate]]:
+    """The modules that run, each with what acts on it."""
+    running = [match.running(view.fused) for match in matches]
+    places = [(match, *_place(match, view.modules)) for match in running]
+    return [(module, _part(control, match, module, name)) for match, module, name in places]
 
 
 def unsupported(model: nn.Module, matches: Iterable[Match]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from ..names import weight_name
 from ._foreign import foreign_updates
-from ._match import Match
+from ._match import Match, left_out
 from ._order import in_named_order
 from ._report import Report
 from ._resolve import foreign_places, resolve
@@ -15,6 +15,7 @@ __all__ = [
     "foreign_places",
     "foreign_updates",
     "in_named_order",
+    "left_out",
     "resolve",
     "source_of",
     "weight_name",

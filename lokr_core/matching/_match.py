@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -59,6 +59,18 @@ class Match:
         for start, update in self.pieces:
             rows = (0, start, update.shape[0])
             update.add_to_(weight.narrow(*rows), strength, None if base is None else base.narrow(*rows))
+
+
+def left_out(matches: Iterable[Match], components: Collection[str] | None) -> dict[str, str]:
+    """The modules of a file that go to other parts of a pipeline than ``components``, each with the reason. None: all
+    parts take the adapter.
+
+    >>> left_out([Match("a", "a", Slot("unet.conv_in"), ())], ["text_encoder"])
+    {'a': 'its part of the pipeline is not among the components'}
+    """
+    reason = "its part of the pipeline is not among the components"
+    parts = {match.module: match.slot.module.partition(".")[0] for match in matches}
+    return {} if components is None else {module: reason for module, part in parts.items() if part not in components}
 
 
 @dataclass(frozen=True)

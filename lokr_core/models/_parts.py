@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,3 +142,46 @@ def runs_fused(module: nn.Module) -> bool:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+class Projections:
+    """Whether attentions of a pipeline's ``parts`` run other projections than when this was made.
+
+    diffusers' ``fuse_qkv_projections`` and its opposite have other layers run than those that adapters act on.
+    ``changed`` is called when that is found, by ``check`` or, after ``watch``, before a part's forward.
+    """
+
+    def __init__(self, parts: Iterable[nn.Module], changed: Callable[[], None]):
+        self._watches = [(part, _Watch(part, changed)) for part in parts]
+        self._hooks: list[Any] = []
+
+    def check(self) -> None:
+        for part, watch in self._watches:
+            watch(part)
+
+    def watch(self) -> None:
+        """Check before each forward, until ``release``."""
+        if not self._hooks:
+            self._hooks = [part.register_forward_pre_hook(watch) for part, watch in self._watches if watch.attentions]
+
+    def release(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+
+class _Watch:
+    """A hook of one part."""
+
+    def __init__(self, part: nn.Module, changed: Callable[[], None]):
+        self.attentions = [module for module in part.modules() if hasattr(module, "fused_projections")]
+        self._state, self._changed = self._now(), changed
+
+    def _now(self) -> list[bool]:
+        return [runs_fused(attention) for attention in self.attentions]
+
+    def __call__(self, part: nn.Module, *_: object) -> None:
+        now = self._now()
+        if now != self._state:
+            self._changed()
+            self._state = now
