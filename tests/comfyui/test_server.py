@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,7 @@ def server(comfyui, tmp_path_factory):
     strong = {key: tensor * 8 if key.endswith("lokr_w1") else tensor for key, tensor in lokr(few_positions, 5).items()}
     save_file(strong, str(loras / "few-positions.safetensors"))
     (loras / "broken.safetensors").write_bytes((loras / "style.safetensors").read_bytes()[:-100])
+    (base / "custom_nodes/stop_node.py").symlink_to(Path(__file__).with_name("stop_node.py"))
     with comfyui.serve(base) as running:
         yield running
 

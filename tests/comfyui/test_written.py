@@ -79,3 +79,33 @@ def test_a_file_is_the_tuned_model_too_and_nothing_to_extract_is_told(server):  
     node = {"class_type": "LoKrExtract", "inputs": {**inputs, "rank": 0, "energy": 0.99, "filename_prefix": "loras/no"}}
     assert "nothing to extract" in error_of(server, {**CHECKPOINT, "40": node})["exception_message"]
     assert not list((server.base / "output").glob("loras/no_*"))
+
+
+WORK = {
+    "LoKrConvert": dict(lokr_name=STYLE, to="full", names="kohya", rank=0, energy=1.0, **PARTS),
+    "LoKrResize": dict(lokr_name=STYLE, rank=2, energy=0.99),
+    "LoKrExtract": dict(base=["1", 0], tuned=["20", 0], factor="8", second_factor="whole", rank=0, energy=0.99),
+}
+
+
+def files(server) -> set:  # noqa: F811
+    return {path for path in (server.base / "output").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("node", WORK)
+def test_cancel_ends_the_work_within_a_module_and_leaves_no_file(server, node, at):  # noqa: F811
+    tuned = {"model": ["1", 0], "lokr_name": STYLE, "strength_model": 0.5, "mode": "merge"}
+    prompt = {**CHECKPOINT, "20": {"class_type": "LoKrLoaderModelOnly", "inputs": tuned}}
+    prompt["30"] = {"class_type": "TestStop", "inputs": {"at": at, "text": f"loras/stopped_{node}"}}
+    prompt["40"] = {"class_type": node, "inputs": {**WORK[node], "filename_prefix": ["30", 0]}}
+    before = files(server)
+    history = server.run(prompt)
+    assert "execution_interrupted" in [kind for kind, _ in history["status"]["messages"]]
+    (told,) = [about for kind, about in history["status"]["messages"] if kind == "execution_interrupted"]
+    assert told["node_type"] == node
+    calls = outputs_of(server, {"1": {"class_type": "TestCalls", "inputs": {}}})["1"]["calls"]
+    assert len(calls) == at and calls[-1][0] < calls[-1][1]
+    assert files(server) == before
+    prompt["30"]["inputs"]["at"] = 0
+    assert "energy kept" in outputs_of(server, prompt)["40"]["text"][0]  # and the next run is not disturbed
