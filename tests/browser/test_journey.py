@@ -13,10 +13,10 @@ from tests.comfyui.test_server import loader, workflow
 PLACES = {1: (0, 0), 3: (750, 0), 4: (750, 230), 5: (750, 450), 6: (1180, 0), 7: (1180, 320), 8: (1180, 420)}
 
 
-def picture(server, node: str = "8") -> np.ndarray:
-    """The image that the last run's node saved."""
+def picture(server) -> np.ndarray:
+    """The image that the last run saved."""
     last = max(server.get("/history").values(), key=lambda entry: entry["prompt"][0])
-    (saved,) = last["outputs"][node]["images"]
+    (saved,) = last["outputs"]["8"]["images"]
     with Image.open(server.base / "output" / saved["filename"]) as image:
         return np.asarray(image)
 
