@@ -67,7 +67,8 @@ class Source:
                 f"{name} cannot be loaded: {error}",
                 file=self.path if is_model else self.folder,
                 expected=f"a {self.family.name} model for diffusers {needed('diffusers').__version__}",
-                hint="download it again; a single file may need the --config of another version of the model",
+                hint="download it again; a quantised model needs its library, and mostly a GPU; a single file may need "
+                "the --config of another version of the model",
             ) from error
 
     def _file_has(self, name: str) -> bool:

@@ -7,7 +7,7 @@ state, so any number of processes reads what any other number wrote.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,7 +41,7 @@ def save_state(path: Path, model: nn.Module, optimizer: Any, accelerator: Any, p
     tensors: dict[str, Tensor] = {_MODEL + name: parameters[name] for name in trained}
     numbers: dict[str, Any] = {}
     for name, values in state["state"].items():
-        for key, value in values.items():
+        for key, value in _flat(values):
             kind: dict[str, Any] = tensors if isinstance(value, Tensor) else numbers
             kind[f"{_OPTIMIZER}{name}:{key}"] = value
     tensors[_RANDOM + "cpu"] = torch.get_rng_state()
@@ -98,6 +98,15 @@ def load_state(
     return progress
 
 
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(key, value) of a parameter's state; outer/inner for the dictionary in which bitsandbytes has 8-bit moments."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}/{inner}", held) for inner, held in value.items())
+        else:
+            yield key, value
+
+
 def _torchs(optimizer: Any) -> torch.optim.Optimizer:
     """torch's own optimizer, without accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
@@ -110,7 +119,8 @@ def _restore(
     for key, value in values.items():
         if key.startswith(_OPTIMIZER):
             name, _, kind = key[len(_OPTIMIZER) :].rpartition(":")
-            state[name][kind] = value
+            outer, _, kind = kind.rpartition("/")
+            (state[name].setdefault(outer, {}) if outer else state[name])[kind] = value
     own = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
     # torch takes the keys alone that a new optimizer has; Prodigy adds one in its first step.
     known = {"params", *(key for group in optimizer.param_groups for key in group)}

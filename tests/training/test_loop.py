@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from lokr_core import LoKrConfig, LoKrError, LoKrFileError, LoKrModel, LoKrValueError, get_lokr_model
 from lokr_core._files import read_header, save_tensors
 from lokr_core.display import plot_losses
-from lokr_core.training import Batch, TrainSettings, train
+from lokr_core.training import Batch, TrainSettings, accelerator_for, train
 
 pytest.importorskip(
     "torch.distributed.checkpoint.state_dict", reason="TORCH BEFORE 2.2 HERE: it cannot save a training's state"
@@ -146,6 +147,65 @@ def test_prodigy_goes_on_with_the_rate_that_it_found(tmp_path):
     run(tmp_path / "parts", replace(settings, steps=4))
     again, losses = run(tmp_path / "parts", settings)
     assert losses == whole
+    assert all(map(torch.equal, again.parameters(), model.parameters()))
+
+
+class Wrapping(torch.optim.AdamW):
+    """Has its moments in a dictionary within a parameter's state, as bitsandbytes' optimizers do."""
+
+    def state_dict(self):
+        found = super().state_dict()
+        found["state"] = {n: {"step": s["step"], "held": {**s, "step": 0}} for n, s in found["state"].items()}
+        return found
+
+    def load_state_dict(self, state_dict):
+        state = {n: {**s["held"], "step": s["step"]} for n, s in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": state})
+
+
+@pytest.mark.parametrize("optimizer", ["wrapping", "adamw8bit"])
+def test_an_optimizer_with_nested_state_goes_on(tmp_path, monkeypatch, optimizer):
+    settings = replace(SETTINGS, steps=9, save_every=4)
+    if optimizer == "adamw8bit":
+        pytest.importorskip("bitsandbytes", reason="NO BITSANDBYTES HERE: pip install bitsandbytes")
+        settings = replace(settings, optimizer=optimizer)
+    else:
+        monkeypatch.setattr("lokr_core.training._loop.optimizer_for", lambda p, settings: Wrapping(p, 1e-2))
+    # Parameters of 4,096 numbers and more have moments of 8 bits.
+    network64 = partial(network, width=2048, full_matrix=True, decompose_factor=2)
+    model, whole = run(tmp_path / "whole", settings, network64())
+    run(tmp_path / "parts", replace(settings, steps=4), network64())
+    again, losses = run(tmp_path / "parts", settings, network64())
+    assert losses == whole and losses[-1] < losses[0]
+    assert all(map(torch.equal, again.parameters(), model.parameters()))
+
+
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="TORCH BEFORE 2.3 HERE: no scaler on a CPU")
+def test_fp16_with_a_scaler_skips_a_step_that_overflows_and_goes_on(tmp_path, request):
+    state = pytest.importorskip("accelerate.state", reason="NO ACCELERATE HERE: it scales the loss")
+    state.AcceleratorState._reset_state()  # one process has one precision
+    request.addfinalizer(state.AcceleratorState._reset_state)
+    scales = []
+
+    def half_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return loss_of(lambda x: model(x.half()).float(), batch)
+
+    def half(out, steps: int) -> tuple[LoKrModel, list[float]]:
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)).half()
+        model = get_lokr_model(base, LoKrConfig(r=2, alpha=4, target_modules=["0", "2"]))
+        accelerator = accelerator_for("fp16")
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=100)
+        settings = replace(SETTINGS, steps=steps)
+        losses = train(model, half_loss, EXAMPLES, settings, out, lambda _: None, accelerator)
+        scales.append(accelerator.scaler.get_scale())
+        return model, losses
+
+    model, whole = half(tmp_path / "whole", 32)
+    half(tmp_path / "parts", 8)
+    again, losses = half(tmp_path / "parts", 32)
+    assert 1 < scales[0] < 2.0**24 and scales[2] == scales[0]
+    assert losses == whole and sum(losses[-8:]) < 0.95 * sum(losses[:8])
     assert all(map(torch.equal, again.parameters(), model.parameters()))
 
 
