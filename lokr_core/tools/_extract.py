@@ -127,6 +127,8 @@ def extract(
             found="; ".join(dict.fromkeys(found.left_out.values())),
             hint="keep biases, norms and embeddings as differences: --differences",
         )
+    if extraction.keep is not None:
+        found.note_rank_above(extraction.keep)
     found.metadata = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "lokr"}'}
     save_named(named(found.modules), Path(out), extraction.names, dtype, found.metadata, found.other)
     return found

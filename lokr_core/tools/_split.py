@@ -65,6 +65,7 @@ def split_file(path: str | os.PathLike, folder: str | os.PathLike | None = None,
             file=path,
             expected="modules of two experts, or of a denoiser and text encoders",
             found=next(iter(sorted_keys), "no modules"),
+            hint="use the file as it is: there is nothing to split",
         )
     outs = {part: Path(folder or path.parent) / f"{path.stem}.{part}.safetensors" for part in sorted_keys}
     taken = next((out for out in outs.values() if out.exists() and not overwrite), None)

@@ -57,7 +57,13 @@ def load_any(path: str | os.PathLike) -> Adapter:
         return load_adapter(path)
     known = [module for module, each in found.foreign.modules.items() if each.kind != "unknown"]
     if not known:
-        raise LoKrFileError("This is not an adapter", file=path, expected="LoKr, LoRA, ...", found=describe(found))
+        raise LoKrFileError(
+            "This is not an adapter",
+            file=path,
+            expected="LoKr, LoRA, ...",
+            found=describe(found),
+            hint="name the adapter's file; a model is given as --model or --base",
+        )
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not is_finite(tensor.float() if tensor.dtype.itemsize == 1 else tensor):
             raise LoKrValueError(
