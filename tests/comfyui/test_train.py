@@ -16,6 +16,7 @@ from tests.comfyui.test_nodes import error_of
 from tests.comfyui.test_tools import outputs_of
 
 FLUX, SD15, QUANTISED = "flux-float32.safetensors", "sd15-float16.safetensors", "flux-float8.safetensors"
+FLUX16 = "flux-bfloat16.safetensors"
 PLAIN = dict(steps=40, learning_rate=1e-2, batch_size=1, factor=4, rank=16, seed=1, sample_every=0, full_matrix=True)
 PLAIN |= dict(existing="resume", precision="fp32", gradient_checkpointing=False)
 
@@ -28,10 +29,11 @@ def server(comfyui, tmp_path_factory):
     models = base / "models"
     for folder in ("checkpoints", "diffusion_models"):
         (models / folder).mkdir(parents=True)
-    flux, quantised = (str(models / "diffusion_models" / name) for name in (FLUX, QUANTISED))
+    flux, flux16, quantised = (str(models / "diffusion_models" / name) for name in (FLUX, FLUX16, QUANTISED))
     comfyui.run(
         base,
         {"do": "make_flux", "path": flux, "dtype": "float32"},
+        {"do": "make_flux", "path": flux16, "dtype": "bfloat16"},
         {"do": "make_quantised", "model": flux, "path": quantised},
         {"do": "make_sd15", "path": str(models / "checkpoints" / SD15), "dtype": "float16"},
     )
@@ -80,15 +82,24 @@ def digest(server, model: str) -> dict:
     return outputs_of(server, prompt)["50"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def base(server) -> list:
+    """The digest of the model as it was loaded, before anything was trained or merged."""
+    return digest(server, FLUX)["sums"]
+
+
 def tensors(server, name: str) -> dict[str, torch.Tensor]:
     return load_file(server.base / "models/loras" / f"{name}.safetensors")
 
 
-@pytest.mark.parametrize(("model", "steps"), [(FLUX, 60), (QUANTISED, 60), (SD15, 24)])
-def test_it_learns_a_picture_and_the_model_stays_as_it_was(server, model, steps):
+@pytest.mark.parametrize(
+    ("model", "steps", "precision"),
+    [(FLUX, 60, "fp32"), (FLUX16, 60, "bf16"), (QUANTISED, 60, "fp32"), (SD15, 24, "fp32"), (SD15, 24, "bf16")],
+)
+def test_it_learns_a_picture_and_the_model_stays_as_it_was(server, model, steps, precision):
     before = digest(server, model)["sums"]
-    name = f"learned-{model.partition('-')[0]}-{steps}-{model.partition('.')[0][-1]}"
-    shown = trained(server, model, file_name=name, steps=steps)
+    name = f"learned-{model.partition('.')[0]}-{precision}"
+    shown = trained(server, model, file_name=name, steps=steps, precision=precision)
     assert shown["file"] == f"{name}.safetensors"
     assert (shown["step"], shown["curve"][-1][0]) == (steps, steps)
     with_it, without = (held_out_loss(server, model, file) for file in (shown["file"], None))
@@ -118,7 +129,7 @@ def test_the_nodes_model_is_the_files_at_strength_1(server):
     assert not torch.allclose(found["live"], found["base"], atol=1e-2)
 
 
-def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(server):
+def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(server, base):
     options = dict(steps=400, rank_dropout=0.1, accumulation=2, warm_up=10, schedule="cosine", sample_every=3)
     started = server.queue(workflow(file_name="broken", save_every=5, sample_steps=1, **options))
     state = server.base / "models/loras/broken.training"
@@ -131,6 +142,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(server):
         time.sleep(0.1)
     (ended,) = server.get(f"/history/{started['prompt_id']}").values()
     assert "execution_interrupted" in [kind for kind, _ in ended["status"]["messages"]]
+    assert digest(server, FLUX)["sums"] == base
     held = int(load_adapter(server.base / "models/loras/broken.safetensors").metadata["ss_steps"])
     assert 5 <= held < 400
     until = {**options, "steps": held + 6, "schedule": "constant"}
@@ -217,22 +229,22 @@ def test_live_adapters_below_are_told(server):
     assert "are live" in error_of(server, prompt)["exception_message"]
 
 
-def test_memory_that_runs_out_is_told_and_the_steps_so_far_are_kept(server):
-    before = digest(server, FLUX)["sums"]
+def test_memory_that_runs_out_is_told_and_the_steps_so_far_are_kept(server, base):
     failing = {"class_type": "TestFailing", "inputs": {"call": 4, "fails": "memory"}}
     message = error_of(server, workflow(before=failing, file_name="memory", steps=6))["exception_message"]
     assert "Out of memory after step 3 of 6" in message
     assert "gradient_checkpointing" in message
-    assert digest(server, FLUX)["sums"] == before
+    assert digest(server, FLUX)["sums"] == base
     shown = trained(server, file_name="memory", steps=6)
     assert "resumed after step 3" in shown["text"]
     assert shown["curve"] == trained(server, file_name="memory-whole", steps=6)["curve"]
 
 
-def test_a_loss_of_nan_is_told_and_the_last_checkpoint_is_kept(server):
+def test_a_loss_of_nan_is_told_and_the_last_checkpoint_is_kept(server, base):
     failing = {"class_type": "TestFailing", "inputs": {"call": 6, "fails": "nan"}}
     message = error_of(server, workflow(before=failing, file_name="nan", steps=9, save_every=2))["exception_message"]
     assert "loss of step 6 is not a finite number" in message
+    assert digest(server, FLUX)["sums"] == base
     shown = trained(server, file_name="nan", steps=9)
     assert "resumed after step 4" in shown["text"]
     assert all(torch.isfinite(tensor).all() for tensor in tensors(server, "nan").values())
