@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,16 +26,24 @@ class View:
     """A model as an engine sees it.
 
     modules: the modules by name, those of a pipeline behind the name of their part ("unet.", "text_encoder_2.")
-    tensors: their parameters by name, a tied one under each of its names; or those of a state dict
+    state: the tensors of a state dict; None: the modules' parameters
     expert: the one of two that was asked for, "" for none; notes: for the report, what was assumed
     fused: projection's name -> (name of the module that runs in its place, its first row there)
     """
 
     modules: Mapping[str, nn.Module]
-    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Tensor] | None = None
     expert: str = ""
     notes: list[str] = field(default_factory=list)
     fused: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The parameters by name, a tied one under each of its names; or those of the state dict."""
+        if self.state is not None:
+            return self.state
+        named = ((path, module._parameters) for path, module in self.modules.items())
+        return {_join(path, name): p for path, own in named for name, p in own.items() if p is not None}
 
     def known(self, named: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """``tensors``, or others ``named`` so, without those of the modules that run in others' place."""
@@ -86,12 +95,11 @@ def view_of(model: Any, adapter: Adapter, expert: str = "", wrappers: bool = Fal
         parts = {name: part for name, part in parts.items() if not chosen or name not in _left_out(chosen)}
         if not adapter.experts:
             expert = ""
-    modules = {path: module for name, part in parts.items() for path, module in _walk(name, part)}
     if wrappers and not is_pipeline(model):
         modules = dict(model.named_modules(remove_duplicate=False))
-    named = ((path, module._parameters) for path, module in modules.items())
-    tensors = {_join(path, name): p for path, own in named for name, p in own.items() if p is not None}
-    return View(modules, tensors, expert, notes, _fused(modules))
+    else:
+        modules = {path: module for name, part in parts.items() for path, module in _walk(name, part)}
+    return View(modules, None, expert, notes, _fused(modules))
 
 
 def _left_out(expert: str) -> set[str]:
