@@ -1,7 +1,8 @@
 """Runs inside ComfyUI's interpreter: ``in_comfyui_train.py BASE OUT.json``. LoKr Train against core's Train LoRA.
 
 SD1.5's UNet in fp32, one picture of 32×32 latents, no checkpointing. Core's LoKr has whole factors, the first of the
-size of its rank, on every weight with two axes or more: so has ours here. Core trains norms and biases as well.
+size of its rank, on every weight with two axes or more: so has ours here. Core trains norms and biases as well. Turns
+go round all sides; ``LOKR_TURNS`` is their number.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import statistics
 import time
 import zlib
@@ -21,7 +23,7 @@ from comfy_extras import nodes_train
 
 import nodes
 
-TURNS, STEPS, FACTOR = 2, 4, 8
+TURNS, STEPS, FACTOR = int(os.environ.get("LOKR_TURNS", 2)), 4, 8
 CORE = dict(
     batch_size=1,
     steps=STEPS,

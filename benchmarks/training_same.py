@@ -1,10 +1,12 @@
 """``python -m benchmarks.training_same [CASE ...]``: whether ``speed_up`` leaves a training of 50 steps what it is.
 
 For each case and way: the largest relative difference of a loss, and of a trained factor relative to how far it moved.
+``LOKR_WAYS`` (such as "PEFT|LyCORIS") selects ways.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -71,6 +73,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "unet4": lambda: unet(4),
     "unet2": lambda: unet(2),
     "unet": lambda: unet(1),
+    "flux4": lambda: flux(4, 2, 4),
     "flux2": lambda: flux(2, 2, 4),
     "flux": lambda: flux(1, 1, 1),
 }
@@ -145,12 +148,12 @@ def compared(case: Case, way: Callable) -> tuple[float, float, Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or ("mlp", "vit", "unet2", "flux2"):
+    for name in sys.argv[1:] or ("mlp", "vit", "unet4", "flux4"):
         torch.manual_seed(0)
         case = CASES[name]()
         case.model.requires_grad_(False)
-        for way, layers in WAYS.items():
-            losses, factors, plain = compared(case, layers)
+        for way in os.environ.get("LOKR_WAYS", "|".join(WAYS)).split("|"):
+            losses, factors, plain = compared(case, WAYS[way])
             ok = losses <= LOSSES_WITHIN and factors <= FACTORS_WITHIN and plain[-1] < plain[0]
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             course = f"{plain[0]:.4f} to {plain[-1]:.4f}"
