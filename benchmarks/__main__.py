@@ -22,12 +22,13 @@ import torch
 
 from tests.hosts import base_directory, find_comfyui
 
-from . import gpu, gpu_table, in_a1111, in_forge, kron, live, live_plan, names, training
+from . import convert, gpu, gpu_table, in_a1111, in_forge, kron, live, live_plan, names, training
 from .devices import accelerator, card
 
 PARTS = (
     "kron",
     "names",
+    "convert",
     "live",
     "live-plan",
     "training",
@@ -91,6 +92,7 @@ def show(results: dict) -> None:
         )
     for row in results.get("names", []):
         print(f"{row['case']}: " + ", ".join(f"{name} {value:.0f} ms" for name, value in row["ms"].items()))
+    print("\n".join(convert.lines(results.get("convert", []))))
     if "live" in results:
         print("\n".join(live.lines(results["live"])))
     print("\n".join(live_plan.lines(results.get("live-plan", []))))
@@ -159,7 +161,7 @@ def plot(results: dict, path: Path) -> None:
 def measured(out: Path, only: str | None, device: str | None = None) -> dict[str, dict]:
     """{part: {"machine", "date", "rows"}}: those in ``out``, updated with the new measurements."""
     parts = {"kron": kron.run, "names": names.run, "live": live.run, "training": training.run, "comfyui": comfyui}
-    parts["live-plan"] = live_plan.run
+    parts |= {"convert": convert.run, "live-plan": live_plan.run}
     parts["comfyui-live"] = lambda: comfyui("in_comfyui_live.py")
     parts["comfyui-steps"] = lambda: comfyui("in_comfyui_steps.py")
     parts["comfyui-train"] = lambda: comfyui("in_comfyui_train.py")
