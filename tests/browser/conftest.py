@@ -39,6 +39,16 @@ def front_server(comfyui, tmp_path_factory):
         yield running
 
 
+@pytest.fixture
+def loras(front_server):
+    """The folder of adapters; what a test puts there goes with the test."""
+    folder = front_server.base / "models/loras"
+    before = set(folder.rglob("*"))
+    yield folder
+    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
 @pytest.fixture(scope="session", params=["LiteGraph", "Vue nodes"])
 def page_of(request, browser, front_server):
     """The front end, once with each of its two ways to draw nodes: one page for all tests, which takes long to open."""

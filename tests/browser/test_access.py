@@ -16,7 +16,7 @@ from tests.comfyui.test_server import loader, workflow
 def test_tab_goes_from_a_selected_node_to_its_first_control(front, kind, first):
     node = front.add(kind, (200, 160))
     front.page.mouse.click(*front.title(node))
-    front.page.wait_for_function("id => app.canvas.selected_nodes[id]", arg=node)
+    front.page.wait_for_function("id => !!app.canvas.selected_nodes[id]", arg=node)
     front.page.keyboard.press("Tab")
     assert front.focused() == first
 

@@ -37,7 +37,8 @@ def test_an_app_shows_the_rows_and_what_is_set_there_is_queued(front, stack):
         assert front.api(stack)["row_2.on_2"] is False
     finally:
         front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
-    front.page.wait_for_function("() => document.querySelectorAll('.lokr-row').length >= 2")
+    shown = "[...document.querySelectorAll('.lokr-row')].filter(row => row.checkVisibility()).length"
+    front.page.wait_for_function(f"{shown} === 2 && app.graph.nodes.length > 5")
     front.still(8)
     assert rows(front).count() == 2
 

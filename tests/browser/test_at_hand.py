@@ -17,6 +17,7 @@ def test_a_dropped_file_of_a_models_folder_makes_a_loader_with_it(front, front_s
     front.page.wait_for_function("app.graph.nodes.length === 1")
     node = front.page.evaluate("app.graph.nodes[0].id")
     assert front.values(node)["lokr_name"] == "people/face.safetensors"
+    front.still(8)
     front.undo()
     assert front.page.evaluate("app.graph.nodes.length") == 0
 

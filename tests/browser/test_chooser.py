@@ -15,16 +15,6 @@ from tests.comfyui.test_server import LAYERS, loader, lokr, lora, workflow
 
 
 @pytest.fixture
-def loras(front_server):
-    """The folder of adapters; what a test puts there goes with the test."""
-    folder = front_server.base / "models/loras"
-    before = set(folder.rglob("*"))
-    yield folder
-    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-
-
-@pytest.fixture
 def chooser(front):
     """The dialog on a new loader, with all files read."""
 

@@ -26,7 +26,7 @@ def test_rows_keep_their_width_beside_the_properties_panel(front, stack):  # noq
     toggle_panel(front)
     try:
         front.page.mouse.click(*front.title(stack))
-        front.page.wait_for_function("id => app.canvas.selected_nodes[id]", arg=stack)
+        front.page.wait_for_function("id => !!app.canvas.selected_nodes[id]", arg=stack)
         front.still(10)
         listed = front.page.get_by_text("lokr_status").count()
         opened = face.bounding_box()["width"]

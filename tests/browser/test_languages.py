@@ -72,7 +72,7 @@ def in_english(texts: list[str], data: set[str]) -> list[str]:
     return left
 
 
-def test_no_visible_word_is_missing(marked):
+def test_no_visible_word_is_missing(marked, loras):
     front, page = marked, marked.page
     data = {"style.safetensors", "other.safetensors", "partial.safetensors", "people/face.safetensors"}
     data |= {"nothing.safetensors", "lghths style", "Lighthouses", "style.png"}

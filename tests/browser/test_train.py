@@ -25,7 +25,7 @@ def workflow(front, **inputs) -> dict:
 
 
 @pytest.fixture
-def training(front):
+def training(front, loras):
     """Open the workflow with these inputs of the node."""
 
     def opened(**inputs) -> None:

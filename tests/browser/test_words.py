@@ -67,7 +67,7 @@ def test_the_choice_is_kept_in_a_saved_workflow(front):
     front.face(20, "word-lghths style").dispatch_event("click")
     graph = front.page.evaluate("app.graph.serialize()")
     front.page.evaluate("graph => app.loadGraphData(graph)", graph)
-    front.face(20, "word-lghths style").wait_for()
+    front.face(20, "word-lghths style").wait_for(state="attached")
     front.still()
     assert front.api(20)["skip_words"] == "lghths style"
     assert front.api(20)["row_2.lokr_2"] == "other.safetensors"
