@@ -171,8 +171,13 @@ def small_a1111(a1111: A1111, checkpoints: Path) -> SmallHost:
     return SmallHost(a1111, checkpoints / "tiny-sd15.safetensors", SD15, (), HIRES)
 
 
-def of_forges_kind(found: A1111 | None, name: str, kept: Path, fp8: str) -> SmallHost:
-    """A relative of Forge, with the checkpoint that all of them take. Skips the test if there is none."""
+def of_forges_kind(
+    found: A1111 | None, name: str, kept: Path, fp8: str, upscaler: str = HIRES["hr_upscaler"]
+) -> SmallHost:
+    """A relative of Forge, with the checkpoint that all of them take. Skips the test if there is none.
+
+    upscaler: one that it has for hires fix
+    """
     if found is None:
         variable = name.upper().replace(" ", "_")
         pytest.skip(
@@ -185,7 +190,7 @@ def of_forges_kind(found: A1111 | None, name: str, kept: Path, fp8: str) -> Smal
     # The page asks for the host's own files, which it gives out where they are its data directory's.
     arguments = ("--gradio-allowed-path", str(found.path))
     # The API leaves this None, which Forge cannot iterate over.
-    hires = HIRES | {"hr_additional_modules": ["Use same choices"]}
+    hires = HIRES | {"hr_upscaler": upscaler, "hr_additional_modules": ["Use same choices"]}
     # Forge Neo asks a person, and so waits for ever, where its settings are not of its version.
     version = re.search(r'^VERSION_UID.*"(.*)"', (found.path / "modules/launch_utils.py").read_text(), re.MULTILINE)
     settings = {"VERSION_UID": version[1]} if version else {}
@@ -199,7 +204,7 @@ def small_forge(kept: Path) -> SmallHost:
 
 @pytest.fixture(scope="session")
 def small_forge_neo(kept: Path) -> SmallHost:
-    return of_forges_kind(find_forge_neo(), "Forge Neo", kept, "--fp8_e4m3fn-unet")
+    return of_forges_kind(find_forge_neo(), "Forge Neo", kept, "--fp8_e4m3fn-unet", upscaler="Lanczos")
 
 
 @pytest.fixture(scope="session")
