@@ -18,8 +18,11 @@ import zlib
 import in_comfyui as shared  # reads the arguments, and makes ComfyUI importable
 
 # isort: split
+import comfy.sd
 import torch
 from comfy_extras import nodes_train
+from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import nodes
 
@@ -62,7 +65,7 @@ OURS = dict(
 def measured(node, given: dict) -> tuple[list[float], int]:
     """(seconds of each step but the first, bytes of memory at the peak beyond those before) of a node's training."""
     ends: list[float] = []
-    hook = torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
+    hook = register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
     pictures = {"latents": [{"samples": torch.randn(1, 4, 32, 32)}], "positive": [[[torch.randn(1, 77, 768), {}]]]}
     lists = {name: [value] for name, value in given.items()}
     try:
@@ -71,6 +74,15 @@ def measured(node, given: dict) -> tuple[list[float], int]:
         hook.remove()
     gc.collect()
     return [after - before for before, after in zip(ends, ends[1:], strict=False)], peak
+
+
+def from_file(patcher):
+    """The same model read from a file, from which core makes its own copy."""
+    file = shared.BASE / "models/diffusion_models/unet.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    weights = patcher.model.state_dict().items()
+    save_file({f"model.{n}": t.contiguous() for n, t in weights if n.startswith("diffusion_model.")}, file)
+    return comfy.sd.load_diffusion_model(str(file), model_options={"dtype": torch.float32})
 
 
 def digest(patcher) -> dict[str, int]:
@@ -82,7 +94,7 @@ def digest(patcher) -> dict[str, int]:
 def main() -> None:
     for pack in sorted((shared.BASE / "custom_nodes").iterdir()):
         assert asyncio.run(nodes.load_custom_node(str(pack)))
-    base = shared.unet(torch.float32)
+    base = from_file(shared.unet(torch.float32))
     core, ours = nodes_train.TrainLoraNode, nodes.NODE_CLASS_MAPPINGS["LoKrTrain"]
     sides = {
         "ours": (ours, {"model": base, **OURS}),
