@@ -73,11 +73,12 @@ def test_the_report_comes_back_with_a_reload(ran):
 
 
 @pytest.fixture
-def changes(front_server):
-    """A file that is there for one test only: the chooser's tests count files."""
+def changes(front, front_server):
+    """A file that is there, and offered, for one test only: the chooser's tests count files."""
     path = front_server.base / "models/loras/changes.safetensors"
     yield path
     path.unlink()
+    front.page.evaluate("() => app.refreshComboInNodes()")
 
 
 def test_another_file_of_the_same_name_is_another(front, changes):
