@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..lokr_core.display import draw_losses
 from ..lokr_core.errors import LoKrError, LoKrValueError
 from ..lokr_core.training import TrainingSession
+from ..lokr_core.tuner import LoKrLayers, trainable_modules
 from .adapters import read_adapter
 from .apply import apply_adapter
 from .inputs import CATEGORY
@@ -17,6 +18,7 @@ from .shown import LOG, node_id, pictured
 from .train_data import Pictures
 from .train_files import TrainedFile
 from .train_options import DTYPES, RESUME, Options, inputs
+from .train_plan import TrainPlan
 from .train_run import Run
 from .train_shown import Shown, decoded
 
@@ -49,7 +51,8 @@ class LoKrTrain(io.ComfyNode):
 
 
 def _trained(node: type[io.ComfyNode], options: Options, pictures: Pictures, negative: list) -> io.NodeOutput:
-    plan, file = options.plan(negative), TrainedFile.called(options.file_name)
+    plan = options.plan(trainable_modules(options.model.model.diffusion_model), negative)
+    file = TrainedFile.called(options.file_name)
     same, shown = options.same(len(pictures)), Shown(node_id(node), options.steps)
     resumed = 0
 
@@ -65,7 +68,7 @@ def _trained(node: type[io.ComfyNode], options: Options, pictures: Pictures, neg
         if session.steps % options.save_every == 0:
             file.save(run.adapter(), session, same)
 
-    run = Run(_patcher(options), pictures, plan, on_step, resume)
+    run = Run(_patcher(options), pictures, plan, _layers, on_step, resume)
     problem = _advanced(run, options, file, same, shown)
     if problem is not None:
         raise problem
@@ -109,6 +112,10 @@ def _advanced(run: Run, options: Options, file: TrainedFile, same: dict, shown: 
         hint="turn gradient_checkpointing on, lower batch_size, choose fewer blocks, or use smaller pictures; "
         + (f"{file.name} holds the steps so far, and the next run goes on" if run.steps else "nothing was written"),
     )
+
+
+def _layers(model: torch.nn.Module, plan: TrainPlan, device: torch.device) -> LoKrLayers:
+    return LoKrLayers(model, plan.modules, plan.config, device)
 
 
 def _save(run: Run, file: TrainedFile, same: dict) -> None:

@@ -13,7 +13,6 @@ from ..lokr_core.errors import LoKrValueError
 from ..lokr_core.peft import LoKrConfig
 from ..lokr_core.strengths import BlockStrengths
 from ..lokr_core.training import OPTIMIZERS, SCHEDULES, TrainSettings
-from ..lokr_core.tuner import trainable_modules
 from .bridge import file_of
 from .inputs import Blocks
 from .train_plan import LOSSES, Sample, TrainPlan
@@ -144,8 +143,10 @@ class Options:
     sample_steps: int = 12
     sample_cfg: float = 5.0
 
-    def plan(self, negative: list | None) -> TrainPlan:
-        """Raises LoKrValueError for a number out of range, unknown blocks, or blocks that leave nothing to train."""
+    def plan(self, trainable: list[str], negative: list | None) -> TrainPlan:
+        """trainable: the model's modules that can be trained
+
+        Raises LoKrValueError for a number out of range, unknown blocks, or blocks that leave nothing to train."""
         sample = Sample(self.sample_every, self.sample_steps, self.sample_cfg, negative)
         settings = TrainSettings(
             steps=self.steps,
@@ -171,10 +172,9 @@ class Options:
             order="lycoris",
         )
         how = self.loss, DTYPES[self.precision], self.gradient_checkpointing, sample
-        return TrainPlan(self._modules(), config, settings, *how)
+        return TrainPlan(self._modules(trainable), config, settings, *how)
 
-    def _modules(self) -> list[str]:
-        found = trainable_modules(self.model.model.diffusion_model)
+    def _modules(self, found: list[str]) -> list[str]:
         if self.blocks is None:
             return found
         factor_of = self.blocks.over(found)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..lokr_core.adapter import Adapter
 from ..lokr_core.training import TrainingSession
-from ..lokr_core.tuner import LoKrLayers
 from .train_data import Pictures, Prepared, conds_of
 from .train_plan import LOSSES, TrainPlan
 from .train_tensors import normal_tensors, out_of_place
@@ -30,14 +29,18 @@ _BETWEEN_SEEDS = 1000
 
 @dataclass
 class Run:
-    """A training of ``patcher``'s model, a clone of the node's, in any number of parts."""
+    """A training of ``patcher``'s model, a clone of the node's, in any number of parts.
+
+    make: the plan's layers for a model on a device
+    """
 
     patcher: object
     pictures: Pictures
     plan: TrainPlan
+    make: Callable[[torch.nn.Module, TrainPlan, torch.device], object]
     on_step: Callable[[TrainingSession], None]
     resume: Callable[[TrainingSession], None]
-    layers: LoKrLayers | None = None
+    layers: object = None
     session: TrainingSession | None = None
     _core: object = field(init=False)
 
@@ -72,9 +75,8 @@ class Run:
     def _start(self) -> None:
         """Make the layers, once the model is where it will be trained."""
         torch.manual_seed(self._seed)
-        model, plan = self.patcher.model.diffusion_model, self.plan
-        self.layers = LoKrLayers(model, plan.modules, plan.config, self.patcher.load_device)
-        self.session = TrainingSession(self.layers.parameters(), plan.settings)
+        self.layers = self.make(self.patcher.model.diffusion_model, self.plan, self.patcher.load_device)
+        self.session = TrainingSession(self.layers.parameters(), self.plan.settings)
         self.resume(self.session)
 
     @contextmanager

@@ -8,7 +8,7 @@ import warnings
 from ._add import add_kron_, materialize
 from ._apply import PlannedConv, PlannedLinear, accumulate_kron_, apply_kron, embed_kron
 from ._autograd import followed, fused_linear, linear_plus_kron, own_forward, plain_autograd, plus_kron, untouched
-from ._chain import Plan, linear_plan, planned
+from ._chain import linear_plan, planned
 from ._costs import CPU, GPU, Rates, goes_through, update_costs
 from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
@@ -17,7 +17,7 @@ from ._nearest import kron_norm, nearest_kron
 from ._numerics import autocast_dtype, compute_dtype, full_precision, is_compiling, is_finite, same_numbers
 from ._reversed import reversed_factors, reversed_kron
 from ._scratch import back, release_scratch, take
-from ._steps import F_CONV
+from ._steps import F_CONV, Plan
 from ._tiles import kron
 from ._updated import Update, short_run, updated_weight
 

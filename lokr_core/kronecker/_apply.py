@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LoKrShapeError
-from ._chain import Plan, planned, run, run_into_
+from ._chain import planned, run, run_into_
 from ._factor import Factor
-from ._steps import F_CONV
+from ._steps import F_CONV, Plan
 from ._tiles import kron
 
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as all_modules
 
-from ._chain import Plan, planned, run, run_into_
+from ._chain import planned, run, run_into_
 from ._costs import CPU, GPU, goes_through
 from ._factor import Factor
 from ._numerics import KEPT, compute_dtype, full_precision, is_compiling
 from ._scratch import back, take
+from ._steps import Plan
 from ._updated import Update, short_run, updated_weight
 
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)

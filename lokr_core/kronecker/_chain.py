@@ -1,4 +1,4 @@
-"""The chain of matrix products that makes up (w1 ⊗ w2) x: the plan of one, and the two functions that run it.
+"""The chain of matrix products that makes up (w1 ⊗ w2) x: how it is planned, and the two functions that run it.
 
 With x as a grid X (m, n): (w1 ⊗ w2) x = w1 X w2ᵀ, which is (l, k). Each factor is a chain of one to three matrices
 (whole: one; low-rank: b, a; Tucker: b, core, a). Those of w1 act on the grid's first axis, those of w2 on its second,
@@ -13,49 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from ._numerics import CONV_CHUNK, FEW_RANKS, GPU_CHUNK, LINEAR_CHUNK, is_compiling
 from ._order import Shape, cheapest
-from ._steps import Cols, Conv, FromRanks, Pointwise, Rows, Step, ToRanks, at_a_time
-
-T = TypeVar("T")
-
-
-class Plan(NamedTuple):
-    """In which order the matrices of both factors act, and each by which step (see ``linear_plan``, ``conv_plan``)."""
-
-    order: str  # of each step the factor, "1" or "2", whose next matrix acts
-    steps: tuple[Step, ...]
-    of_input: tuple[int, int]  # the grid (m, n)
-    of_output: tuple[int, int]  # the grid (l / groups, k)
-    groups: int  # 0 for a Linear
-    widest: int  # numbers of a Linear's largest intermediate, for each position
-
-    def interleave(self, first: Sequence[T], second: Sequence[T]) -> list[T]:
-        """What belongs to w1's and to w2's matrices (themselves, their names), in the order in which they act."""
-        todo1, todo2 = iter(first), iter(second)
-        return [next(todo1 if factor == "1" else todo2) for factor in self.order]
-
-    def apart(self, matrices: Sequence[T]) -> tuple[list[T], list[T]]:
-        """w1's and w2's of what is in the order in which it acts: the inverse of ``interleave``."""
-        pairs = list(zip(self.order, matrices, strict=True))
-        return [one for factor, one in pairs if factor == "1"], [one for factor, one in pairs if factor == "2"]
-
-    def split(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """x (..., channels) as (positions, *grid), or (batch, channels, *size) as (batch * groups, *grid, *size)."""
-        if self.groups:
-            return x.reshape(len(x) * self.groups, *grid, *x.shape[2:])
-        return x.reshape(-1, *grid)
-
-    def join(self, z: Tensor, x: Tensor) -> Tensor:
-        """The output for the input ``x`` that the grid ``z`` is: (..., l*k) or (batch, l*k, *size')."""
-        channels = self.of_output[0] * self.of_output[1]
-        if self.groups:
-            return z.reshape(len(x), self.groups * channels, *z.shape[3:])
-        return z.reshape(*x.shape[:-1], channels)
+from ._steps import Cols, Conv, FromRanks, Plan, Pointwise, Rows, Step, ToRanks, at_a_time
 
 
 def linear_plan(first: Sequence[Shape], second: Sequence[Shape], few_ranks: int = FEW_RANKS) -> Plan:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
-from ._chain import Plan
 from ._factor import Factor
 from ._numerics import KEPT
 from ._order import Shape
+from ._steps import Plan
 
 
 class Rates(NamedTuple):

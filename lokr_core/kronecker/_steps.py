@@ -1,11 +1,14 @@
 """The steps of a chain: how one matrix of a factor acts on an input seen as a grid, in place, and its gradients.
 
-A Linear's grid is (positions, m, n), a convolution's (batch * groups, m, n, *size); see _chain.py.
+A chain's plan is the order of its steps. A Linear's grid is (positions, m, n), a convolution's
+(batch * groups, m, n, *size); see _chain.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +19,7 @@ F_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 # (measured as the constants of _numerics.py).
 FEW_ROWS = 3 << 18
 
+T = TypeVar("T")
 Pair = tuple[Tensor | None, Tensor | None]
 
 
@@ -233,3 +237,37 @@ def at_a_time(each: int, count: int, budget: int) -> int:
     """How many of ``count`` things with ``each`` numbers make up parts of equal size and about ``budget`` numbers."""
     parts = -(-count * each // budget)
     return max(1, -(-count // parts)) if parts > 1 else count
+
+
+class Plan(NamedTuple):
+    """In which order the matrices of both factors act, and each by which step (see ``linear_plan``, ``conv_plan``)."""
+
+    order: str  # of each step the factor, "1" or "2", whose next matrix acts
+    steps: tuple[Step, ...]
+    of_input: tuple[int, int]  # the grid (m, n)
+    of_output: tuple[int, int]  # the grid (l / groups, k)
+    groups: int  # 0 for a Linear
+    widest: int  # numbers of a Linear's largest intermediate, for each position
+
+    def interleave(self, first: Sequence[T], second: Sequence[T]) -> list[T]:
+        """What belongs to w1's and to w2's matrices (themselves, their names), in the order in which they act."""
+        todo1, todo2 = iter(first), iter(second)
+        return [next(todo1 if factor == "1" else todo2) for factor in self.order]
+
+    def apart(self, matrices: Sequence[T]) -> tuple[list[T], list[T]]:
+        """w1's and w2's of what is in the order in which it acts: the inverse of ``interleave``."""
+        pairs = list(zip(self.order, matrices, strict=True))
+        return [one for factor, one in pairs if factor == "1"], [one for factor, one in pairs if factor == "2"]
+
+    def split(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x (..., channels) as (positions, *grid), or (batch, channels, *size) as (batch * groups, *grid, *size)."""
+        if self.groups:
+            return x.reshape(len(x) * self.groups, *grid, *x.shape[2:])
+        return x.reshape(-1, *grid)
+
+    def join(self, z: Tensor, x: Tensor) -> Tensor:
+        """The output for the input ``x`` that the grid ``z`` is: (..., l*k) or (batch, l*k, *size')."""
+        channels = self.of_output[0] * self.of_output[1]
+        if self.groups:
+            return z.reshape(len(x), self.groups * channels, *z.shape[3:])
+        return z.reshape(*x.shape[:-1], channels)

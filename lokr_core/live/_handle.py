@@ -106,7 +106,8 @@ class LiveHandle(Handle):
             self._projections.release()
 
     def _put_on(self) -> None:
-        _tell_compiler(any([_hook(module, part) for module, part in self._sites]))
+        fresh = [_hook(module, part) for module, part in self._sites]
+        _tell_compiler(any(fresh))
 
     def _take_off(self) -> None:
         self.release()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import torch
 
 from ..adapter import Adapter, LoKrWeights
 from ..kronecker import Factor
-from ._target import Target
+from ..modules import ModuleName
 
 # OneTrainer trains diffusers' models. Its formats kohya, original and comfy rename a layer whose halves the authors
 # have in reverse order, and swap those of a LoRA, of a difference and of ``dora_scale``, but not of a LoKr's factors
@@ -22,25 +22,32 @@ def has_rows_of_diffusers(metadata: Mapping[str, str]) -> bool:
     return any(key in metadata for key in _MARKS)
 
 
-def in_named_order(adapter: Adapter, target: Target) -> Adapter:
+def in_named_order(adapter: Adapter, has_reversed_halves: Callable[[ModuleName], bool]) -> Adapter:
     """``adapter`` with the rows of every LoKr in the order that its name says; itself if they are.
+
+    has_reversed_halves: a ``Target``'s
 
     The metadata of the adapter returned do not tell of the trainer's order any more, so that it may be saved.
     """
     if not has_rows_of_diffusers(adapter.metadata):
         return adapter
     lokr = {module: weights for module, weights in adapter.items() if not _is_one(weights.w1)}
-    turned = {m: _halves_swapped(w) for m, w in lokr.items() if target.has_reversed_halves(adapter.names[m])}
+    turned = {m: _halves_swapped(w) for m, w in lokr.items() if has_reversed_halves(adapter.names[m])}
     if not turned:
         return adapter
     metadata = {key: text for key, text in adapter.metadata.items() if key not in _MARKS}
     return replace(adapter, modules={**adapter.modules, **turned}, metadata=metadata)
 
 
-def with_meant_names(adapter: Adapter, target: Target) -> Adapter:
-    """``adapter`` with the target's names for modules whose own names the target has for other weights."""
+def with_meant_names(
+    adapter: Adapter, meant_by: Callable[[Collection[ModuleName]], Mapping[ModuleName, ModuleName]]
+) -> Adapter:
+    """``adapter`` with a target's names for modules whose own names the target has for other weights.
+
+    meant_by: the ``Target``'s ``meant``
+    """
     modules = {module: each.name for module, each in adapter.foreign.modules.items()} | dict(adapter.names)
-    meant = target.meant(modules.values())
+    meant = meant_by(modules.values())
     if not meant:
         return adapter
     names = {module: meant.get(name, name) for module, name in modules.items()}

@@ -42,7 +42,8 @@ def resolve(adapter: Adapter, target: Target, expert: str = "") -> tuple[list[Ma
     ('a.weight', '1 of 1 modules applied')
     """
     report = Report(adapter, architectures=target.architectures)
-    adapter = with_meant_names(in_named_order(_of_expert(adapter, target, expert, report), target), target)
+    adapter = in_named_order(_of_expert(adapter, target, expert, report), target.has_reversed_halves)
+    adapter = with_meant_names(adapter, target.meant)
     updates = foreign_updates(adapter)
     others = adapter.foreign.modules
     modules = [FileModule(module, adapter.names[module], {"weight": w}) for module, w in adapter.items()]
@@ -136,7 +137,7 @@ def _reported(report: Report, module: str, found: Place, **about: str) -> list[M
 def foreign_places(adapter: Adapter, target: Target) -> dict[str, Slot]:
     """Where the foreign modules of a file belong by name alone, for a host's own loader: module -> slot."""
     places: dict[str, Slot] = {}
-    for module, each in with_meant_names(adapter, target).foreign.modules.items():
+    for module, each in with_meant_names(adapter, target.meant).foreign.modules.items():
         slot = next((slots[0] for _, slots in target.candidates(each.name) if len(slots) == 1), None)
         if slot is not None:
             places[module] = slot

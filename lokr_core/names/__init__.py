@@ -3,8 +3,8 @@
 from ._base_model import BaseModel, base_model_of
 from ._crossed import crossed
 from ._display import original_name
-from ._mixed import meanings, roots
-from ._registry import aliases, detect, guesses, spelled
+from ._mixed import meanings
+from ._registry import aliases, detect, guesses, roots, spelled
 from ._sub_models import SubModel, sub_models
 from ._supposed import supposed_shapes
 from ._text import TABLES as TEXT_ENCODERS

@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from ._registry import ARCHITECTURES
-from ._text import TABLES as TEXT_ENCODERS
 from ._translate import bind, spellings
-from ._words import DIFFUSERS, ORIGINAL, Architecture, Rule, View, mask_numbers
+from ._words import ORIGINAL, Architecture, Rule, View, mask_numbers
 
 Segments = tuple[str, ...]
 
@@ -35,9 +33,6 @@ class State(NamedTuple):
     text: str
 
 
-_WRAPPERS_TOO = frozenset(("transformer", "decoder"))
-"""First words of a table's names that trainers also call a whole model."""
-
 Index = dict[str, list[tuple[tuple[str, ...], str]]]
 """Flattened name with masked numbers -> (its numbers, literal or `{i}`, the table's name that it means) of each."""
 
@@ -47,6 +42,7 @@ def meanings(path: str, index: Index) -> list[str]:
 
     index: of a target, see ``mixed_names``
 
+    >>> from ._registry import ARCHITECTURES
     >>> wan = next(table for table in ARCHITECTURES if table.name == "wan")
     >>> meanings("blocks_3_self_attn_to_out_0", mixed_names(wan))
     ['blocks.3.attn1.to_out.0']
@@ -167,19 +163,3 @@ def _behind(rows: Sequence[Row], side: int, numbers: int) -> int:
             break
         at += 1
     return at
-
-
-@cache
-def roots() -> frozenset[str]:
-    """First words of the names of all denoisers: no wrapper is called so.
-
-    >>> "transformer_blocks" in roots(), "core" in roots()
-    (True, False)
-    """
-    found = set()
-    for table in ARCHITECTURES:
-        if table not in TEXT_ENCODERS:
-            names = [name for rule in table.rules for side in (ORIGINAL, DIFFUSERS) for name in rule.names(side)]
-            sides = (side for side in (table.original, table.diffusers) if side)
-            found |= {name.split(".")[0] for name in (*names, *(name for side in sides for name in side.has))}
-    return frozenset(found - _WRAPPERS_TOO)

@@ -31,6 +31,9 @@ _SHARE = 0.8
 _COMMON = ("Flux.1", "Flux.2", "HunyuanVideo")
 """Of architectures that share names, those that most adapters are for."""
 
+_WRAPPERS_TOO = frozenset(("transformer", "decoder"))
+"""First words of a table's names that trainers also call a whole model."""
+
 
 def detect(shapes: Mapping[str, Shape]) -> Architecture | None:
     """The architecture of a target, from its weights' names and numbers of axes. Returns None if no table fits.
@@ -158,3 +161,19 @@ def _all_names() -> dict[str, frozenset[str]]:
         names = {name for rule in architecture.rules for side in (ORIGINAL, DIFFUSERS) for name in rule.names(side)}
         found[architecture.title] = frozenset(mask_numbers(name.replace(".", "_"))[0] for name in names)
     return found
+
+
+@cache
+def roots() -> frozenset[str]:
+    """First words of the names of all denoisers: no wrapper is called so.
+
+    >>> "transformer_blocks" in roots(), "core" in roots()
+    (True, False)
+    """
+    found = set()
+    for table in ARCHITECTURES:
+        if table not in _text.TABLES:
+            names = [name for rule in table.rules for side in (ORIGINAL, DIFFUSERS) for name in rule.names(side)]
+            sides = (side for side in (table.original, table.diffusers) if side)
+            found |= {name.split(".")[0] for name in (*names, *(name for side in sides for name in side.has))}
+    return frozenset(found - _WRAPPERS_TOO)

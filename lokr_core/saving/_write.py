@@ -73,7 +73,7 @@ def save_adapter(
         if format is not None and format not in SPELLINGS:
             raise LoKrValueError("Unknown format", expected=", ".join(SPELLINGS), found=repr(format))
         target = None if format is None or model is None else _target(model)
-        adapter = adapter if target is None else in_named_order(adapter, target)
+        adapter = adapter if target is None else in_named_order(adapter, target.has_reversed_halves)
         metadata = {**adapter.metadata, **(metadata or {})}
         tensors, modules = dict(adapter.foreign.tensors), dict(adapter)
         if format is not None:

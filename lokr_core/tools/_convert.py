@@ -84,7 +84,7 @@ def convert(
     found.left_out = dict(updates.left_out)
     found.before = sum(weights.numel for weights in adapter.values()) * found.itemsize
     target = _target(adapter, conversion, target, found)
-    adapter = adapter if target is None else in_named_order(adapter, target)
+    adapter = adapter if target is None else in_named_order(adapter, target.has_reversed_halves)
     adapter = settle_dora(adapter, conversion.to, format, target, base, found.notes)
     groups, foreign = _groups(adapter, conversion, format, target, found)
     ranks = shared(groups, conversion, found.itemsize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -15,6 +16,8 @@ from ..names import mask_numbers
 
 ENOUGH = 0.9
 """The share of ‖ΔW‖² below which a converted file is unlike the original."""
+
+_ENTRY = 100  # letters of a tensor's entry in a file's header, beside its name
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,3 +142,8 @@ class Converted:
                 for made in self.modules
             ],
         }
+
+
+def header_size(names: Sequence[str]) -> int:
+    """About how many bytes a file's header has for modules of these names, of three tensors each."""
+    return sum(3 * (len(name) + _ENTRY) for name in names)

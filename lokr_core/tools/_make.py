@@ -30,8 +30,7 @@ from ..display import human_bytes
 from ..errors import LoKrValueError
 from ..kronecker import kron_norm
 from ..modules import SPELLINGS, UP_DOWN
-from ._converted import Made
-from ._size import header_size
+from ._converted import Made, header_size
 
 TO = ("lora", "full", "lokr")
 REFUSE, AS_LORA, NEAREST, AS_FULL = "refuse", "lora", "nearest", "full"

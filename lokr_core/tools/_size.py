@@ -11,14 +11,7 @@ import torch
 from ..adapter import LoKrWeights
 from ..conversion import LOKR, Keep, resized, shared_ranks, spectrum_of
 from ..kronecker import kron_norm
-from ._converted import Converted
-
-_ENTRY = 100  # letters of a tensor's entry in a file's header, beside its name
-
-
-def header_size(names: Sequence[str]) -> int:
-    """About how many bytes a file's header has for modules of these names, of three tensors each."""
-    return sum(3 * (len(name) + _ENTRY) for name in names)
+from ._converted import Converted, header_size
 
 
 def ranks_within(updates: Sequence[LoKrWeights], size: int, itemsize: int) -> list[int]:
