@@ -21,6 +21,8 @@ from ._hook import InputHook, LiveHook, hook_of
 from ._update import LayerUpdate, Piece
 from ._way import LayerPlan
 
+Place = tuple[Match, nn.Module, str]  # a match, the module whose forward it acts on, the weight's name in it
+
 
 class LiveHandle(Handle):
     """An adapter attached to a model (see ``Handle``): hooks add its update to the layers' outputs.
@@ -116,7 +118,8 @@ class LiveHandle(Handle):
 
     def _move(self, model: Any, matches: list[Match], expert: str) -> None:
         """Have the updates act on the projections of a pipeline that run now, fused or split."""
-        sites = _sites(self._control, matches, view_of(model, self.report.adapter, expert))
+        places, _ = _places(matches, view_of(model, self.report.adapter, expert))
+        sites = [_site(self._control, *place) for place in places]
         for (_, before), (_, part) in zip(self._sites, sites, strict=True):
             part.factor = before.factor
         self._take_off()
@@ -165,11 +168,12 @@ def attach(
     matches, report = resolve(adapter, target or Target(_shapes(view), source=source_of(model)), view.expert)
     report.notes += view.notes
     control = Control(strength, report, weight_of)
-    refused = left_out(matches, components) | _unsupported(view.modules, [m.running(view.fused) for m in matches])
+    places, refused = _places(matches, view)
+    refused |= left_out(matches, components)
     report.refuse(refused)
     report.raise_if_nothing_matched()
     matches = [match for match in matches if match.module not in refused]
-    handle = LiveHandle(control, _sites(control, matches, view))
+    handle = LiveHandle(control, [_site(control, *place) for place in places if place[0].module not in refused])
     if factors is not None:
         handle.set_factors(factors)
     handle._put_on()
@@ -180,29 +184,25 @@ def attach(
     return handle
 
 
-def _sites(control: Control, matches: list[Match], view: View) -> list[tuple[nn.Module, LayerUpdate]]:
-    """The modules that run, each with what acts on it."""
-    running = [match.running(view.fused) for match in matches]
-    places = [(match, *_place(match, view.modules)) for match in running]
-    return [(module, _part(control, match, module, name)) for match, module, name in places]
-
-
 def unsupported(model: nn.Module, matches: Iterable[Match]) -> dict[str, str]:
     """The modules of a file that ``attach`` would refuse though they have a place in ``model``, each with the reason.
 
     matches: the file's, as ``resolve`` gives them
     """
-    return _unsupported(dict(model.named_modules(remove_duplicate=False)), matches)
+    return _places(matches, View(dict(model.named_modules(remove_duplicate=False))))[1]
 
 
-def _unsupported(modules: Mapping[str, nn.Module], matches: Iterable[Match]) -> dict[str, str]:
-    reasons = {}
+def _places(matches: Iterable[Match], view: View) -> tuple[list[Place], dict[str, str]]:
+    """(the modules that run, by match; the modules of the file that live does not support, each with the reason)"""
+    places: list[Place] = []
+    reasons: dict[str, str] = {}
     for match in matches:
+        running = match.running(view.fused)
         try:
-            _place(match, modules)
+            places.append((running, *_place(running, view.modules)))
         except LoKrMatchError as error:
             reasons[match.module] = error.problem
-    return reasons
+    return places, reasons
 
 
 def _tell_compiler(fresh: bool) -> None:
@@ -262,16 +262,16 @@ def _place(match: Match, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, s
     return module, parameter
 
 
-def _part(control: Control, match: Match, module: nn.Module, parameter: str) -> LayerUpdate:
+def _site(control: Control, match: Match, module: nn.Module, parameter: str) -> tuple[nn.Module, LayerUpdate]:
     whole = match.slot.rows is None and len(match.pieces) == 1
     pieces = tuple(Piece(None if whole else start, weights) for start, weights in match.pieces)
-    return LayerUpdate(control, match.module, match.slot.module, parameter, kind_of(module), pieces)
+    return module, LayerUpdate(control, match.module, match.slot.module, parameter, kind_of(module), pieces)
 
 
 def _hook(module: nn.Module, part: LayerUpdate) -> bool:
     """Add ``part`` to the module's hook, a new one if it has none. Returns whether a hook is new."""
     found = hook_of(module)
-    hook, fresh = found or LiveHook(kind_of(module)), found is None
+    hook, fresh = found or LiveHook(part.kind), found is None
     if fresh:
         module.register_forward_hook(hook, with_kwargs=True, always_call=True)
         if hook.kind in (LINEAR, CONVOLUTION):

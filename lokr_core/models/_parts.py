@@ -143,7 +143,7 @@ def runs_fused(module: nn.Module) -> bool:
 
     diffusers' older class keeps its mark when they are split again, so its processor tells.
     """
-    if not getattr(module, "fused_projections", False):
+    if not vars(module).get("fused_projections"):  # of thousands of modules few have it, and `getattr` would be slow
         return False
     return hasattr(module, "_supports_qkv_fusion") or "Fused" in type(getattr(module, "processor", None)).__name__
 

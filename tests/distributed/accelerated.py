@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def main(out: Path) -> None:
         save_adapter(adapter, out / "lokr.safetensors", format="kohya")
         (out / "losses.json").write_text(json.dumps(losses))
     accelerator.end_training()
+    time.sleep(0.2)  # gloo's threads may abort a process that exits before them: see cli/_training.py
 
 
 if __name__ == "__main__":
