@@ -169,7 +169,7 @@ def attach(
     report.notes += view.notes
     control = Control(strength, report, weight_of)
     places, refused = _places(matches, view)
-    refused |= left_out(matches, components)
+    refused = left_out(matches, components) | refused
     report.refuse(refused)
     report.raise_if_nothing_matched()
     matches = [match for match in matches if match.module not in refused]

@@ -68,9 +68,11 @@ def left_out(matches: Iterable[Match], components: Collection[str] | None) -> di
     >>> left_out([Match("a", "a", Slot("unet.conv_in"), ())], ["text_encoder"])
     {'a': 'its part of the pipeline is not among the components'}
     """
+    if components is None:
+        return {}
     reason = "its part of the pipeline is not among the components"
     parts = {match.module: match.slot.module.partition(".")[0] for match in matches}
-    return {} if components is None else {module: reason for module, part in parts.items() if part not in components}
+    return {module: reason for module, part in parts.items() if part not in components}
 
 
 @dataclass(frozen=True)
