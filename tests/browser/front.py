@@ -6,11 +6,11 @@ import base64
 import json
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, TimeoutError
 
 # The page's last step of its start: it opens a workflow, after the scripts of all packs.
 READY = "window.app?.graph && app.extensionManager?.workflow?.activeWorkflow && !!LiteGraph.getNodeType('LoKrStack')"
@@ -119,6 +119,19 @@ class Front:
         )
         self.still()
         return found
+
+    def search(self, place: tuple[float, float], words: str, title: str) -> None:
+        """Double click on the canvas and type; the search shows the node of that title then, and takes Enter."""
+        field = self.page.locator("[role=combobox]").or_(self.page.locator("input:focus")).first
+        for _ in range(3):  # two clicks far apart, on a busy machine, are no double click
+            self.page.mouse.dblclick(*place)
+            with suppress(TimeoutError):
+                field.wait_for(timeout=10_000)
+                break
+        self.page.keyboard.type(words, delay=30)
+        self.page.get_by_text(title, exact=True).first.wait_for()
+        self.page.wait_for_timeout(600)  # the search shows its hits, and orders them then
+        self.still()
 
     def empty(self) -> None:
         """A new workflow, and no other open."""

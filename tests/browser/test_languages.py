@@ -128,11 +128,7 @@ def test_no_visible_word_is_missing(marked, loras):
 def test_a_language_of_the_page_is_that_of_the_faces(browser, front_server, language, said):
     with opened(browser, front_server.url, language=language) as front:
         assert front.badge(front.add("LoKrLoader"))[1] == said
-        front.page.mouse.dblclick(700, 650)
-        front.page.locator("[role=combobox]").or_(front.page.locator("input:focus")).first.wait_for()
-        front.page.keyboard.type("lokr", delay=30)
-        front.page.get_by_text(loaders_title(language), exact=True).first.wait_for()
-        front.page.wait_for_timeout(500)  # the search shows its hits, and orders them then
+        front.search((700, 650), "lokr", loaders_title(language))
         front.page.keyboard.press("Enter")
         front.page.wait_for_function("app.graph.nodes.length === 2")
         assert front.page.evaluate("app.graph.nodes.map(node => node.type)") == ["LoKrLoader"] * 2

@@ -72,11 +72,7 @@ def test_the_report_has_file_strengths_mode_groups_and_is_copied(front):
 
 
 def test_the_loader_comes_first_in_a_search(front):
-    front.page.mouse.dblclick(400, 450)
-    front.page.get_by_placeholder("Add a node").or_(front.page.locator("[role=combobox]")).first.wait_for()
-    front.page.keyboard.type("lokr", delay=30)
-    front.page.get_by_text("LoKr Loader", exact=True).first.wait_for()
-    front.page.wait_for_timeout(500)
+    front.search((400, 450), "lokr", "LoKr Loader")
     front.page.keyboard.press("Enter")
     front.page.wait_for_function("app.graph.nodes.length === 1")
     assert front.page.evaluate("app.graph.nodes[0].type") == "LoKrLoader"

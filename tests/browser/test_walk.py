@@ -27,14 +27,22 @@ class Hand:
     front: Front
     acts: int = 0
 
-    def click(self, *place: float, twice: bool = False) -> None:
-        self.acts += 1
-        (self.front.page.mouse.dblclick if twice else self.front.page.mouse.click)(*place)
-        self.front.still()
-
     def press(self, target) -> None:
         self.acts += 1
         target.click()
+
+    def add(self, place: tuple[float, float], words: str, title: str) -> int:
+        """Double click, words, Enter and a click that lays the node down; its id."""
+        self.acts += 4
+        count = self.front.page.evaluate("app.graph.nodes.length")
+        self.front.search(place, words, title)
+        self.front.page.keyboard.press("Enter")
+        self.front.page.wait_for_function("count => app.graph.nodes.length > count", arg=count)
+        self.front.still()
+        self.front.page.mouse.move(place[0] + 5, place[1] + 5)
+        self.front.page.mouse.click(*place)  # the new node hangs on the mouse until then
+        self.front.still()
+        return self.front.page.evaluate("Math.max(...app.graph.nodes.map(node => node.id))")
 
     def type(self, text: str, key: str = "Enter") -> None:
         self.acts += 2
@@ -77,16 +85,13 @@ def test_the_readmes_walk_from_a_clone_to_a_second_picture(comfyui, browser, ins
             "app.graph.getNodeById(6).widgets.find(w => w.name === 'control_after_generate').value = 'fixed'"
         )
         hand, begun = Hand(front), time.monotonic()
-        hand.click(420, 560, twice=True)
-        hand.type("lokr")
-        hand.click(420, 560)  # the new node hangs on the mouse until then
-        (loader,) = front.page.evaluate(
-            "app.graph.nodes.filter(node => node.type === 'LoKrLoader').map(node => node.id)"
-        )
+        loader = hand.add((420, 560), "lokr", "LoKr Loader")
+        assert front.page.evaluate("id => app.graph.getNodeById(id).type", loader) == "LoKrLoader"
         assert front.badge(loader)[1] == "choose a file"
         hand.press(front.face(loader, "badge"))
         front.dialog("files").locator("[data-name='try.safetensors']").wait_for()
         hand.type("try")
+        front.dialog("files").wait_for(state="detached")
         assert front.values(loader)["lokr_name"] == "try.safetensors"
         for link in ((1, "MODEL", loader, "model"), (1, "CLIP", loader, "clip"), (loader, "model", 6, "model")):
             hand.connect(*link)
