@@ -68,7 +68,9 @@ def named(request: web.Request) -> tuple[str, str]:
     if not name:
         raise Refused(400, "Which file? Say ?name=", expected="a name from /lokr/adapters")
     if name not in adapter_names():
-        raise Refused(404, "There is no such adapter file", expected="a name from /lokr/adapters", hint="press R")
+        hint = "pick another file, or put it there and press R"
+        expected = "a file in models/loras or models/lokr"
+        raise Refused(404, "There is no such adapter file", expected=expected, hint=hint)
     path = adapter_path(name)
     if not is_plain_file(path):
         raise Refused(422, "This is a link to a file that is not a .safetensors")

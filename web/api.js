@@ -62,11 +62,11 @@ async function getJson(path, options) {
     return body;
 }
 
-/** An error of the routes as text, a line per field. @param {any} body @returns {string | undefined} */
+/** An error of the routes as text, a line per field, as Python writes it. @param {any} body @returns {string | undefined} */
 function errorText(body) {
     if (typeof body?.error !== "string") return undefined;
     const details = ["module", "expected", "found", "hint"].filter((key) => body[key]);
-    return [body.error, ...details.map((key) => `${key}: ${body[key]}`)].join("\n");
+    return [body.error, ...details.map((key) => `  ${key === "hint" ? "what to do" : key}: ${body[key]}`)].join("\n");
 }
 
 /** @type {Promise<AdapterFile[]> | null} */
@@ -74,9 +74,26 @@ let listed = null;
 /** @type {AdapterFile[]} */
 let known = [];
 
+/** @type {(() => void)[]} */
+const listeners = [];
+
 /** The adapter files of the newest list; [] before the first. */
 export function knownAdapters() {
     return known;
+}
+
+/** Call `listener` whenever files have come or gone. @param {() => void} listener */
+export function onNewNames(listener) {
+    listeners.push(listener);
+}
+
+/** @param {AdapterFile[]} files the newest list */
+function keep(files) {
+    const before = new Set(known.map(({ name }) => name));
+    const same = before.size === files.length && files.every(({ name }) => before.has(name));
+    known = files;
+    if (!same) for (const listener of listeners) listener();
+    return files;
 }
 
 /**
@@ -86,7 +103,7 @@ export function knownAdapters() {
  */
 export function listAdapters({ fresh = false } = {}) {
     if (!listed || fresh) {
-        listed = getJson("/lokr/adapters").then((body) => (known = body.adapters ?? []));
+        listed = getJson("/lokr/adapters").then((body) => keep(body.adapters ?? []));
         listed.catch(() => (listed = null));
     }
     return listed;
@@ -101,8 +118,8 @@ export async function* readAdapters() {
     const files = new Map(adapters.map((/** @type {AdapterFile} */ file) => [file.name, file]));
     for (;;) {
         const all = [...files.values()];
-        known = all;
         listed = Promise.resolve(all);
+        keep(all);
         yield { files: all, reading: /** @type {number} */ (reading ?? 0) };
         if (!reading) return;
         await new Promise((resume) => setTimeout(resume, PAUSE));

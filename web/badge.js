@@ -91,6 +91,12 @@ export class Badge {
         }
     }
 
+    /** Before the first run of a node without a file. */
+    rest() {
+        this.error = "";
+        this.show("none", t("not run yet"));
+    }
+
     /** @param {Report[]} reports @param {boolean} present whether a run now would apply the same */
     report(reports, present) {
         this.error = "";

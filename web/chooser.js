@@ -87,10 +87,7 @@ class Chooser {
         try {
             for await (const { files, reading } of readAdapters()) {
                 if (!this.dialog.element.isConnected) return;
-                const names = new Set(this.files.map((file) => file.name));
-                const known = new Map(files.map((file) => [file.name, file]));
-                const fresh = files.filter((file) => !names.has(file.name)); // since the page asked for the node's names
-                this.files = [...this.files.map((file) => known.get(file.name) ?? file), ...fresh];
+                this.files = files; // some have come or gone since the page asked for the node's names
                 this.reading = reading;
                 this.filter(this.chosen);
             }

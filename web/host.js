@@ -118,6 +118,17 @@ export function after(node, event, listener) {
     };
 }
 
+/**
+ * All nodes of the workflow with their execution ids, those in subgraphs too.
+ * @param {any} [graph] @param {string} [path] @returns {Generator<[Node, string]>}
+ */
+export function* allNodes(graph = app.rootGraph ?? app.graph, path = "") {
+    for (const node of graph?.nodes ?? []) {
+        yield [node, `${path}${node.id}`];
+        if (node.subgraph) yield* allNodes(node.subgraph, `${path}${node.id}:`);
+    }
+}
+
 /** The node of an execution id: "12", or "12:5" for node 5 in the subgraph node 12. @param {string} id */
 export function nodeOfExecution(id) {
     /** @type {any} */

@@ -4,7 +4,7 @@ import { adapterHash, adapterInfo, previewUrl } from "./api.js";
 import { openDialog } from "./dialog.js";
 import { button, copyText, fileSize, h } from "./dom.js";
 import { heatTable } from "./heatmap.js";
-import { t, told } from "./texts.js";
+import { t, told, toldLines } from "./texts.js";
 
 /** @typedef {import("./api.js").AdapterInfo} AdapterInfo */
 
@@ -16,7 +16,9 @@ export async function showInfo(name) {
         const info = await adapterInfo(name);
         content.replaceChildren(...sections(info));
     } catch (error) {
-        content.replaceChildren(h("pre.lokr-error", {}, told(error instanceof Error ? error.message : String(error))));
+        content.replaceChildren(
+            h("pre.lokr-error", {}, toldLines(error instanceof Error ? error.message : String(error))),
+        );
     }
     content.removeAttribute("aria-busy");
 }
@@ -82,7 +84,7 @@ function hash(name) {
             const { sha256, autov2 } = await adapterHash(name);
             place.replaceChildren(`SHA256 ${sha256} · AutoV2 ${autov2}`);
         } catch (error) {
-            place.replaceChildren(told(error instanceof Error ? error.message : String(error)));
+            place.replaceChildren(toldLines(error instanceof Error ? error.message : String(error)));
         }
     });
     ask.dataset.key = "hash";

@@ -1,7 +1,7 @@
 // The last report of each node: in the workflow (a property of the node), and in the page's memory, for an undo.
 
 import { adapterFile, listAdapters } from "./api.js";
-import { app, nodeOfExecution } from "./host.js";
+import { allNodes, app, nodeOfExecution } from "./host.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -69,16 +69,8 @@ function hash(text) {
 
 /** What a prompt is queued with. @param {(node: Node) => boolean} isOurs @returns {Queued} */
 export function queuedNodes(isOurs) {
-    /** @type {Queued} */
-    const found = new Map();
-    const visit = (/** @type {any} */ graph, /** @type {string} */ path) => {
-        for (const node of graph?.nodes ?? []) {
-            if (isOurs(node)) found.set(`${path}${node.id}`, { key: keyOf(node), signature: signatureOf(node) });
-            if (node.subgraph) visit(node.subgraph, `${path}${node.id}:`);
-        }
-    };
-    visit(app.rootGraph, "");
-    return found;
+    const ours = [...allNodes()].filter(([node]) => isOurs(node));
+    return new Map(ours.map(([node, id]) => [id, { key: keyOf(node), signature: signatureOf(node) }]));
 }
 
 /**

@@ -1,6 +1,6 @@
 // The entry point: what this pack adds to ComfyUI's front end. Without it the nodes still work with plain widgets.
 
-import { knownAdapters } from "./api.js";
+import { knownAdapters, listAdapters } from "./api.js";
 import { editBlocks, refreshBlocksEditor } from "./blocks_editor.js";
 import { completeNames, namedIn } from "./completion.js";
 import { CurveEditor } from "./curve_editor.js";
@@ -187,6 +187,7 @@ app.registerExtension({
         add?.(node);
     },
     afterConfigureGraph: refreshBlocksEditor,
+    refreshComboInNodes: () => void listAdapters({ fresh: true }).catch(() => {}), // R
     getNodeMenuItems: menuItems,
     getSelectionToolboxCommands: (item) => (filesOf(/** @type {any} */ (item)).length ? ["LoKr.Info"] : []),
 });

@@ -4,7 +4,7 @@ import { keepPreview, listAdapters, previewUrl } from "./api.js";
 import { openDialog } from "./dialog.js";
 import { button, h } from "./dom.js";
 import { app } from "./host.js";
-import { t, told } from "./texts.js";
+import { t, toldLines } from "./texts.js";
 
 /** @typedef {import("./host.js").Node} Node */
 /** @typedef {{filename: string, subfolder?: string, type?: string}} Picture */
@@ -29,7 +29,7 @@ export async function usePicture(name, picture) {
         if (!(await keepPreview(name, picture, false))) return askToReplace(name, picture);
         await done(name);
     } catch (error) {
-        say(t("The preview was not written"), told(error instanceof Error ? error.message : String(error)));
+        say(t("The preview was not written"), toldLines(error instanceof Error ? error.message : String(error)));
     }
 }
 

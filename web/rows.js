@@ -11,7 +11,7 @@ import { rowHandle } from "./row_handle.js";
 import { canAdd, isRowWidget, moved, readRows, repeated, rowWidget, writeRows } from "./rows_model.js";
 import { LIMIT, slider } from "./slider.js";
 import { beginWithOne, isOne, ONE, oneButton, PLAIN } from "./strengths.js";
-import { t, told } from "./texts.js";
+import { t, toldLines } from "./texts.js";
 
 /**
  * @typedef {import("./host.js").Node} Node
@@ -104,7 +104,7 @@ export class Rows {
         [...this.list.children].forEach((element, index) => {
             const { level = "", text = "" } = this.marks.get(index + 1) ?? {};
             element.dataset.level = level;
-            element.title = level === "ok" ? "" : told(text);
+            element.title = level === "ok" ? "" : toldLines(text);
         });
     }
 

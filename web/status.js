@@ -1,13 +1,15 @@
 // The status of a node: its badge, its files' buttons, and what the last run made of it.
 
+import { onNewNames } from "./api.js";
 import { Badge } from "./badge.js";
 import { chooseFile, offeredBy } from "./chooser.js";
 import { connectedModel } from "./connected_model.js";
 import { button, h } from "./dom.js";
 import { addFace } from "./face.js";
-import { after, api, asOneChange, nodeOfExecution, onChange, onQueue, setValue, widgetOf } from "./host.js";
+import { after, allNodes, api, asOneChange, nodeOfExecution, onChange, onQueue, setValue, widgetOf } from "./host.js";
 import { showInfo } from "./info.js";
 import { isPresent, keepRun, lastRun, queuedNodes, signatureOf } from "./last_run.js";
+import { missingFile } from "./missing_file.js";
 import { peekAt } from "./preview.js";
 import { t } from "./texts.js";
 
@@ -22,6 +24,8 @@ export const BAR = 26;
 
 /** @type {WeakMap<Node, Badge>} */
 const badges = new WeakMap();
+/** @type {WeakSet<Node>} nodes with a badge since an error, such as LoKr Extract */
+const errorsOnly = new WeakSet();
 /** @type {WeakMap<Node, Marked>} */
 const marked = new WeakMap();
 /** @type {Set<Node>} those whose badge is about to be drawn */
@@ -36,9 +40,9 @@ export function isOurs(node) {
     return Boolean(node.comfyClass?.startsWith("LoKr"));
 }
 
-/** @param {Node} node */
+/** Whether a node's badge tells what it did, and not only what went wrong. @param {Node} node */
 export function hasBadge(node) {
-    return badges.has(node);
+    return badges.has(node) && !errorsOnly.has(node);
 }
 
 /** The widget with a node's file, if it has one. @param {Node} node */
@@ -58,12 +62,17 @@ function fileOf(node) {
  */
 async function showLastRun(node) {
     const badge = badges.get(node);
+    if (!badge) return;
+    const asked = signatureOf(node);
+    const missing = await missingFile(node, fileWidget(node)).catch(() => ""); // a server without the routes
+    if (asked !== signatureOf(node)) return soonShowLastRun(node);
+    if (badge.error && badge.failed === asked) return;
+    if (missing) return showError(node, missing, "");
     const name = fileOf(node);
     const run = lastRun(node);
-    if (!badge || (badge.error && badge.failed === signatureOf(node))) return;
     if (!run || (name !== null && !run.reports.some((report) => report.file === name))) {
         marked.get(node)?.mark([]);
-        if (name === null) badge.show("none", t("not run yet"));
+        if (name === null) badge.rest();
         else if (name !== badge.file || badge.reports.length || badge.error) badge.describe(name);
         return;
     }
@@ -81,9 +90,13 @@ function showRun(node, reports, present) {
     marked.get(node)?.mark(present ? reports : []);
 }
 
-/** @param {Node} node @param {string} message */
-function showError(node, message) {
-    badges.get(node)?.fail(message.trim(), signatureOf(node));
+/** @param {Node} node @param {string} message @param {string} [signature] of the node while it fails */
+function showError(node, message, signature = signatureOf(node)) {
+    if (isOurs(node) && !badges.has(node) && node.comfyClass !== "LoKrTrain") {
+        errorsOnly.add(node);
+        addStatus(node);
+    }
+    badges.get(node)?.fail(message.trim(), signature);
     marked.get(node)?.markError(message);
 }
 
@@ -152,18 +165,29 @@ function listen(node) {
 /** @param {CustomEvent} event the end of a node's execution */
 function onExecuted({ detail }) {
     const reports = detail.output?.lokr_report;
-    if (!Array.isArray(reports) || !reports.length) return;
+    if (!Array.isArray(reports) || !reports.length)
+        return onDone(nodeOfExecution(String(detail.display_node ?? detail.node)));
     const node = keepRun(String(detail.display_node ?? detail.node), queued.get(detail.prompt_id) ?? newest, reports);
     if (!node || !isOurs(node)) return;
     if (!badges.has(node)) addStatus(node);
     showRun(node, reports, lastRun(node)?.signature === signatureOf(node));
 }
 
+/** A node without reports has ended well: its last error is no more. @param {Node | null} node */
+function onDone(node) {
+    const badge = node && badges.get(node);
+    if (!badge?.error) return;
+    const name = fileOf(node);
+    if (name !== null) return void badge.describe(name);
+    badge.rest();
+    badge.show("ok", t("done"));
+}
+
 /** The server refused the prompt. @param {Record<string, any>} errors by node */
 function onRefused(errors) {
     for (const [id, { errors: all = [] }] of Object.entries(errors)) {
         const node = nodeOfExecution(id);
-        if (node && badges.has(node) && all.length) showError(node, all.map(refusal).join("\n"));
+        if (node && isOurs(node) && all.length) showError(node, all.map(refusal).join("\n"));
     }
 }
 
@@ -174,8 +198,11 @@ function refusal({ type = "", message, details = "", extra_info }) {
     return details.startsWith(prefix) ? details.slice(prefix.length) : `${message}: ${details}`;
 }
 
-/** Follow what the page runs. */
+/** Follow what the page runs, and which files there are. */
 export function followRuns() {
+    onNewNames(() => {
+        for (const [node] of allNodes()) if (badges.has(node)) soonShowLastRun(node);
+    });
     api.addEventListener("execution_error", (event) => {
         const { node_id, exception_message } = event.detail;
         const node = nodeOfExecution(String(node_id));

@@ -14,6 +14,12 @@ from tests.browser.test_journey import PLACES
 from tests.comfyui.test_server import LAYERS, loader, lokr, lora, workflow
 
 
+ALL_READ = (
+    "!/to be read/.test(document.querySelector('.lokr-count')?.textContent ?? 'to be read')"
+    " && document.querySelector('.lokr-file small')?.textContent"
+)
+
+
 @pytest.fixture
 def chooser(front):
     """The dialog on a new loader, with all files read."""
@@ -22,10 +28,7 @@ def chooser(front):
         node = front.add("LoKrLoader")
         front.face(node, "choose").click()
         dialog = front.dialog("files")
-        front.page.wait_for_function(
-            "!/to be read/.test(document.querySelector('.lokr-count')?.textContent ?? 'to be read')"
-            " && document.querySelector('.lokr-file small')?.textContent"
-        )
+        front.page.wait_for_function(ALL_READ)
         return node, dialog
 
     return open_it
@@ -62,6 +65,37 @@ def test_a_file_that_is_new_on_disk_is_there_at_once_and_runs(front, chooser, lo
     search(front, "fresh")
     front.page.keyboard.press("Enter")
     assert front.values(node)["lokr_name"] == "people/fresh.safetensors"
+
+
+def test_a_file_that_is_deleted_is_gone_at_once_and_its_nodes_say_so(front, chooser, loras):
+    file, told = "people/leaving.safetensors", "There is no such adapter file"
+    save_file(lokr(LAYERS, 14), str(loras / file))
+    front.page.evaluate("() => app.refreshComboInNodes()")  # the nodes' own lists have it, too
+    stack = front.add("LoKrStack", (500, 60))
+    node, dialog = chooser()
+    assert file in names(dialog)
+    search(front, "leaving")
+    front.page.keyboard.press("Enter")
+    front.face(stack, "file-1").click()
+    search(front, "leaving")
+    front.page.keyboard.press("Enter")
+    dialog.wait_for(state="detached")
+    front.still()
+    assert front.badge(node)[0] == "file"
+    (loras / file).unlink()
+    front.face(node, "choose").click()
+    front.page.wait_for_function(ALL_READ)
+    assert file not in names(dialog) and "style.safetensors" in names(dialog)
+    front.page.keyboard.press("Escape")
+    assert front.shows(node, ("error", told))
+    assert front.shows(stack, ("error", f"Row 1 ({file}): {told}"))
+    assert front.page.locator(".lokr-row").first.get_attribute("data-level") == "error"
+    save_file(lokr(LAYERS, 14), str(loras / file))
+    front.face(node, "choose").click()
+    front.page.locator(f"[data-name='{file}']").wait_for()
+    front.page.keyboard.press("Escape")
+    assert front.shows(stack, ("none", "not run yet"))
+    assert front.badge(node)[0] == "file"
 
 
 def test_plain_loras_and_broken_files_look_like_what_they_are(front, chooser, loras):

@@ -6,12 +6,13 @@ import json
 import re
 
 import pytest
+from safetensors.torch import save_file
 
 from tests.browser.front import Front, opened
 from tests.browser.test_journey import PLACES
 from tests.browser.test_plain import STACK
 from tests.browser.test_train import workflow as training
-from tests.comfyui.test_server import loader, workflow
+from tests.comfyui.test_server import loader, lora, workflow
 from tests.hosts import PROJECT
 
 NAMES = ("LoKr", "CLIP", "w1", "w2", "SHA256", "AutoV2", "kohya-ss / LyCORIS", "merge", "live")
@@ -122,6 +123,33 @@ def test_no_visible_word_is_missing(marked, loras):
     assert len(seen) > 100
     options = {text for text in seen if text.startswith(("Stable ", "Flux", "SD", "none"))}
     assert sorted(set(in_english(seen, data | options))) == []
+
+
+EXTRACT = {"factor": "8", "second_factor": "whole", "rank": 0, "energy": 0.99, "filename_prefix": "loras/extracted"}
+SMALL = {"to": "lora", "names": "kohya", "rank": 1, "energy": 0.99, "filename_prefix": "loras/small"}
+
+
+def test_errors_of_reading_converting_and_extracting_are_told_in_the_language_of_the_page(marked, loras):
+    (loras / "pickle.safetensors").write_bytes(b"\x80\x04K\x00.")
+    save_file(lora({"lora_unet_mid_block_attentions_0_proj_in": (640, 640)}), str(loras / "plain.safetensors"))
+    checkpoint = workflow()["1"]
+    errors = {
+        "This is a pickle (a .pt, .bin or .ckpt file), whatever its name": ("LoKrInspect", {"lokr_name": "pickle"}),
+        "There is no LoKr in this file": ("LoKrInspect", {"lokr_name": "plain"}),
+        "The file was not written: it would be unlike the original": ("LoKrConvert", {"lokr_name": "style", **SMALL}),
+        "There is no tuned model": ("LoKrExtract", {"base": ["1", 0], **EXTRACT}),
+    }
+    for said, (kind, inputs) in errors.items():
+        if "lokr_name" in inputs:
+            inputs = {**inputs, "lokr_name": f"{inputs['lokr_name']}.safetensors"}
+        marked.load({"1": checkpoint, "30": {"class_type": kind, "inputs": inputs}}, {1: (0, 0), 30: (400, 60)})
+        assert marked.run() == "error"
+        assert marked.shows(30, ("error", f"⟦{said}⟧"))
+        marked.page.keyboard.press("Escape")
+        marked.face(30, "badge").dispatch_event("click")
+        lines = marked.dialog("report").locator("pre").inner_text().split("\n")
+        marked.page.keyboard.press("Escape")
+        assert "⟦" in lines[0] and all(line.startswith("⟦  ") for line in lines[1:]), lines
 
 
 @pytest.mark.parametrize("language,said", [("zh", "选择文件"), ("ru", "выберите файл"), ("ar", "اختر ملفًا")])
