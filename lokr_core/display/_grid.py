@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import LoKrValueError
-from ..strengths import MAX_STRENGTHS
 from ._text import draw_text, text_width
+
+MAX_IMAGES = 64
+"""Limit of images in a grid."""
 
 _PAPER, _INK = (255, 255, 255), (0, 0, 0)
 
@@ -27,14 +29,14 @@ class Grid:
     def of(cls, x: str, xs: Sequence[float], y: str = "", ys: Sequence[float] = ()) -> Grid:
         """A column per strength ``xs`` of the adapter named ``x``, a row per strength ``ys`` of the one named ``y``.
 
-        Raises LoKrValueError if it has more than ``MAX_STRENGTHS`` cells.
+        Raises LoKrValueError if it has more than ``MAX_IMAGES`` cells.
 
         >>> Grid.of("style", (0, 0.5)).columns
         ('0', '0.5')
         """
         count = len(xs) * max(len(ys), 1)
-        if count > MAX_STRENGTHS:
-            raise LoKrValueError("The grid has too many images", expected=f"{MAX_STRENGTHS} at most", found=count)
+        if count > MAX_IMAGES:
+            raise LoKrValueError("The grid has too many images", expected=f"{MAX_IMAGES} at most", found=count)
         title = f"X = {x}" + (f"   Y = {y}" if ys else "")
         return cls(tuple(f"{x:g}" for x in xs), tuple(f"{y:g}" for y in ys) or ("",), title)
 

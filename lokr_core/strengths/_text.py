@@ -8,7 +8,7 @@ import re
 from ..errors import LoKrValueError
 
 MAX_STRENGTHS = 64
-"""Limit of strengths in a list, and of images in a grid."""
+"""Limit of strengths in a list."""
 
 SLIDER_LIMIT = 2.0
 """Sliders of strengths go from -SLIDER_LIMIT to SLIDER_LIMIT; its twin is in web/slider.js."""

@@ -7,8 +7,8 @@ import pytest
 
 from lokr_core import LoKrValueError
 from lokr_core.display import Grid
+from lokr_core.display._grid import MAX_IMAGES
 from lokr_core.strengths import parse_strengths
-from lokr_core.strengths._text import MAX_STRENGTHS
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_a_grid_takes_as_many_pictures_as_it_has_places_and_of_one_size():
     with pytest.raises(LoKrValueError, match="differ in size"):
         grid.assemble([picture(0), picture(0)[:10]])
     with pytest.raises(LoKrValueError, match="too many"):
-        Grid.of("style", range(MAX_STRENGTHS), "other", (0, 1))
+        Grid.of("style", range(MAX_IMAGES), "other", (0, 1))
