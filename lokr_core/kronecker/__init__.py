@@ -9,7 +9,7 @@ from ._add import add_kron_, materialize
 from ._apply import PlannedConv, PlannedLinear, accumulate_kron_, apply_kron, embed_kron
 from ._autograd import followed, fused_linear, linear_plus_kron, own_forward, plain_autograd, plus_kron, untouched
 from ._chain import linear_plan, planned
-from ._costs import CPU, GPU, Rates, goes_through, update_costs
+from ._costs import CPU, GPU, Rates, goes_through, short_run
 from ._dora import add_dora_, dora_ratio
 from ._factor import Factor, core_name, fit, rank_of, split_rows
 from ._factorization import factorization
@@ -19,7 +19,8 @@ from ._reversed import reversed_factors, reversed_kron
 from ._scratch import back, release_scratch, take
 from ._steps import F_CONV, Plan
 from ._tiles import kron
-from ._updated import Update, short_run, updated_weight
+from ._update_costs import update_costs
+from ._updated import Update, updated_weight
 
 __all__ = [
     "CPU",

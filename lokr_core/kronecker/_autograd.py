@@ -19,12 +19,12 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as all_modules
 
 from ._chain import planned, run, run_into_
-from ._costs import CPU, GPU, goes_through
+from ._costs import CPU, GPU, goes_through, short_run
 from ._factor import Factor
 from ._numerics import KEPT, compute_dtype, full_precision, is_compiling
 from ._scratch import back, take
 from ._steps import Plan
-from ._updated import Update, short_run, updated_weight
+from ._tiles import kron_view, operands
 
 _functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 _any_autocast = getattr(
@@ -242,11 +242,13 @@ def _of_its_own(y: Tensor, shape: tuple[int, ...]) -> Tensor:
 @contextmanager
 def _updated(plan: Plan, weight: Tensor, matrices: Sequence[Tensor], scale: float) -> Iterator[Tensor]:
     """W + scale * dW in scratch memory, (l*k, m*n)."""
-    parts = plan.apart([matrix.detach() for matrix in matrices])
-    w1, w2 = (Factor(part[0]) if len(part) == 1 else Factor(a=part[1], b=part[0]) for part in parts)
     out, buffer = take(weight)
     try:
-        yield updated_weight(weight.detach(), [Update(0, w1, w2, scale)], out)
+        with full_precision(weight.device):
+            w1, w2 = (p[0] if len(p) == 1 else p[1] @ p[0] for p in plan.apart([m.detach() for m in matrices]))
+            base, view = (kron_view(matrix, w1.shape, w2.shape) for matrix in (weight.detach(), out))
+            torch.addcmul(base, *operands(w1, w2), value=scale, out=view)
+        yield out
     finally:
         back(buffer)
 

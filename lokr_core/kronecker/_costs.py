@@ -1,4 +1,4 @@
-"""What an update costs a layer's forward: as products with the input, and as a pass over the weight. Estimates."""
+"""What the steps of a chain cost, and whether a training step is cheaper through the weight. Estimates by shapes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
-from ._factor import Factor
-from ._numerics import KEPT
+from ._numerics import KEPT, SHORT_RUN
 from ._order import Shape
 from ._steps import Plan
 
@@ -35,8 +34,11 @@ CPU = Rates(8e-12, 2e-11, 2.7e-11, 5.5e-5, 1.4e-4, 5e-5)
 GPU = Rates(5e-15, 4e-13, 4e-13, 4e-5, 8e-5, 4e-5)
 
 
-def _step_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> Iterator[tuple[int, int, int]]:
-    """(multiplications, numbers read, numbers written) of each step of a chain, for each output position."""
+def step_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> Iterator[tuple[int, int, int]]:
+    """(multiplications, numbers read, numbers written) of each step of a chain, for each output position.
+
+    first, second: the shapes of w1's and w2's matrices, in the order in which they act
+    """
     rows, cols = plan.of_input
     todo1, todo2 = iter(first), iter(second)
     for factor in plan.order:
@@ -50,42 +52,6 @@ def _step_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> I
         yield multiplications, before, rows * cols
 
 
-def chain_work(plan: Plan, first: Sequence[Shape], second: Sequence[Shape]) -> tuple[int, int]:
-    """(multiplications, numbers moved) for each output position of a plan's chain; shapes as for ``linear_plan``.
-
-    A convolution's steps before it has convolved count as often as its stride drops positions.
-    """
-    steps = list(_step_work(plan, first, second))
-    moved = sum(read + written for _, read, written in steps)
-    return sum(step[0] for step in steps), moved + steps[-1][2]  # the last step reads the output that it adds to
-
-
-def update_costs(
-    plan: Plan,
-    w1: Factor,
-    w2: Factor,
-    positions: float,
-    itemsize: int,
-    rates: Rates,
-    has_dora: bool = False,
-) -> tuple[float, float]:
-    """(factored, through the weight): the estimated seconds that an update takes in a layer's forward.
-
-    plan: of the factors; positions: the layer's output positions, of all samples; itemsize: of a number, in bytes
-    """
-    multiplications, moved = chain_work(plan, [m.shape for m in w1.matrices], [m.shape for m in w2.matrices])
-    weight_bytes = prod(w1.shape) * prod(w2.shape) * itemsize
-    each = multiplications * rates.multiplication + moved * itemsize * rates.byte
-    factored = positions * max(1, plan.groups) * each + (rates.convolution if plan.groups else rates.linear)
-    through = rates.through + 2 * weight_bytes * rates.weight_byte
-    if w2.rank is not None:
-        through += prod(w2.shape) * w2.rank * rates.multiplication
-    if has_dora:  # a second pass over what is in the cache by then, and three over the output
-        through += weight_bytes * rates.weight_byte
-        factored += 3 * positions * w1.shape[0] * w2.shape[0] * itemsize * rates.byte + 2 * rates.linear
-    return factored, through
-
-
 def goes_through(
     plan: Plan, first: tuple[Shape, ...], second: tuple[Shape, ...], positions: int, itemsize: int, rates: Rates
 ) -> bool:
@@ -94,7 +60,7 @@ def goes_through(
 
     first, second: the shapes of w1's and w2's matrices, in the order in which they act; positions: of the input
     """
-    steps = list(_step_work(plan, first, second))
+    steps = list(step_work(plan, first, second))
     (multiplications, _, entered), (last, left, _) = steps[0], steps[-1]
     inputs, outputs = prod(plan.of_input), prod(plan.of_output)
     # Beside W, the last step adds to the output, and the first one's transpose to the gradient of the input ...
@@ -107,6 +73,11 @@ def goes_through(
     weight = rates.through + 2 * inputs * outputs * itemsize * rates.weight_byte
     weight += sum(_built(shapes) for shapes in (first, second)) * rates.multiplication
     return 2 * weight < factored
+
+
+def short_run(w2: Sequence[int], itemsize: int) -> bool:
+    """Whether w2 (k, n, *kernel) has rows so short that a CPU's kernels write them slower than they read a weight."""
+    return prod(w2[1:]) < SHORT_RUN.get(itemsize, 1)
 
 
 def _built(shapes: Sequence[Shape]) -> int:

@@ -16,11 +16,16 @@ def kron(w1: Tensor, w2: Tensor) -> Tensor:
 
     (``torch.kron`` puts missing axes first, which scrambles the result for any kernel.)
     """
+    first, second = operands(w1, w2)
+    (l, m), (k, n, *kernel) = w1.shape, w2.shape
+    return (first * second).reshape(l * k, m * n, *kernel)
+
+
+def operands(w1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """w1 (l, m) as (l, 1, m, 1, ...) and w2 (k, n, *kernel) as (1, k, 1, n, *kernel): blocks of a ``kron_view`` are
+    their products."""
     l, m = w1.shape
-    k, n, *kernel = w2.shape
-    trailing = (1,) * len(kernel)
-    blocks = w1.reshape(l, 1, m, 1, *trailing) * w2[None, :, None]  # (l, k, m, n, *kernel)
-    return blocks.reshape(l * k, m * n, *kernel)
+    return w1.view(l, 1, m, 1, *(1,) * (w2.ndim - 2)), w2.unsqueeze(0).unsqueeze(2)
 
 
 def check_dtype(weight: Tensor) -> None:
@@ -42,6 +47,9 @@ def kron_view(weight: Tensor, w1: Sequence[int], w2: Sequence[int]) -> Tensor:
     Splitting axes never copies, whatever the strides.
     """
     (l, m), (k, n) = w1, w2[:2]
+    # One view of a dense weight is faster than two of any: every layer of a model passes here, at every step.
+    if weight.is_contiguous():
+        return weight.view(l, k, m, n, *weight.shape[2:])
     return weight.unflatten(1, (m, n)).unflatten(0, (l, k))
 
 
@@ -71,5 +79,4 @@ def add_block_(block: Tensor, w1: Tensor, w2: Tensor, scale: float) -> None:
         w2_row = w2.reshape(len(w2), run).repeat(1, block.shape[2])[None]
         block.flatten(2).addcmul_(w1_row, w2_row, value=scale)
         return
-    trailing = (1,) * (block.ndim - 3)
-    block.addcmul_(w1.reshape(w1.shape[0], 1, w1.shape[1], *trailing), w2[None, :, None], value=scale)
+    block.addcmul_(*operands(w1, w2), value=scale)

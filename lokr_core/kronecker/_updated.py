@@ -8,16 +8,15 @@ multiplied by c (``dora_ratio``). With all updates in force
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import prod
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ._factor import Factor
-from ._numerics import SHORT_RUN, compute_dtype, full_precision
-from ._tiles import blocks, kron_view
+from ._numerics import compute_dtype, full_precision
+from ._tiles import blocks, kron_view, operands
 
 
 class Update(NamedTuple):
@@ -73,38 +72,28 @@ def updated_weight(weight: Tensor, updates: Iterable[Update], out: Tensor) -> Te
     return out
 
 
-def short_run(w2: Sequence[int], itemsize: int) -> bool:
-    """Whether w2 (k, n, *kernel) has rows so short that a CPU's kernels write them slower than they read a weight."""
-    return prod(w2[1:]) < SHORT_RUN.get(itemsize, 1)
-
-
 def _view(tensor: Tensor, update: Update) -> Tensor:
     """The update's rows as (l, k, m, n, *kernel)."""
     rows = update.rows
     tensor = tensor if rows == len(tensor) else tensor.narrow(0, update.start, rows)
-    (l, m), (k, n, *kernel) = update.w1.shape, update.w2.shape
-    # One view of a dense weight is faster than two of any: every layer of a model passes here, at every step.
-    return tensor.view(l, k, m, n, *kernel) if tensor.is_contiguous() else kron_view(tensor, (l, m), (k, n))
+    return kron_view(tensor, update.w1.shape, update.w2.shape)
 
 
-def _operands(update: Update, axes: int) -> tuple[Tensor, Tensor]:
+def _operands(update: Update) -> tuple[Tensor, Tensor]:
     """w1 as (l, 1, m, 1, ...) and w2 as (1, k, 1, n, *kernel), built whole."""
-    w1, w2 = (factor.materialize() if factor.whole is None else factor.whole for factor in (update.w1, update.w2))
-    l, m = w1.shape
-    return w1.view(l, 1, m, 1, *(1,) * axes), w2.unsqueeze(0).unsqueeze(2)
+    return operands(*(f.materialize() if f.whole is None else f.whole for f in (update.w1, update.w2)))
 
 
 def _add(out: Tensor, source: Tensor, update: Update) -> None:
     """out = source + s ΔW, views (l, k, m, n, *kernel)."""
-    w1, w2 = _operands(update, out.ndim - 4)
-    torch.addcmul(source, w1, w2, value=update.strength, out=out)
+    torch.addcmul(source, *_operands(update), value=update.strength, out=out)
 
 
 def _add_scaled(out: Tensor, source: Tensor, base: Tensor, update: Update, first: bool) -> None:
     """out = source + s (c - 1) W + s c ΔW, views (l, k, m, n, *kernel); base: W; first: ``source`` is W."""
     ones = (1,) * (out.ndim - 4)
     compute = compute_dtype(out.dtype)
-    w1, w2 = (operand.to(compute) for operand in _operands(update, len(ones)))
+    w1, w2 = (operand.to(compute) for operand in _operands(update))
     grid = {"out": (*out.shape[:2], 1, 1, *ones), "in": (1, 1, *out.shape[2:4], *ones)}[str(update.axis)]
     ratio = cast(Tensor, update.ratio).to(out.device, compute).reshape(grid)
     kept = (ratio - 1).mul_(update.strength)  # s (c - 1)
