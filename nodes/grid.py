@@ -16,8 +16,8 @@ from ..lokr_core.strengths import parse_strengths
 from .adapters import read_adapter
 from .apply import apply_adapter
 from .files import adapter_names, fingerprint
-from .inputs import CATEGORY, MODEL, REPORT, chosen, clip_input, expert_input, file_input, valid_file
-from .mode import AUTO, LIVE, MODES, How
+from .inputs import AUTO, CATEGORY, MODEL, REPORT, chosen, clip_input, expert_input, file_input, valid_file
+from .mode import LIVE, MODES, How
 from .shown import CACHED_REPORT, Source, shown, tell
 
 __all__ = ["LoKrGridImage", "LoKrStrengthGrid"]

@@ -8,9 +8,10 @@ from ..lokr_core.errors import LoKrError
 from ..lokr_core.formats import EXPERTS
 from ..lokr_core.strengths import SLIDER_LIMIT
 from .files import adapter_names, adapter_path, fingerprint
-from .mode import AUTO, MODES
 
 CATEGORY = "loaders/lokr"
+AUTO = "auto"
+"""The option by which a node chooses itself."""
 
 Blocks = io.Custom("LOKR_BLOCKS")
 Schedules = io.Custom("LOKR_SCHEDULE")
@@ -50,20 +51,6 @@ def file_input(name: str = "lokr_name") -> io.Combo.Input:
 
 def clip_input() -> io.Clip.Input:
     return io.Clip.Input("clip", optional=True, tooltip="The text encoder, if the adapter was trained on it too.")
-
-
-def mode_input() -> io.Combo.Input:
-    return io.Combo.Input(
-        "mode",
-        options=list(MODES),
-        default=AUTO,
-        optional=True,
-        advanced=True,
-        tooltip="merge: into the weights; costs some seconds at every change, nothing per step. "
-        "live: beside the weights; a change costs nothing, each step some percent more; exact on quantised models. "
-        "auto: live for quantised or offloaded models, once a strength was changed, and for models whose steps live "
-        "costs under 2 %; else merge.",
-    )
 
 
 EXPERT_TOOLTIP = (

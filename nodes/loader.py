@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .adapters import read_adapter
 from .apply import apply_adapter
 from .inputs import (
+    AUTO,
     BLOCKS,
     CATEGORY,
     MODEL,
@@ -17,11 +18,10 @@ from .inputs import (
     clip_input,
     expert_input,
     file_input,
-    mode_input,
     strength_input,
 )
 from .last_run import changed_since_last_run
-from .mode import AUTO, How
+from .mode import How, mode_input
 from .shown import CACHED_REPORT, Source, node_id, shown, tell
 from .words import WORDS, skipped_words_input, words_output
 

@@ -8,15 +8,31 @@ from weakref import WeakKeyDictionary
 import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
 
 from ..lokr_core.live import IMAGE, VIDEO, step_share
 from ..lokr_core.strengths import BlockStrengths, Schedule
 from .bridge import Plan
+from .inputs import AUTO
 
-AUTO, MERGE, LIVE = "auto", "merge", "live"
+MERGE, LIVE = "merge", "live"
 MODES = (AUTO, MERGE, LIVE)
 CHEAP = 0.02
 """The share of a step up to which live is worth more than a merge: a changed strength then costs nothing."""
+
+
+def mode_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "mode",
+        options=list(MODES),
+        default=AUTO,
+        optional=True,
+        advanced=True,
+        tooltip="merge: into the weights; costs some seconds at every change, nothing per step. "
+        "live: beside the weights; a change costs nothing, each step some percent more; exact on quantised models. "
+        "auto: live for quantised or offloaded models, once a strength was changed, and for models whose steps live "
+        "costs under 2 %; else merge.",
+    )
 
 
 @dataclass(frozen=True)

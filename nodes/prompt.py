@@ -9,9 +9,9 @@ from ..lokr_core.strengths import read_tags
 from .adapters import read_adapter
 from .apply import apply_adapter
 from .files import adapter_called, fingerprint
-from .inputs import BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input, mode_input
+from .inputs import AUTO, BLOCKS, CATEGORY, MODEL, REPORT, SCHEDULE, clip_input
 from .last_run import changed_since_last_run
-from .mode import AUTO, How
+from .mode import How, mode_input
 from .shown import CACHED_REPORT, Source, node_id, shown, tell
 from .words import WORDS, skipped_words_input, words_output
 

@@ -12,6 +12,7 @@ from .adapters import read_adapter
 from .apply import apply_adapter
 from .files import adapter_path, fingerprint
 from .inputs import (
+    AUTO,
     BLOCKS,
     CATEGORY,
     EXPERT_TOOLTIP,
@@ -21,11 +22,10 @@ from .inputs import (
     chosen,
     clip_input,
     file_input,
-    mode_input,
     strength_input,
 )
 from .last_run import changed_since_last_run
-from .mode import AUTO, How
+from .mode import How, mode_input
 from .shown import CACHED_REPORT, Source, node_id, shown, tell
 from .words import SKIPPED_WORDS, WORDS, words_output
 
