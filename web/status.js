@@ -176,7 +176,7 @@ function onExecuted({ detail }) {
 /** A node without reports has ended well: its last error is no more. @param {Node | null} node */
 function onDone(node) {
     const badge = node && badges.get(node);
-    if (!badge?.error) return;
+    if (!node || !badge?.error) return;
     const name = fileOf(node);
     if (name !== null) return void badge.describe(name);
     badge.rest();

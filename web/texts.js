@@ -17,9 +17,9 @@ function templateOf(key) {
     return { pattern: new RegExp(`^${pattern}$`, "s"), names, text: texts.told[key] };
 }
 
-/** How many letters of a template stand for themselves. @param {string} key */
-function literal(key) {
-    return key.replace(/\{\w+\}/g, "").length;
+/** The fields of an error first, which have texts in them, then the most special. @param {string} key */
+function rank(key) {
+    return key.startsWith("  ") ? 1000 : key.replace(/\{\w+\}/g, "").length;
 }
 
 /** Read the texts of ComfyUI's language; before any is shown. */
@@ -31,7 +31,7 @@ export async function loadTexts() {
         if (!answer.ok) return;
         texts = await answer.json();
         const keys = Object.keys(texts.told).filter((key) => key.includes("{"));
-        templates = keys.sort((a, b) => literal(b) - literal(a)).map(templateOf); // the most special first
+        templates = keys.sort((a, b) => rank(b) - rank(a)).map(templateOf);
     } catch {
         // English then.
     }

@@ -13,7 +13,6 @@ from tests.browser.front import opened
 from tests.browser.test_journey import PLACES
 from tests.comfyui.test_server import LAYERS, loader, lokr, lora, workflow
 
-
 ALL_READ = (
     "!/to be read/.test(document.querySelector('.lokr-count')?.textContent ?? 'to be read')"
     " && document.querySelector('.lokr-file small')?.textContent"
