@@ -12,13 +12,14 @@ from torch import Tensor
 from ..adapter import Adapter, LoKrWeights, ModuleName
 from ..errors import LoKrError, LoKrFileError, blame
 from ..modules import PREFIX, two_experts
-from ..peft import CONFIG_NAME, StoredConfig, stored_configs
+from ..peft import CONFIG_NAME
 from ..scaling import NO_ALPHA, scaling_of
 from ._duplicates import drop_duplicates
 from ._keys import SortedKeys, describe, split_keys
 from ._module import weights_of
 from ._naming import module_names, producer
 from ._sources import find_source
+from ._stored import StoredConfig, stored_configs
 
 
 def load_adapter(path: str | os.PathLike, expert: str = "") -> Adapter:
@@ -69,7 +70,8 @@ def parse_adapter(
         with blame(module=module, hint="the file was cut or converted badly; get it again"):
             config = _config_of(module, configs)
             peft = bool(config or found.adapter_names or "networkType" in metadata) or PREFIX in module
-            scaling = partial(scaling_of, metadata=metadata, module=module, config=config)
+            configured = partial(config.scaling, module) if config else None
+            scaling = partial(scaling_of, metadata=metadata, configured=configured)
             modules[module] = weights_of(parts, scaling, peft)
     notes += _doubts(modules, metadata, configs) + _rotated(found)
     notes += drop_duplicates(modules, names)

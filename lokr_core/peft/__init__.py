@@ -1,11 +1,12 @@
 """PEFT's facts: its configuration, its names, and its layout."""
 
 from ..modules import PREFIX
-from ._config import LoKrConfig, write_entries
+from ._config import LoKrConfig, read_entries, write_entries
 from ._layout import (
     CONFIG_NAME,
     METADATA_KEY,
     WEIGHTS_NAME,
+    is_lokr,
     is_reversed,
     is_whole,
     matching_keys,
@@ -13,7 +14,6 @@ from ._layout import (
     whole_rank,
 )
 from ._magnitude import MAGNITUDE, magnitude_of
-from ._stored import StoredConfig, stored_configs
 
 __all__ = [
     "CONFIG_NAME",
@@ -21,14 +21,14 @@ __all__ = [
     "MAGNITUDE",
     "METADATA_KEY",
     "PREFIX",
-    "StoredConfig",
     "WEIGHTS_NAME",
+    "is_lokr",
     "is_reversed",
     "is_whole",
     "magnitude_of",
     "matching_keys",
     "names_module",
-    "stored_configs",
+    "read_entries",
     "whole_rank",
     "write_entries",
 ]

@@ -13,7 +13,6 @@ from typing import Any
 
 from .._files import json_object
 from ..errors import LoKrValueError
-from ..kronecker import Factor, rank_of
 
 Scaling = tuple[float, tuple[str, ...]]
 """What multiplies w1 ⊗ w2, and notes on what was assumed."""
@@ -24,22 +23,20 @@ class Evidence:
     """What a file tells of one module.
 
     alpha, dim: the module's ``alpha`` and ``lokr_dim``, None if it has none; metadata: of the file
+    w1_rank, w2_rank: None for a whole factor; rank: w2's, else w1's; w1_shape: (l, m)
     configured: the answer of PEFT's configuration for it, None without one
 
     The properties read the metadata, which anyone may have written: a malformed value counts as missing.
     """
 
     alpha: float | None
-    w1: Factor
-    w2: Factor
+    rank: int | None
+    w1_rank: int | None
+    w2_rank: int | None
+    w1_shape: tuple[int, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     dim: float | None = None
     configured: Scaling | None = None
-
-    @cached_property
-    def rank(self) -> int | None:
-        """w2's rank, else w1's; None if both factors are whole."""
-        return rank_of(self.w1, self.w2)
 
     @property
     def counts(self) -> bool:
@@ -144,8 +141,8 @@ def stored_dim(e: Evidence) -> Scaling | None:
 
 def lost_dim(e: Evidence) -> Scaling | None:
     """The same without ``lokr_dim``: w1's rank was cut to its shorter side, so only the metadata have the rank."""
-    rank = e.w1.rank or 0
-    if not _only_w1_is_low_rank(e) or e.is_lycoris or rank != min(e.w1.shape[:2]):
+    rank = e.w1_rank or 0
+    if not _only_w1_is_low_rank(e) or e.is_lycoris or rank != min(e.w1_shape[:2]):
         return None
     if e.network in ("", "networks.lokr") and e.asked_rank is not None and e.asked_rank > rank:
         return float(e.alpha or 0) / e.asked_rank, (f"alpha is divided by {e.asked_rank:g}, the rank asked for",)
@@ -156,7 +153,7 @@ def lost_dim(e: Evidence) -> Scaling | None:
 
 
 def _only_w1_is_low_rank(e: Evidence) -> bool:
-    return e.counts and e.w1.rank is not None and e.w2.rank is None
+    return e.counts and e.w1_rank is not None and e.w2_rank is None
 
 
 def krona(e: Evidence) -> Scaling | None:
@@ -171,8 +168,8 @@ def krona(e: Evidence) -> Scaling | None:
     asked = number(e.arguments.get("krona_alpha"))
     if asked is None or not true(e.arguments.get("use_cdka_scale")):
         return 1.0, ()
-    value = asked / math.sqrt(e.w1.shape[1])
-    return value, (f"use_cdka_scale: scaling {value:g} = krona_alpha / √{e.w1.shape[1]}, as trained",)
+    value = asked / math.sqrt(e.w1_shape[1])
+    return value, (f"use_cdka_scale: scaling {value:g} = krona_alpha / √{e.w1_shape[1]}, as trained",)
 
 
 def networks_lokr(e: Evidence) -> Scaling | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..kronecker import Factor
-from ..peft import StoredConfig
+from ..kronecker import Factor, rank_of
 from . import _rules as rules
 from ._rules import Evidence, Scaling
 
@@ -57,28 +56,26 @@ def scaling_of(
     w2: Factor,
     metadata: Mapping[str, str],
     dim: float | None = None,
-    module: str = "",
-    config: StoredConfig | None = None,
+    configured: Callable[[int | None, int | None, Sequence[int]], Scaling] | None = None,
 ) -> Scaling:
     """(scaling, notes) of a module by the first rule of ``RULES`` that has an answer; alpha / rank if only that is
     known, the rank being w2's, else w1's.
 
     alpha, dim: the module's ``alpha`` and ``lokr_dim``, None if it has none; metadata: of its file
-    module: its name; config: PEFT's configuration for it
+    configured: (w1's rank, w2's rank, w2's shape) -> the scaling by PEFT's configuration, for a module without alpha
 
-    Raises LoKrValueError if a factor is low-rank and alpha is NaN or Inf, LoKrFileError if the configuration
-    contradicts the tensors.
+    Raises LoKrValueError if a factor is low-rank and alpha is NaN or Inf, and what ``configured`` raises.
 
     >>> import torch
     >>> w1, w2 = Factor(torch.ones(2, 2)), Factor(a=torch.ones(4, 2), b=torch.ones(2, 4))
     >>> scaling_of(1.0, w1, w2, {})
     (0.5, ())
     """
-    configured = config.scaling(module, w1.rank, w2.rank, w2.shape) if config and alpha is None else None
-    evidence = Evidence(alpha, w1, w2, metadata, dim, configured)
+    by_config = configured(w1.rank, w2.rank, w2.shape) if configured and alpha is None else None
+    evidence = Evidence(alpha, rank_of(w1, w2), w1.rank, w2.rank, w1.shape, metadata, dim, by_config)
     answers = (rule.scaling(evidence) for rule in RULES)
     value, notes = next(answer for answer in answers if answer is not None)
-    if config is not None and alpha is None:
+    if by_config is not None:
         return value, notes
     if evidence.rank is not None and evidence.counts and float(alpha or 0) < 0:
         notes = (f"alpha is negative ({alpha:g}): the update is subtracted", *notes)

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LoKrFileError, LoKrValueError, blame
-from ..modules import PREFIX
-from ._config import LoKrConfig, read_entries
-from ._layout import CONFIG_NAME, METADATA_KEY, is_lokr, is_whole, matching_keys, names_module
+from ..peft import (
+    CONFIG_NAME,
+    METADATA_KEY,
+    PREFIX,
+    LoKrConfig,
+    is_lokr,
+    is_whole,
+    matching_keys,
+    names_module,
+    read_entries,
+)
 
 # All that a reader needs: other fields, and other values of them, may be a newer PEFT's.
 _FIELDS = ("r", "alpha", "rank_pattern", "alpha_pattern", "target_modules")
