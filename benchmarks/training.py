@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import peak_extra
+from benchmarks.measure import peak_allocated
 from lokr_core import LoKrConfig, LoKrModel, speed_up
 
 __all__ = ["lines", "run"]
@@ -229,7 +229,7 @@ def measure(case: Case, ways: dict) -> dict:
                 if turn == 0:
                     kept[name] = kept_bytes(case, model) / 2**20
                     gc.collect()
-                    peak[name] = peak_extra(step) / 2**20
+                    peak[name] = peak_allocated(step) / 2**20
                     with FlopCounterMode(display=False) as counter:
                         step()
                     flops[name] = counter.get_total_flops() / 1e9
