@@ -8,17 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LoKrFileError, LoKrValueError, blame
-from ..peft import (
-    CONFIG_NAME,
-    METADATA_KEY,
-    PREFIX,
-    LoKrConfig,
-    is_lokr,
-    is_whole,
-    matching_keys,
-    names_module,
-    read_entries,
-)
+from ..modules import PREFIX
+from ..peft import CONFIG_NAME, METADATA_KEY, LoKrConfig, is_lokr, is_whole, matching_keys, names_module, read_entries
 
 # All that a reader needs: other fields, and other values of them, may be a newer PEFT's.
 _FIELDS = ("r", "alpha", "rank_pattern", "alpha_pattern", "target_modules")
