@@ -15,7 +15,7 @@ PRECISIONS = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
 
 
 class Alone:
-    """What the loop uses of an ``Accelerator``, for one process, a model that is where it should be, and fp32."""
+    """The part of an ``Accelerator`` that the loop uses, for one process; nothing is moved or cast."""
 
     num_processes, process_index, is_main_process, scaler = 1, 0, True, None
 

@@ -52,8 +52,8 @@ class Batch:
 class Plan:
     """The order of a training's examples.
 
-    buckets: each example's shape, anything that can be compared; those of a part are of one. None: all are
-    rank, count: this process' number, and how many there are
+    buckets: each example's shape, anything that can be compared; a part's examples have the same. None: all have
+    rank: this process' number; count: of processes
     """
 
     settings: TrainSettings
@@ -63,13 +63,13 @@ class Plan:
     count: int = 1
 
     def steps(self, done: int) -> Iterator[list[Batch]]:
-        """For each step from ``done`` on, the parts of this process' share; every process has as many."""
+        """For each step from ``done`` on, the parts of this process' share; all processes have equally many."""
         size, seed = self.settings.batch_size, self.settings.seed
         for step in range(done, self.settings.steps):
             indices = [self._example(place) for place in range(step * size, (step + 1) * size)]
             share = size // self.count
             mine = range(self.rank * share, (self.rank + 1) * share)
-            # A mixed batch is computed one by one: each process then calls the model as often as the others.
+            # A mixed batch is computed one example at a time, so that all processes call the model equally often.
             mixed = bool(self._several) and len({self._several[i] for i in indices}) > 1
             length = 1 if mixed else -(-share // self.settings.accumulate)
             parts = [mine[start : start + length] for start in range(0, share, length)]
@@ -98,9 +98,9 @@ def _order(seed: int, epoch: int, examples: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=2)
 def _by_bucket(order: tuple[int, ...], buckets: tuple, size: int, start: int) -> tuple[int, ...]:
-    """``order`` such that batches of ``size`` have one bucket, but for what does not make a whole batch.
+    """``order`` rearranged: batches of ``size`` have one bucket each, except for the examples that are left over.
 
-    start: minus the place of the epoch's first example; the batch that the last epoch began is completed first
+    start: minus the place of the epoch's first example; the batch that the epoch before began is completed first
     """
     groups: dict[object, list[int]] = {}
     for example in order:

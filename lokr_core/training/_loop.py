@@ -48,7 +48,7 @@ def train(
         to train. None: in this process, where the model is, in the model's own precision
     progress: called after each step in every process with (steps done, steps in all)
     buckets: each example's shape, anything that can be compared; a batch holds examples of one if it can
-    identity: of JSON's types; a state with other entries is of another training
+    identity: further entries, of JSON's types, that a state must have to be resumed from
 
     Seeds torch's global generator, alike in all processes. Raises LoKrValueError if the number of processes does not
     divide the batch size, there are no examples or a loss is not finite; LoKrFileError if ``out`` holds a state of
@@ -70,7 +70,7 @@ def train(
     for parts in plan.steps(len(losses)):
         losses.append(_step(model, optimizer, loss_of, parts, settings, accelerator))
         if len(losses) % settings.save_every == 0 or len(losses) == settings.steps:
-            # The state last: if interrupted before it, these steps are repeated and the other files written again.
+            # The state is written last: a run interrupted before that repeats these steps and writes all files again.
             save(is_first)
             if is_first:
                 _write_losses(losses, out)

@@ -45,7 +45,7 @@ class TrainingSession:
 
     @property
     def steps(self) -> int:
-        """How many steps were taken, those before it was resumed included."""
+        """How many steps were taken, with those before a resumed checkpoint."""
         return len(self.losses)
 
     def begin(self) -> None:
@@ -55,9 +55,9 @@ class TrainingSession:
         self._passes.clear()
 
     def backward(self, loss: Tensor) -> bool:
-        """One of a step's passes, given its mean loss (); the last of them takes the step. Returns whether it did.
+        """Accumulate the gradients of one pass from its mean loss, (); a step's last pass takes the step.
 
-        Raises LoKrValueError, without a step, if the loss is not a finite number.
+        Returns whether it took the step. Raises LoKrValueError, without one, if the loss is not a finite number.
         """
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -95,19 +95,19 @@ class TrainingSession:
     def save(self, path: Path, same: Mapping[str, Any]) -> None:
         """Write a checkpoint atomically.
 
-        same: what a run that resumes it must have in common, of JSON's types
+        same: entries, of JSON's types, that a run has to give to ``resume`` as well
 
-        Raises LoKrValueError, and the old file stays, if a parameter is not finite.
+        Raises LoKrValueError if a parameter is not finite; the old file stays then.
         """
         self.check_finite()
         torch.set_rng_state(self._random)
         save_state(path, self._module, self._optimizer, _ALONE, {**same, "losses": self.losses})
 
     def resume(self, path: Path, same: Mapping[str, Any]) -> None:
-        """Take over a checkpoint.
+        """Continue from a checkpoint.
 
-        Raises LoKrFileError, with what differs, if it is damaged, or of other parameters or another ``same``; nothing
-        has changed then.
+        Raises LoKrFileError, naming what differs, if it is damaged, has other parameters or was saved with another
+        ``same``; nothing has changed then.
         """
         before = json_object(read_header(path).metadata.get(KEY)).get("progress", {})
         differing = [name for name in same if before.get(name) != same[name]]

@@ -20,7 +20,7 @@ from ..errors import LoKrError, LoKrFileError
 
 KEY = "lokr.training"
 _MODEL, _OPTIMIZER, _RANDOM = "model.", "optimizer.", "random."
-# Of an optimizer's groups, what the settings and the device decide; all else goes on from the file.
+# What the settings and the device decide in an optimizer's groups; all other entries are restored from the file.
 _SETTINGS = ("lr", "initial_lr", "weight_decay", "fused", "foreach", "capturable")
 
 
@@ -76,7 +76,7 @@ def load_state(
     found = {name: progress.get(name) for name in same}
     differing = [name for name in same if found[name] != same[name]]
     unwrapped = accelerator.unwrap_model(model)
-    buffers = {_MODEL + name for name, _ in unwrapped.named_buffers()}  # which older files hold
+    buffers = {_MODEL + name for name, _ in unwrapped.named_buffers()}  # files of older versions hold them
     parameters = {key[len(_MODEL) :]: t for key, t in tensors.items() if key.startswith(_MODEL) and key not in buffers}
     if "model" not in differing:
         _check_parameters(parameters, unwrapped, path)
@@ -99,7 +99,7 @@ def load_state(
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(key, value) of a parameter's state; outer/inner for the dictionary in which bitsandbytes has 8-bit moments."""
+    """(key, value) of a parameter's state; "outer/inner" in the dictionary where bitsandbytes keeps 8-bit moments."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from ((f"{key}/{inner}", held) for inner, held in value.items())
@@ -122,7 +122,7 @@ def _restore(
             outer, _, kind = kind.rpartition("/")
             (state[name].setdefault(outer, {}) if outer else state[name])[kind] = value
     own = [{key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups]
-    # torch takes the keys alone that a new optimizer has; Prodigy adds one in its first step.
+    # torch restores only keys that a new optimizer has; Prodigy adds one in its first step.
     known = {"params", *(key for group in optimizer.param_groups for key in group)}
     torch_state = _torch_state()
     torch_state.set_state_dict(

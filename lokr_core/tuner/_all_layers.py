@@ -53,7 +53,7 @@ def freeze_all_but(model: nn.Module, trained: Iterable[Tensor]) -> None:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Afterwards, restore what is switched on, and which parameters are trained."""
+    """After the block, restore which wrappers are enabled and which parameters require gradients."""
     with ExitStack() as before:
         for parameter in model.parameters():
             before.callback(parameter.requires_grad_, parameter.requires_grad)
@@ -74,7 +74,7 @@ def merge_layers(model: nn.Module, adapter_names: Sequence[str] | None, safe_mer
 
 
 def take_out(model: nn.Module, adapter_names: Sequence[str] | None, show_progress: bool = False) -> nn.Module:
-    """``model`` with the layers replaced by their base layers, after merging the adapters; None: merge nothing."""
+    """``model`` with its layers replaced by their base layers, with these adapters merged into them (None: none)."""
     found = [(path, module) for path, module in model.named_modules() if isinstance(module, WRAPPERS)]
     with progress_bar("merging", " layers") as show:
         for done, (path, module) in enumerate(found, 1):
@@ -96,7 +96,7 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def adapter_parameters(model: nn.Module, adapter_name: str, config: LoKrConfig) -> dict[str, Tensor]:
-    """What is saved of an adapter: PEFT's key, without the adapter's name -> the parameter itself."""
+    """The parameters that an adapter is saved with, by PEFT's keys without the adapter's name."""
     found: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         if isinstance(module, WRAPPERS) and adapter_name in module:
@@ -121,7 +121,7 @@ def base_biases(model: nn.Module, adapter_name: str, config: LoKrConfig) -> dict
 
 
 def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors detached, and whole where they are sharded (every process has to call)."""
+    """The tensors, detached. Sharded ones are gathered, so every process has to call."""
     detached = {key: tensor.detach() for key, tensor in tensors.items()}
     return {key: t.full_tensor() if hasattr(t, "full_tensor") else t for key, t in detached.items()}
 

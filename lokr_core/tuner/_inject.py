@@ -77,7 +77,7 @@ def inject(
 
 
 def _undo(model: nn.Module, name: str, modules: Mapping[str, nn.Module]) -> ExitStack:
-    """Puts ``modules``, by path, back without the adapter, and restores which parameters are trained."""
+    """When closed, puts ``modules`` back without the adapter, and restores which parameters require gradients."""
     undo = ExitStack()
     for parameter in model.parameters():
         undo.callback(parameter.requires_grad_, parameter.requires_grad)

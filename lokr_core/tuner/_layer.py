@@ -67,8 +67,9 @@ class LoKrLayer(TunerLayer):
     ) -> None:
         """Add an adapter of rank ``r`` and ``alpha``; all else comes from ``config``, or from its ``fields`` by name.
 
-        Its parameters are on the base weight's device (or ``device``) and in its dtype, or in fp32 if the weight is
-        quantised or, with ``fp32``, narrower. Raises LoKrValueError if the name is taken or a number out of range.
+        Its parameters are on ``device``, by default the base weight's, and in the weight's dtype. They are in fp32 if
+        the weight is quantised, and with ``fp32`` also if its dtype is narrower. Raises LoKrValueError if the name is
+        taken or a number is out of range.
         """
         config = replace(config or LoKrConfig(), r=r, alpha=alpha, rank_pattern={}, alpha_pattern={}, **fields)
         if adapter_name in self.shapes:
@@ -91,7 +92,7 @@ class LoKrLayer(TunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def reset_lokr_parameters(self, adapter_name: str, init_weights: bool | str = True) -> None:
-        """Set the starting values: W1 = 0 (True), W2 = 0 ("lycoris"), or neither (False); the others are Kaiming's."""
+        """Set the initial values: W1 = 0 if True, W2 = 0 if "lycoris"; all other factors are Kaiming-uniform."""
         shapes, zero = self.shapes[adapter_name], None
         if init_weights == "lycoris":
             zero = "lokr_w2" if shapes.r2 is None else "lokr_w2_b"
@@ -136,7 +137,7 @@ class LoKrLayer(TunerLayer):
         y = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return y
-        # Add in place only if nobody else needs y: DoRA reads the base output again, and a user's hook may hold it.
+        # Add in place only if nothing else needs y: DoRA reads the base output again, and a user's hook may hold it.
         base, base_is_ours = y, not self.dora and untouched(self.base_layer)
         for name in self._present(self.active_adapter):
             y = self._add(name, x, y, base, base_is_ours or y is not base)
@@ -158,7 +159,7 @@ class LoKrLayer(TunerLayer):
         return added(update, self._products, x, y, base, self.weight, self.bias, in_place)
 
     def _kept_rows(self, name: str, x: Tensor) -> Tensor | None:
-        """Rank dropout's factor for each row of dW, (out,): 0 or 1, or, rescaled, of mean 1, as PEFT's; None: off."""
+        """Rank dropout's factors for the rows of dW, (out,), as PEFT's: 0 or 1, or rescaled to mean 1. None: off."""
         if not (self.training and self.rank_dropout[name]):
             return None
         drawn, rescaled = torch.rand(self.out_features), self.rank_dropout_scale[name]

@@ -62,7 +62,7 @@ def load_lokr_model(
 
 
 def _config(updates: Mapping[str, LoKrWeights], is_trainable: bool, fields: Mapping[str, Any]) -> LoKrConfig:
-    """A configuration for these updates: PEFT's if its layout can hold them, else one that names their modules."""
+    """PEFT's configuration for these updates, or, if its layout cannot hold them, one that names their modules."""
     entries: dict[str, Any]
     try:
         _, entries = peft_layout(updates, updates)
@@ -74,7 +74,7 @@ def _config(updates: Mapping[str, LoKrWeights], is_trainable: bool, fields: Mapp
 
 @torch.no_grad()
 def _install(layer: LoKrLayer, name: str, weights: LoKrWeights, config: LoKrConfig) -> None:
-    """Replace the parameters that the configuration gave the layer by the update, in the form that it has."""
+    """Replace the parameters that the layer was created with by the update's tensors, in the form that they have."""
     (l, m), (k, n, *kernel) = weights.w1.shape, weights.w2.shape
     shapes = AdapterShapes(l, k, m, n, tuple(kernel), weights.w1.rank, weights.w2.rank, tucker=weights.is_tucker)
     described = AdapterShapes.of(layer.get_base_layer(), config, layer.r[name])

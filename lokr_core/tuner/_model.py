@@ -108,7 +108,7 @@ class LoKrModel(nn.Module):
         all_layers.freeze_all_but(self.model, trained)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Remove an adapter, unknown or merged: LoKrValueError. If no other is active, the first becomes active."""
+        """Remove an adapter; if none is active then, activate the first. LoKrValueError if it is unknown or merged."""
         self._check_known([adapter_name])
         if any(adapter_name in layer.merged_adapters for layer in all_layers.lokr_layers(self.model)):
             raise LoKrValueError(f"The adapter {adapter_name!r} is merged", hint="call unmerge_adapter() first")
@@ -136,7 +136,7 @@ class LoKrModel(nn.Module):
         return self._active[0] if len(self._active) == 1 else list(self._active)
 
     def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
-        """Use the sum of these adapters, and train them unless in inference mode. LoKrValueError: an unknown name."""
+        """Use the sum of these adapters, and train them unless in inference mode. LoKrValueError if one is unknown."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         self._check_known(names)
         for module in all_layers.wrappers(self.model):
@@ -158,7 +158,7 @@ class LoKrModel(nn.Module):
             module.enable_adapters(True)
 
     def disable_adapter_layers(self) -> None:
-        """Use the base model alone, with any biases that were trained."""
+        """Use the base model alone; biases that were trained stay in it."""
         for name in self._active:
             if self.peft_config[name].bias != "none":
                 warnings.warn(f"{name!r} has trained biases of the base model: they stay", stacklevel=2)
@@ -173,8 +173,8 @@ class LoKrModel(nn.Module):
             yield
 
     def merge_adapter(self, adapter_names: Sequence[str] | None = None, safe_merge: bool = False) -> None:
-        """Add adapters (by default the active ones) to the weights, of which a backup is kept. If a layer raises (with
-        ``safe_merge`` also for a number that is not finite), all weights are restored."""
+        """Add adapters (by default the active ones) to the weights, of which a backup is kept. If a layer raises, all
+        weights are restored; with ``safe_merge`` it raises if a merged number is not finite."""
         all_layers.merge_layers(self.model, adapter_names, safe_merge)
 
     def unmerge_adapter(self) -> None:
@@ -239,7 +239,7 @@ class LoKrModel(nn.Module):
         """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for PEFT's ``PeftModel``.
 
         As in PEFT, the adapter "default" goes into the folder itself, others into folders of their names. If parameters
-        are sharded, every process has to call; the main one writes. LoKrValueError without ``safe_serialization``.
+        are sharded, every process has to call; the main one writes. LoKrValueError if ``safe_serialization`` is false.
         """
         if not safe_serialization:
             raise LoKrValueError("Adapters are saved as safetensors only", found="safe_serialization=False")

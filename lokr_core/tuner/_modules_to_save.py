@@ -46,7 +46,7 @@ class ModulesToSaveWrapper(nn.Module):
             module.requires_grad_(name == self._active and not inference_mode)
 
     def enable_adapters(self, enabled: bool) -> None:
-        """Use the active adapter's copy; False: the original."""
+        """Use the active adapter's copy, or, if not ``enabled``, the original."""
         self.disable_adapters = not enabled
         for name, module in self.modules_to_save.items():
             module.requires_grad_(enabled and name == self._active)

@@ -101,7 +101,7 @@ def _excluded(config: LoKrConfig, name: str) -> bool:
 
 
 def _targeted(config: LoKrConfig, targets: Collection[str] | str, name: str) -> bool:
-    """``layers_to_transform`` restricts names that match by their end, not whole names or a regular expression."""
+    """Whether ``targets`` name the module; ``layers_to_transform`` restricts those that match by their end alone."""
     if not names_module(targets, name):
         return False
     return isinstance(targets, str) or name in targets or _in_layers(config, name)

@@ -103,13 +103,13 @@ class TunerLayer(nn.Module):
         return bool(self.merged_adapters)
 
     def set_adapter(self, adapter_names: str | Sequence[str], inference_mode: bool = False) -> None:
-        """Make these adapters the active ones; only their parameters are trained, in inference mode none."""
+        """Make these adapters the active ones, and train their parameters alone; in inference mode none are trained."""
         self.active_adapter = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         self.set_requires_grad(self.scaling, False)
         self.set_requires_grad(self.active_adapter, not inference_mode)
 
     def enable_adapters(self, enabled: bool) -> None:
-        """Add the active adapters to the output and train them, or neither."""
+        """Add the active adapters to the output and train them; if not ``enabled``, do neither."""
         if enabled:
             self.set_adapter(self.active_adapter)
         else:
@@ -126,7 +126,7 @@ class TunerLayer(nn.Module):
     def merge(self, safe_merge: bool = False, adapter_names: Sequence[str] | None = None) -> None:
         """Add adapters (by default the active ones) to the base weight; a copy of it is kept for ``unmerge``.
 
-        Raises LoKrValueError if ``safe_merge`` and the result is not finite; nothing has changed then.
+        With ``safe_merge``, raises LoKrValueError if a merged number is not finite; nothing has changed then.
         """
         if isinstance(adapter_names, str):
             raise TypeError(f"adapter_names should be a list of strings, got {adapter_names!r}")
