@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 
 import pytest
+from safetensors.torch import save_file
+
+from tests.comfyui.test_server import lokr
 
 
 @pytest.fixture
@@ -62,6 +66,27 @@ def test_factors_and_picture(info):
     assert conv[1:4] == ["640 × 5760", "8×8", "80×720 of rank 4"]
     picture = info.locator("img.lokr-preview")
     assert picture.evaluate("async image => (await image.decode(), image.naturalWidth)") == 256
+
+
+def test_what_is_beside_a_file_is_shown_as_text_with_its_hash_and_what_is_a_guess(front, loras):
+    file = loras / "people/flux.safetensors"
+    save_file(lokr({"lora_unet_double_blocks_0_img_attn_qkv": (768, 256)}, 31), str(file))
+    sidecar = {"activation text": "by the sea", "notes": "<b>bold</b>", "preferred weight": 0.7}
+    file.with_suffix(".json").write_text(json.dumps(sidecar))
+    node = front.add("LoKrLoader")
+    front.page.evaluate("id => app.graph.getNodeById(id).widgets[0].value = 'people/flux.safetensors'", node)
+    front.face(node, "info").click()
+    dialog = front.dialog("info")
+    dialog.locator("[data-key='hash']").click()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    dialog.get_by_text(f"SHA256 {digest} · AutoV2 {digest[:10]}").wait_for()
+    facts = [line for part in dialog.locator(".lokr-facts").all_inner_texts() for line in part.split("\n")]
+    assert facts[facts.index("file") + 1] == "people/flux.safetensors"
+    assert facts[facts.index("base model") + 1] == "Flux.1 (guessed from its names)"
+    assert {"size", "date"} < set(facts)
+    assert facts[facts.index("preferred strength") + 1] == "0.7"
+    assert facts[facts.index("notes") + 1] == "<b>bold</b>"
+    assert dialog.get_by_role("button", name='Copy "by the sea"').count() == 1
 
 
 def test_a_file_that_is_gone_is_told(front):

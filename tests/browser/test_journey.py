@@ -40,9 +40,7 @@ def canvas(front):
 def find_node(front, title: str, x: int, y: int) -> int:
     """Double click on the canvas, search, pick: the new node's id."""
     known = front.page.evaluate("app.graph.nodes.map(node => node.id)")
-    front.page.mouse.dblclick(x, y)
-    front.page.get_by_placeholder("Add a node").or_(front.page.locator("[role=combobox]")).first.wait_for()
-    front.page.keyboard.type("lokr", delay=30)
+    front.search((x, y), "lokr", title)
     front.page.get_by_text(title, exact=True).first.click()
     front.page.wait_for_function("count => app.graph.nodes.length > count", arg=len(known))
     front.still()

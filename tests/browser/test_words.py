@@ -57,8 +57,11 @@ def test_words_are_put_out_but_those_that_are_switched_off(front, front_server, 
 
 
 def test_words_are_chosen_where_the_output_is_connected(front):
-    front.load(workflow(loader("style.safetensors", 0.5)), PLACES)
-    assert front.face(20, "word-lghths style").count() == 0
+    front.load(with_words(workflow(loader("style.safetensors", 0.5)), 3), {**PLACES, 20: (350, 60), 200: (350, 520)})
+    chip = front.face(20, "word-lghths style")
+    chip.wait_for()
+    front.page.evaluate("app.graph.getNodeById(200).disconnectInput(0)")
+    chip.wait_for(state="detached")
 
 
 def test_the_choice_is_kept_in_a_saved_workflow(front):
