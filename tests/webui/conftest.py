@@ -204,7 +204,7 @@ def small_forge(kept: Path) -> SmallHost:
 
 @pytest.fixture(scope="session")
 def small_forge_neo(kept: Path) -> SmallHost:
-    return of_forges_kind(find_forge_neo(), "Forge Neo", kept, "--fp8_e4m3fn-unet", upscaler="Lanczos")
+    return of_forges_kind(find_forge_neo(), "Forge Neo", kept, "--fp8_e4m3fn-unet", upscaler="None")
 
 
 @pytest.fixture(scope="session")

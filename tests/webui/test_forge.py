@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.webui.adapters import FORGE_SD15
 from tests.webui.conftest import Painter, SmallHost, apart
@@ -28,7 +29,8 @@ def hires(patched_host: SmallHost) -> dict:
 
 @pytest.fixture(scope="module")
 def painter(patched_host: SmallHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painter]:
-    with patched_host.painter(tmp_path_factory.mktemp("forge")) as painter:
+    # Forge Neo would change to a refiner at a level of noise.
+    with patched_host.painter(tmp_path_factory.mktemp("forge"), refiner_use_steps=True) as painter:
         yield painter
 
 
@@ -132,6 +134,33 @@ def test_another_checkpoint_takes_what_the_prompt_says(painter: Painter, checkpo
         assert apart(ours, painter("a pier <lora:style:0.7>")) <= 2
     assert apart(painter("a pier <lokr:dora:0.7>"), first) == 0
     other.unlink()
+
+
+@pytest.fixture
+def refiner(painter: Painter, checkpoint: Path) -> Iterator[Path]:
+    """A checkpoint with the same weights in other places."""
+    file = checkpoint.with_name("refiner-sd15.safetensors")
+    tensors = load_file(checkpoint)
+    changed = {name: tensor.flip(0).contiguous() for name, tensor in tensors.items() if "first_stage" not in name}
+    save_file(tensors | changed, file)
+    painter.server.post("/sdapi/v1/refresh-checkpoints", {})
+    yield file
+    file.unlink()
+
+
+def test_a_refiner_takes_the_tags_over_in_the_middle_of_a_run(painter: Painter, refiner: Path):
+    refined = {"refiner_checkpoint": refiner.name, "refiner_switch_at": 0.25, "steps": 4}
+    base = painter("a pier", **refined)
+    assert apart(base, painter("a pier", steps=4)) > LOOKS_OTHER
+    theirs = painter("a pier <lora:style:0.7> <lora:plain:1>", **refined)
+    for mode in ("live", "merge"):
+        assert apart(painter(f"a pier <lokr:style:0.7:mode={mode}> <lora:plain:1>", **refined), theirs) <= 2
+        assert painter.comments() == ""
+    live, merge = (painter(f"a pier <lokr:dora:0.7:mode={mode}>", **refined) for mode in ("live", "merge"))
+    assert apart(live, merge) <= 2 and apart(live, base) > LOOKS_OTHER < apart(theirs, base)
+    assert apart(painter("a pier", **refined), base) == 0
+    painter("a pier")
+    assert painter.server.get("/probe/models") == 1, "a model of the run before is kept in memory"
 
 
 def test_an_unknown_name_makes_the_picture_and_says_so(painter: Painter):
