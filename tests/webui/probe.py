@@ -61,8 +61,14 @@ def hooks() -> int:
 
 
 def count_models(model):
-    """How many of Forge's models are in memory when one has been loaded."""
-    last["models"] = sum(type(each) is type(model) for each in gc.get_objects())
+    """How many of Forge's models have their weights in memory when one has been loaded."""
+    last["models"] = sum(type(each) is type(model) and has_weights(each) for each in gc.get_objects())
+
+
+def has_weights(model) -> bool:
+    """reForge takes a model apart to make room for another; a task that has run keeps what is left of it."""
+    objects = getattr(model, "forge_objects", None)
+    return objects is None or any(parameter.numel() for parameter in objects.unet.model.parameters())
 
 
 def forget_prompts():
