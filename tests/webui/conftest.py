@@ -76,6 +76,7 @@ class SmallHost:
 
     hires: what a request for hires fix says
     fp8: the arguments with which the UNet lies in fp8
+    fp8_apart: how far apart its pictures may be then, in 1/255: more where it rounds merged weights to fp8 again
     settings: what its file of settings has in any case
     by_page: whether it chooses its checkpoint only where it makes its page
     """
@@ -86,6 +87,7 @@ class SmallHost:
     arguments: tuple[str, ...]
     hires: Mapping[str, object]
     fp8: tuple[str, ...] = ()
+    fp8_apart: int = 2
     settings: Mapping[str, object] = field(default_factory=dict)
     by_page: bool = False
 
@@ -133,6 +135,8 @@ class SmallHost:
             **settings,
         }
         (base / "config.json").write_text(json.dumps(settings))
+        # As it is from the second start on: in its first, Forge Neo pastes all parameters but the prompt.
+        (base / "ui-config.json").write_text('{"txt2img/Prompt/value": ""}')
         arguments = ("--ckpt-dir", str(self.checkpoint.parent), *self.arguments, *arguments)
         with self.web_ui.serve(base, *arguments, page=page or self.by_page, login=login) as server:
             yield server
@@ -172,7 +176,7 @@ def small_a1111(a1111: A1111, checkpoints: Path) -> SmallHost:
 
 
 def of_forges_kind(
-    found: A1111 | None, name: str, kept: Path, fp8: str, upscaler: str = HIRES["hr_upscaler"]
+    found: A1111 | None, name: str, kept: Path, fp8: str, fp8_apart: int = 2, upscaler: str = HIRES["hr_upscaler"]
 ) -> SmallHost:
     """A relative of Forge, with the checkpoint that all of them take. Skips the test if there is none.
 
@@ -194,7 +198,7 @@ def of_forges_kind(
     # Forge Neo asks a person, and so waits for ever, where its settings are not of its version.
     version = re.search(r'^VERSION_UID.*"(.*)"', (found.path / "modules/launch_utils.py").read_text(), re.MULTILINE)
     settings = {"VERSION_UID": version[1]} if version else {}
-    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,), settings, by_page=bool(version))
+    return SmallHost(found, file, FORGE_SD15, arguments, hires, (fp8,), fp8_apart, settings, by_page=bool(version))
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +213,7 @@ def small_forge_neo(kept: Path) -> SmallHost:
 
 @pytest.fixture(scope="session")
 def small_reforge(kept: Path) -> SmallHost:
-    return of_forges_kind(find_reforge(), "reForge", kept, "--unet-in-fp8-e4m3fn")
+    return of_forges_kind(find_reforge(), "reForge", kept, "--unet-in-fp8-e4m3fn", fp8_apart=12)
 
 
 @pytest.fixture(scope="session", params=["a1111", "forge", "forge_neo", "reforge"])
