@@ -130,8 +130,7 @@ class Front:
                 break
         self.page.keyboard.type(words, delay=30)
         self.page.get_by_text(title, exact=True).first.wait_for()
-        self.page.wait_for_timeout(600)  # the search shows its hits, and orders them then
-        self.still()
+        self.still(20)  # at least 0.6 s: the search orders its hits once it shows them
 
     def empty(self) -> None:
         """A new workflow, and no other open."""
